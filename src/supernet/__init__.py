@@ -1,0 +1,39 @@
+"""One-shot neural architecture search on PyTorch.
+
+user's model with choices -> SearchSpace -> supernet -> trainer.fit() -> trainer.export() -> freeze -> plain network
+"""
+
+from supernet.evaluation import evaluate, train
+from supernet.execution import replace_input_choice, replace_layer_choice, restore
+from supernet.nn import InputChoice, LayerChoice
+from supernet.space import (
+    Architecture,
+    SearchSpace,
+    fixed_architecture,
+    freeze,
+    load_architecture,
+    save_architecture,
+)
+from supernet.trainers import BaseOneShotTrainer, DartsTrainer, SupernetTrainer, accuracy
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Architecture",
+    "BaseOneShotTrainer",
+    "DartsTrainer",
+    "InputChoice",
+    "LayerChoice",
+    "SearchSpace",
+    "SupernetTrainer",
+    "accuracy",
+    "evaluate",
+    "fixed_architecture",
+    "freeze",
+    "load_architecture",
+    "replace_input_choice",
+    "replace_layer_choice",
+    "restore",
+    "save_architecture",
+    "train",
+]

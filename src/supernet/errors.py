@@ -1,0 +1,78 @@
+"""What can go wrong for a user, as one tree: catch `SupernetError`, or a branch of it.
+
+SupernetError
+├── ChoiceError            a choice is written in a way that cannot mean anything
+├── UnresolvedChoiceError  a model was run while it still has choices
+├── SpaceError             the choices of a model do not make one search space
+├── ArchitectureError      an architecture does not belong to the space, or is incomplete
+├── ReplacementError       a choice could not be replaced, or what replaced it cannot be read
+│   └── TakenOverError     the model's choices have been replaced already
+├── DataError              a dataset, loader or batch cannot be used as asked
+├── TrainingError          a trainer or its arguments cannot work, or training broke down
+│   └── NonFiniteError     a loss or an architecture parameter is NaN or infinite
+├── FileFormatError        a file is not what it should be
+└── MissingExtraError      an optional dependency is not installed
+"""
+
+__all__ = [
+    "ArchitectureError",
+    "ChoiceError",
+    "DataError",
+    "FileFormatError",
+    "MissingExtraError",
+    "NonFiniteError",
+    "ReplacementError",
+    "SpaceError",
+    "SupernetError",
+    "TakenOverError",
+    "TrainingError",
+    "UnresolvedChoiceError",
+]
+
+
+class SupernetError(Exception):
+    """The root of every error that this library raises on purpose."""
+
+
+class ChoiceError(SupernetError, ValueError):
+    """A choice is written in a way that cannot mean anything."""
+
+
+class UnresolvedChoiceError(SupernetError, RuntimeError):
+    """A model was run while it still has choices that nobody has decided."""
+
+
+class SpaceError(SupernetError, ValueError):
+    """The choices of a model do not make one search space, or not one that can be counted."""
+
+
+class ArchitectureError(SupernetError, ValueError):
+    """An architecture does not belong to the space, or leaves a decision open."""
+
+
+class ReplacementError(SupernetError, RuntimeError):
+    """A choice could not be replaced, or what replaced it does not hold what it must."""
+
+
+class TakenOverError(ReplacementError):
+    """The model's choices have been replaced already; `restore(model)` puts them back."""
+
+
+class DataError(SupernetError, ValueError):
+    """A dataset, loader or batch cannot be used as asked."""
+
+
+class TrainingError(SupernetError, RuntimeError):
+    """A trainer or its arguments cannot work together, or training broke down."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss or an architecture parameter became NaN or infinite."""
+
+
+class FileFormatError(SupernetError, ValueError):
+    """A file is truncated, foreign, or belongs to something else."""
+
+
+class MissingExtraError(SupernetError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""

@@ -1,0 +1,175 @@
+"""Training and measuring single networks, such as architectures are compared by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+
+from supernet.errors import DataError, NonFiniteError, TrainingError, UnresolvedChoiceError
+from supernet.execution.memory_format import channels_last_inputs, choose_memory_format
+from supernet.space import SearchSpace
+from supernet.trainers.data import Data, first_batch, loader_of, split_batch
+from supernet.trainers.fabric import new_fabric
+from supernet.trainers.loop import check_optimizer, length_of
+from supernet.trainers.metrics import Meter, Metrics
+from supernet.trainers.progress import ProgressBar
+from supernet.trainers.state import Buffers, seeded
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["evaluate", "train"]
+
+
+def train(
+    network: nn.Module,
+    loss: Callable[[Any, Any], torch.Tensor],
+    metrics: Metrics | None,
+    optimizer: Optimizer,
+    num_epochs: int,
+    dataset: Data,
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    scheduler: LRScheduler | None = None,
+    grad_clip: float | None = 5.0,
+    device: str | torch.device | None = None,
+    precision: str = "32-true",
+    seed: int = 0,
+    progress: bool = True,
+) -> list[dict[str, float]]:
+    """Train a plain network in place; the same seed gives the same weights.
+
+    Architectures are compared fairly where each is trained so, with the same arguments, from newly made weights.
+
+    Args:
+        network: a network without choices.
+        loss, metrics, optimizer, num_epochs, batch_size, workers, grad_clip, device, precision, seed, progress:
+            as `SupernetTrainer` has them.
+        dataset: a torch Dataset or DataLoader, all of which is trained on.
+        scheduler: of the learning rate, stepped once an epoch.
+
+    Returns:
+        One dict of means over the training batches for each epoch: "loss", and the metrics by name.
+
+    Raises:
+        UnresolvedChoiceError: the network still has choices.
+        TrainingError: the optimizer lacks parameters of it, or an argument cannot be.
+        NonFiniteError: the loss is NaN or infinite; names the epoch.
+        DataError: the data cannot be read, or has fewer samples than one batch of a loader that drops.
+    """
+    _check_plain(network)
+    check_optimizer(optimizer, network)
+    if not isinstance(num_epochs, int) or num_epochs < 1:
+        raise TrainingError(f"num_epochs is a number from 1 on, not {num_epochs!r}")
+    fabric = new_fabric(device, precision)
+    loader = loader_of(dataset, batch_size=batch_size, workers=workers, seed=seed)
+    loss = loss.to(fabric.device) if isinstance(loss, nn.Module) else loss
+    meter, history = Meter(metrics, fabric.device), []
+    channels_last = _lay_out(network, fabric, loader, seed)
+    module, stepper = fabric.setup(network, optimizer)
+    batches = fabric.setup_dataloaders(loader)
+    with seeded(seed, fabric.device), ProgressBar("training", num_epochs, shown=progress) as bar:
+        module.train()
+        for epoch in range(num_epochs):
+            bar.begin_epoch(epoch, length_of(loader))
+            for batch in batches:
+                X, y = split_batch(batch)
+                output = module(channels_last_inputs(X) if channels_last else X)
+                batch_loss = loss(output, y)
+                meter.update(batch_loss, output, y)
+                stepper.zero_grad()
+                fabric.backward(batch_loss)
+                if grad_clip is not None:
+                    fabric.clip_gradients(module, stepper, max_norm=grad_clip, error_if_nonfinite=False)
+                stepper.step()
+                bar.step()
+            history.append(meter.read())
+            meter.reset()
+            if "loss" not in history[-1]:
+                raise DataError(
+                    "an epoch had no batch: the data has fewer samples than one batch; lower batch_size"
+                )
+            if not math.isfinite(history[-1]["loss"]):
+                raise NonFiniteError(
+                    f"the loss is not finite (NaN or infinite) in epoch {epoch + 1}; the learning rate may be too high, "
+                    "or the data may hold such values"
+                )
+            if scheduler is not None:
+                scheduler.step()
+            bar.end_epoch(epoch, history[-1])
+    return history
+
+
+def evaluate(
+    network: nn.Module,
+    loss: Callable[[Any, Any], torch.Tensor] | None,
+    metrics: Metrics | None,
+    dataset: Data,
+    *,
+    batch_size: int = 256,
+    workers: int = 0,
+    device: str | torch.device | None = None,
+    precision: str = "32-true",
+) -> dict[str, float]:
+    """Measure a plain network, in eval form, on every sample of a dataset.
+
+    Args:
+        network: a network without choices; it comes back in the form, training or eval, that it was in.
+        loss, metrics: as `SupernetTrainer` has them; either may be None.
+        dataset: a torch Dataset or DataLoader.
+        batch_size, workers, device, precision: as `SupernetTrainer` has them. Default batch size: 256.
+
+    Returns:
+        Means over all samples: "loss", and the metrics by name.
+
+    Raises:
+        UnresolvedChoiceError: the network still has choices.
+        DataError: the data cannot be read, or is empty.
+    """
+    _check_plain(network)
+    fabric = new_fabric(device, precision)
+    loader = loader_of(dataset, batch_size=batch_size, workers=workers, seed=0, shuffle=False)
+    loss = loss.to(fabric.device) if isinstance(loss, nn.Module) else loss
+    meter = Meter(metrics, fabric.device)
+    was_training = network.training
+    module = fabric.setup_module(network)
+    module.eval()
+    try:
+        with torch.no_grad():
+            for batch in fabric.setup_dataloaders(loader):
+                X, y = split_batch(batch)
+                output = module(X)
+                meter.update(None if loss is None else loss(output, y), output, y)
+    finally:
+        network.train(was_training)
+    return meter.read()
+
+
+def _check_plain(network: nn.Module) -> None:
+    space = SearchSpace(network)
+    if space:
+        raise UnresolvedChoiceError(
+            f"{type(network).__name__} still has choices ({', '.join(list(space)[:3])}); make it a plain network first, "
+            "by freeze(model, architecture)"
+        )
+
+
+def _lay_out(network: nn.Module, fabric: Fabric, loader: DataLoader[Any], seed: int) -> bool:
+    """Choose the network's memory format by a trial, which leaves no other trace."""
+    fabric.to_device(network)
+    buffers = Buffers(network)
+
+    def trial(X: Any) -> Any:
+        with seeded(seed, fabric.device), buffers.kept(), torch.no_grad():
+            return network.train()(X)
+
+    X, _ = fabric.to_device(split_batch(first_batch(loader)))
+    return choose_memory_format(network, X, trial)

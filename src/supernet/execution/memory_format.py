@@ -1,0 +1,79 @@
+"""Running image models in `channels_last`, where the model bears it.
+
+Measured on 2 CPU cores in float32 on the DARTS cell (C=16, 32x32, batch 16): 0.39 of the time of NCHW, for
+depthwise convolutions and pools are several times faster in it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import nn
+
+__all__ = ["channels_last_inputs", "choose_memory_format"]
+
+logger = logging.getLogger(__name__)
+
+# Two orders of the same float32 sums differ by about 1e-6 of the norm; normalisation of small batches and
+# depth can raise that a hundredfold. A layout that is misread is wrong by about 1.
+TOLERANCE = 1e-3
+
+
+def channels_last_inputs(X: Any) -> Any:
+    """Return a batch with each image tensor (N, C, H, W) laid out as N, H, W, C."""
+    return apply_to_collection(
+        X, torch.Tensor, lambda t: t.contiguous(memory_format=torch.channels_last) if _is_image(t) else t
+    )
+
+
+def choose_memory_format(model: nn.Module, X: Any, run: Callable[[Any], Any]) -> bool:
+    """Lay the weights of an image model out in `channels_last` if it gives the same output so.
+
+    Args:
+        model: the module whose 4-D weights are to be laid out; left as it was if they are not.
+        X: a batch, as the model takes it.
+        run: one forward pass, deterministic: called as `run(X)`, at least once.
+
+    Returns:
+        Whether inputs are to be laid out in `channels_last` from now on.
+    """
+    expected = run(X)
+    weights = [p for p in model.parameters() if p.dim() == 4]
+    images: list[torch.Tensor] = []
+    apply_to_collection(X, torch.Tensor, lambda t: images.append(t) if _is_image(t) else None)
+    if not weights or not images:
+        return False
+    as_written = [p.data for p in weights]
+    for p in weights:
+        p.data = p.data.contiguous(memory_format=torch.channels_last)
+    try:
+        agrees = _agree(expected, run(channels_last_inputs(X)))
+        why = "its output differs in channels_last"
+    except RuntimeError as error:  # such as .view on a feature map
+        agrees, why = False, f"in channels_last it raises: {str(error).splitlines()[0]}"
+    if agrees:
+        logger.info("%s runs in channels_last: a trial gave the same output", type(model).__name__)
+    else:
+        for p, data in zip(weights, as_written, strict=True):
+            p.data = data
+        logger.info("%s runs in torch's usual memory format: %s", type(model).__name__, why)
+    return agrees
+
+
+def _is_image(tensor: torch.Tensor) -> bool:
+    return tensor.dim() == 4 and tensor.is_floating_point()
+
+
+def _agree(expected: Any, got: Any) -> bool:
+    first: list[torch.Tensor] = []
+    second: list[torch.Tensor] = []
+    apply_to_collection(expected, torch.Tensor, first.append)
+    apply_to_collection(got, torch.Tensor, second.append)
+    return len(first) == len(second) and all(
+        a.shape == b.shape and bool((a.double() - b.double()).norm() <= TOLERANCE * a.double().norm())
+        for a, b in zip(first, second, strict=True)
+    )

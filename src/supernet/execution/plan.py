@@ -1,0 +1,29 @@
+"""What a supernet follows in one forward pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from supernet.errors import UnresolvedChoiceError
+
+__all__ = ["Plan"]
+
+
+class Plan(dict[str, Any]):
+    """Label -> what its choices follow now: mixing weights, or a decision.
+
+    One plan belongs to one supernet: its trainer writes it before each forward pass, and the modules in the
+    choices' places read it. A copy of a supernet begins with an empty plan, for the tensors of the last pass
+    belong to a graph that cannot be copied.
+    """
+
+    def __missing__(self, label: str) -> torch.Tensor:
+        raise UnresolvedChoiceError(
+            f"choice {label!r} has no plan to follow: a trainer has taken this model over; run it through the "
+            "trainer's forward, or call freeze(model, architecture), or restore(model)"
+        )
+
+    def __reduce__(self) -> tuple[type[Plan], tuple[()]]:
+        return Plan, ()

@@ -1,0 +1,135 @@
+"""Putting modules that run in the place of choices, and the choices back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from torch import nn
+
+from supernet.errors import ReplacementError, TakenOverError
+from supernet.nn import Choice, InputChoice, LayerChoice
+from supernet.space.freeze import check_held
+from supernet.space.written import (
+    all_parents,
+    is_replaced,
+    pinned_choices,
+    put_back,
+    remember,
+    replaced_children,
+)
+
+__all__ = ["replace_input_choice", "replace_layer_choice", "restore"]
+
+logger = logging.getLogger(__name__)
+
+AnyChoice = TypeVar("AnyChoice", bound=Choice)
+Modules = list[tuple[str, nn.Module]]
+
+
+def replace_layer_choice(
+    root: nn.Module, init_fn: Callable[[LayerChoice], nn.Module], modules: Modules | None = None
+) -> Modules:
+    """Put `init_fn(choice)` in the place of each `LayerChoice` inside `root`.
+
+    A choice inside a candidate is replaced before the choice around it, so the candidates that `init_fn` sees
+    can run. What was replaced is remembered: `freeze` and `restore` find it, after `copy.deepcopy` too.
+
+    Args:
+        root: the model.
+        init_fn: makes the module that runs, from the choice. It must register the candidates themselves.
+        modules: the list to append to. Default: a new one.
+
+    Returns:
+        `modules`, with (label, new module) of each choice appended, outer before inner.
+
+    Raises:
+        TakenOverError: these choices have been replaced already.
+        ReplacementError: `init_fn` returns no module. What it raises itself is passed on.
+        SpaceError: one label means two different choices.
+            After any of these the model is as it was.
+    """
+    return _replace(root, LayerChoice, init_fn, modules)
+
+
+def replace_input_choice(
+    root: nn.Module, init_fn: Callable[[InputChoice], nn.Module], modules: Modules | None = None
+) -> Modules:
+    """Put `init_fn(choice)` in the place of each `InputChoice` inside `root`.
+
+    As `replace_layer_choice` in all else; the new module is called as the choice was, with a list of tensors
+    or, where the choice has `choose_from`, a dict of them.
+    """
+    return _replace(root, InputChoice, init_fn, modules)
+
+
+def restore(model: nn.Module) -> nn.Module:
+    """Put the choices as written back, with the weights that their candidates have by now.
+
+    Returns:
+        The same model. One whose choices have not been replaced is left as it is.
+    """
+    for parent in all_parents(model):
+        for name, (choice, module) in replaced_children(parent).items():
+            if isinstance(choice, LayerChoice):
+                _warn_of_copies(choice, module)
+            put_back(parent, name)
+    return model
+
+
+def _replace(
+    root: nn.Module, kind: type[AnyChoice], init_fn: Callable[[AnyChoice], nn.Module], modules: Modules | None
+) -> Modules:
+    if isinstance(root, Choice):
+        raise ReplacementError(
+            f"the model itself is {root.description()}; wrap it in nn.Sequential, or what holds it"
+        )
+    choices = [choice for choice in pinned_choices(root) if isinstance(choice, kind)]
+    places: dict[Choice, list[tuple[nn.Module, str]]] = {choice: [] for choice in choices}
+    for parent in all_parents(root):
+        for name, child in parent._modules.items():
+            if isinstance(child, kind) and child in places:
+                places[child].append((parent, name))
+    waiting = [choice for choice in choices if places[choice]]
+    if choices and not waiting:
+        raise TakenOverError(
+            f"each {kind.__name__} of this model has been replaced already; restore(model) puts them back"
+        )
+    made: dict[Choice, nn.Module] = {}
+    done: list[tuple[nn.Module, str]] = []
+    try:
+        for choice in reversed(waiting):  # inner before outer
+            module = init_fn(choice)
+            if not isinstance(module, nn.Module):
+                raise ReplacementError(
+                    f"init_fn returned {module!r} for choice {choice.label!r}; it must return an nn.Module"
+                )
+            made[choice] = module
+            for parent, name in places[choice]:
+                remember(parent, name, module)
+                done.append((parent, name))
+    except BaseException:
+        for parent, name in reversed(done):
+            put_back(parent, name)
+        raise
+    modules = [] if modules is None else modules
+    modules.extend((str(choice.label), made[choice]) for choice in waiting)
+    return modules
+
+
+def check_not_taken(model: nn.Module) -> None:
+    """Raise `TakenOverError` if any choice of the model has been replaced."""
+    if is_replaced(model):
+        raise TakenOverError(
+            "the choices of this model have been replaced already, by a trainer or by replace_*; "
+            "restore(model) puts them back, then another trainer may take it"
+        )
+
+
+def _warn_of_copies(choice: LayerChoice, replacement: nn.Module) -> None:
+    for name in choice.names:
+        try:
+            check_held(str(choice.label), name, choice[name], replacement)
+        except ReplacementError as error:
+            logger.warning("restore: %s", error)

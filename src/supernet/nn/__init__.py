@@ -1,0 +1,7 @@
+"""Choices: what a user writes into an ordinary model."""
+
+from supernet.nn.choice import Choice
+from supernet.nn.input_choice import InputChoice
+from supernet.nn.layer_choice import LayerChoice
+
+__all__ = ["Choice", "InputChoice", "LayerChoice"]

@@ -1,0 +1,113 @@
+"""What a LayerChoice and an InputChoice have in common: a label, a prior, and that they do not run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NoReturn
+
+from torch import nn
+
+from supernet.errors import ArchitectureError, ChoiceError, UnresolvedChoiceError
+
+__all__ = ["Choice"]
+
+# The decisions that constructors follow inside `fixed_architecture`, and the labels met so far.
+_fixed: ContextVar[tuple[Mapping[str, Any], set[str]] | None] = ContextVar("supernet_fixed", default=None)
+
+
+@contextmanager
+def constructors_follow(decisions: Mapping[str, Any]) -> Iterator[set[str]]:
+    """Let the choices that are constructed inside become what `decisions` says; yield the labels met."""
+    met: set[str] = set()
+    token = _fixed.set((decisions, met))
+    try:
+        yield met
+    finally:
+        _fixed.reset(token)
+
+
+class _BecomesWhatIsDecided(type):
+    """Lets a constructor give the decided module itself.
+
+    A metaclass rather than `__new__`, since copying and unpickling call `__new__` without arguments, and
+    since a subclass may have a constructor of its own.
+    """
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        choice = super().__call__(*args, **kwargs)
+        fixed = _fixed.get()
+        if fixed is None:
+            return choice
+        decisions, met = fixed
+        if choice.label is None:
+            raise ArchitectureError(
+                f"{choice.description()} is built inside fixed_architecture, but has no label, and its path "
+                "in the model is not known yet; give it a label, or use freeze(Net(), architecture)"
+            )
+        met.add(choice.label)
+        return choice.decided(decisions[choice.label]) if choice.label in decisions else choice
+
+
+class Choice(nn.Module, metaclass=_BecomesWhatIsDecided):
+    """A decision in a model, not yet made. Base of `LayerChoice` and `InputChoice`."""
+
+    prior: list[float] | None
+
+    def __init__(self, label: str | None) -> None:
+        super().__init__()
+        if label is not None and (not isinstance(label, str) or not label):
+            raise ChoiceError(f"a label is a text that is not empty, not {label!r}")
+        self._label = label
+        self._path: str | None = None
+
+    @property
+    def label(self) -> str | None:
+        """The name of this decision: as given, else its path in the model once that has been seen."""
+        return self._path if self._label is None else self._label
+
+    @property
+    def key(self) -> str | None:
+        """The same as `label`."""
+        return self.label
+
+    def description(self) -> str:
+        """Name this choice for a message."""
+        raise NotImplementedError
+
+    def decided(self, decision: Any) -> nn.Module:
+        """Return the module that stands where `decision` has been made."""
+        raise NotImplementedError
+
+    def forward(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise: a model with choices does not run as it is."""
+        raise UnresolvedChoiceError(
+            f"{self.description()} has not been decided, so the model cannot run as it is; hand the model to a "
+            "trainer (say, DartsTrainer), or make it a plain network by freeze(model, architecture)"
+        )
+
+
+def checked_prior(prior: Sequence[float] | None, count: int, *, sums_to_one: bool) -> list[float] | None:
+    """Return `prior` as a list of `count` probabilities, or raise `ChoiceError`."""
+    if prior is None:
+        return None
+    numbers = [float(p) for p in prior]
+    if len(numbers) != count:
+        raise ChoiceError(f"a prior has one number for each of {count} candidates, not {len(numbers)}")
+    if not all(0 <= p <= 1 for p in numbers):
+        raise ChoiceError(f"a prior has probabilities between 0 and 1, not {numbers}")
+    if sums_to_one and not math.isclose(sum(numbers), 1, abs_tol=1e-6):
+        raise ChoiceError(f"a prior sums to 1, not to {sum(numbers):g}: {numbers}")
+    return numbers
+
+
+def is_position(value: Any, count: int) -> bool:
+    """Say whether `value` is a whole number from 0 to `count - 1`."""
+    return is_int(value) and 0 <= value < count
+
+
+def is_int(value: Any) -> bool:
+    """Say whether `value` is a whole number (NumPy's too), which True and False are not here."""
+    return hasattr(value, "__index__") and not isinstance(value, bool)

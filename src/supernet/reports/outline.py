@@ -1,0 +1,126 @@
+"""How data flows between the choices of a model: a graph of its choices, inputs and output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx, nn
+
+from supernet.nn import Choice, InputChoice, LayerChoice
+from supernet.space.space import Architecture
+from supernet.space.written import all_parents, children_as_written, modules_as_written, replaced_children
+
+__all__: list[str] = []
+
+
+@dataclass
+class Step:
+    """A node of the outline.
+
+    Attributes:
+        text: what it is, for a person.
+        kind: "end" (input or output), or the chosen candidate's name, or "inputs".
+        sources: indices of the steps that it takes data from.
+        dropped: indices of the steps that it was offered data from, and did not choose.
+    """
+
+    text: str
+    kind: str
+    sources: set[int] = field(default_factory=set)
+    dropped: set[int] = field(default_factory=set)
+
+
+class _ChoicesAreLeaves(fx.Tracer):
+    def __init__(self, choices: Mapping[int, Choice]) -> None:
+        super().__init__()
+        self._choices = choices
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return id(m) in self._choices or super().is_leaf_module(m, module_qualified_name)
+
+
+def outline(model: nn.Module, architecture: Architecture) -> list[Step]:
+    """Return the steps from the inputs to the output, in order of execution.
+
+    A model whose forward cannot be traced (its control flow depends on data) is outlined by its choices alone.
+
+    Args:
+        model: as written, or with its choices replaced.
+        architecture: canonical.
+    """
+    choices: dict[int, Choice] = {}
+    for parent in all_parents(model):
+        choices |= {id(child): child for _, child in children_as_written(parent) if isinstance(child, Choice)}
+        choices |= {id(replaced.module): replaced.choice for replaced in replaced_children(parent).values()}
+    try:
+        graph = _ChoicesAreLeaves(choices).trace(model)
+    except Exception:  # a tracer runs the user's code on stand-ins, and any error may come out of that
+        return [_decided(choice, architecture) for choice in _outermost(model, architecture)]
+
+    modules = dict(model.named_modules(remove_duplicate=False))
+    steps: list[Step] = []
+    origins: dict[fx.Node, set[int]] = {}
+    for node in graph.nodes:
+        into: set[int] = set().union(*(origins[source] for source in node.all_input_nodes))
+        choice = choices.get(id(modules.get(node.target))) if node.op == "call_module" else None
+        if node.op in ("placeholder", "output"):
+            step = Step("input" if node.op == "placeholder" else "output", "end", into)
+        elif isinstance(choice, InputChoice) and node.args and isinstance(node.args[0], list | tuple | dict):
+            step = _decided(choice, architecture)
+            chosen = architecture[str(choice.label)]
+            offered = _offered(choice, node.args[0])
+            for position, source in enumerate(offered):
+                (step.sources if position in chosen else step.dropped).update(origins.get(source, set()))
+            step.dropped -= step.sources
+        elif choice is not None:
+            step = _decided(choice, architecture)
+            step.sources = into
+        else:
+            origins[node] = into
+            continue
+        steps.append(step)
+        origins[node] = {len(steps) - 1}
+    return steps
+
+
+def _offered(choice: InputChoice, inputs: Any) -> list[Any]:
+    return (
+        [inputs.get(name) for name in choice.choose_from or []] if isinstance(inputs, dict) else list(inputs)
+    )
+
+
+def _decided(choice: Choice, architecture: Architecture) -> Step:
+    label = str(choice.label)
+    decision = architecture[label]
+    if isinstance(choice, LayerChoice):
+        inner = [
+            f"{c.label}: {_written(c, architecture)}" for c in _outermost(choice[str(decision)], architecture)
+        ]
+        return Step("\n".join([label, str(decision), *inner]), str(decision))
+    return Step(f"{label}\n{_written(choice, architecture)}", "inputs")
+
+
+def _written(choice: Choice, architecture: Architecture) -> str:
+    decision = architecture[str(choice.label)]
+    if isinstance(choice, LayerChoice):
+        return str(decision)
+    assert isinstance(choice, InputChoice)
+    names = choice.choose_from or [str(i) for i in range(choice.n_candidates)]
+    return " + ".join(names[int(i)] for i in decision) or "nothing"
+
+
+def _outermost(model: nn.Module, architecture: Architecture) -> list[Choice]:
+    """Return the choices inside `model` that the architecture reaches."""
+    found = [
+        m for _, m in modules_as_written(model) if isinstance(m, Choice) and str(m.label) in architecture
+    ]
+    inside = {
+        id(m)
+        for choice in found
+        if choice is not model
+        for _, m in modules_as_written(choice)
+        if m is not choice
+    }
+    return [choice for choice in found if id(choice) not in inside]

@@ -1,0 +1,139 @@
+"""What can be decided at one label: a candidate, or a set of inputs.
+
+A decision is written as JSON has it: a candidate's name, or the ascending list of chosen positions.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, combinations
+from typing import Any, TypeAlias
+
+from supernet.nn.input_choice import chosen_positions
+from supernet.nn.layer_choice import chosen_name
+
+__all__ = ["Decision", "Domain", "InputDomain", "LayerDomain"]
+
+Decision: TypeAlias = str | list[int]
+
+
+@dataclass(frozen=True)
+class LayerDomain:
+    """One candidate out of `names`."""
+
+    label: str
+    names: tuple[str, ...]
+    prior: tuple[float, ...] | None = field(default=None, compare=False)
+
+    @property
+    def size(self) -> int:
+        """How many decisions there are."""
+        return len(self.names)
+
+    @property
+    def n_uniforms(self) -> int:
+        """How many numbers `draw` needs."""
+        return 1
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def normalized(self, decision: Any) -> str:
+        """Return a decision in the form that we write, or raise `ArchitectureError`."""
+        return chosen_name(decision, self.names, self.label)
+
+    def draw(self, uniforms: Sequence[float]) -> str:
+        """Return the decision that one number, uniform in [0, 1), gives by the prior."""
+        return self.names[_pick(self.prior or (1.0,) * len(self.names), uniforms[0])]
+
+    def mutate(self, decision: str, uniforms: Sequence[float]) -> str:
+        """Return another candidate, by the prior."""
+        weights = [
+            0.0 if name == decision else p for name, p in zip(self.names, self._weights(), strict=True)
+        ]
+        if not any(weights):  # the prior allows no other, but a mutation is asked for
+            weights = [float(name != decision) for name in self.names]
+        return self.names[_pick(weights, uniforms[0])]
+
+    def _weights(self) -> tuple[float, ...]:
+        return self.prior or (1.0,) * len(self.names)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this domain as JSON has it."""
+        return {"kind": "layer", "candidates": list(self.names)}
+
+    def __str__(self) -> str:
+        return " | ".join(self.names)
+
+
+@dataclass(frozen=True)
+class InputDomain:
+    """`n_chosen` of `n_candidates` inputs (any number of them where it is None)."""
+
+    label: str
+    n_candidates: int
+    n_chosen: int | None
+    choose_from: tuple[str, ...] | None = None
+    prior: tuple[float, ...] | None = field(default=None, compare=False)
+
+    @property
+    def size(self) -> int:
+        """How many decisions there are."""
+        return 2**self.n_candidates if self.n_chosen is None else math.comb(self.n_candidates, self.n_chosen)
+
+    @property
+    def n_uniforms(self) -> int:
+        """How many numbers `draw` needs."""
+        return self.n_candidates
+
+    def __iter__(self) -> Iterator[list[int]]:
+        counts = range(self.n_candidates + 1) if self.n_chosen is None else [self.n_chosen]
+        return (list(chosen) for count in counts for chosen in combinations(range(self.n_candidates), count))
+
+    def normalized(self, decision: Any) -> list[int]:
+        """Return a decision in the form that we write, or raise `ArchitectureError`."""
+        return chosen_positions(decision, self.n_candidates, self.n_chosen, self.choose_from, self.label)
+
+    def draw(self, uniforms: Sequence[float]) -> list[int]:
+        """Return the decision that numbers uniform in [0, 1), one an input, give by the prior."""
+        if self.n_chosen is None:
+            inclusion = self.prior or (0.5,) * self.n_candidates
+            return [i for i, (u, p) in enumerate(zip(uniforms, inclusion, strict=True)) if u < p]
+        # The largest of u^(1/w) are a weighted draw without replacement (Efraimidis and Spirakis, 2006).
+        weights = self.prior or (1.0,) * self.n_candidates
+        keys = [math.log1p(-u) / w if w else -math.inf for u, w in zip(uniforms, weights, strict=True)]
+        return sorted(sorted(range(self.n_candidates), key=keys.__getitem__, reverse=True)[: self.n_chosen])
+
+    def mutate(self, decision: list[int], uniforms: Sequence[float]) -> list[int]:
+        """Return the decision with one input swapped, or with one taken in or out where any number may be."""
+        if self.n_chosen is None:
+            return sorted(set(decision) ^ {int(uniforms[0] * self.n_candidates)})
+        others = [i for i in range(self.n_candidates) if i not in decision]
+        dropped, taken = decision[int(uniforms[0] * len(decision))], others[int(uniforms[1] * len(others))]
+        return sorted({*decision, taken} - {dropped})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this domain as JSON has it."""
+        return {
+            "kind": "input",
+            "n_candidates": self.n_candidates,
+            "n_chosen": self.n_chosen,
+            "choose_from": None if self.choose_from is None else list(self.choose_from),
+        }
+
+    def __str__(self) -> str:
+        inputs = f" ({', '.join(self.choose_from)})" if self.choose_from else ""
+        return f"{'any' if self.n_chosen is None else self.n_chosen} of {self.n_candidates} inputs{inputs}"
+
+
+Domain: TypeAlias = LayerDomain | InputDomain
+
+
+def _pick(weights: Sequence[float], u: float) -> int:
+    """Return the index that `u` in [0, 1) falls on when [0, 1) is cut in proportion to `weights`."""
+    edges = list(accumulate(weights))
+    last = max(i for i, w in enumerate(weights) if w)  # rounding must not lead beyond it
+    return min(bisect_right(edges, u * edges[-1]), last)

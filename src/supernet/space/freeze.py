@@ -1,0 +1,123 @@
+"""From a model with choices and an architecture to the plain network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from supernet.errors import ArchitectureError, ReplacementError
+from supernet.nn import Choice, LayerChoice
+from supernet.nn.choice import constructors_follow
+from supernet.space.space import SearchSpace
+from supernet.space.written import children_as_written, forget, replaced_children
+
+__all__ = ["fixed_architecture", "freeze"]
+
+
+def freeze(model: nn.Module, architecture: Mapping[str, Any]) -> nn.Module:
+    """Return the plain network that `architecture` describes, with the weights that `model` has.
+
+    The model stays as it is; the network is a copy in which each choice is the chosen candidate, or a
+    `torch.fx.GraphModule` that picks and reduces the chosen inputs. Nothing of this library is left in it.
+
+    Args:
+        model: a module with choices, as written, or taken over by a trainer or through `replace_*`.
+        architecture: label -> decision; decides every choice that it reaches.
+
+    Raises:
+        ArchitectureError: a label is unknown or missing, or a decision is not possible.
+        ReplacementError: the module in a choice's place does not hold the chosen candidate itself, so that
+            what it has learnt would be lost.
+        SpaceError: one label means two different choices.
+    """
+    decisions = SearchSpace(model).canonical(architecture)
+    memo: dict[int, Any] = {}
+    _copy_chosen(model, None, decisions, memo, set())
+    # A choice and what stands in its place are already in the memo, as the chosen: `deepcopy` takes those
+    # wherever it meets either, in a child, a list or an attribute, and copies the candidates dropped nowhere.
+    network: nn.Module = copy.deepcopy(model, memo)
+    for module in network.modules():
+        forget(module)
+    return network
+
+
+def _copy_chosen(
+    module: nn.Module,
+    replacement: nn.Module | None,
+    decisions: Mapping[str, Any],
+    memo: dict[int, Any],
+    seen: set[int],
+) -> None:
+    """Enter in `memo` what each choice in `module` becomes, inner ones first."""
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    if not isinstance(module, Choice):
+        for _, child, child_replacement in _children(module):
+            _copy_chosen(child, child_replacement, decisions, memo, seen)
+        return
+    assert module.label is not None, "labels are pinned when the space is made"
+    if isinstance(module, LayerChoice):
+        name = decisions[module.label]
+        chosen, chosen_replacement = next(
+            (c, r) for candidate, c, r in _children(module) if candidate == name
+        )
+        if replacement is not None:
+            check_held(module.label, name, module[name], replacement)
+        _copy_chosen(chosen, chosen_replacement, decisions, memo, seen)
+        frozen = copy.deepcopy(chosen, memo)
+    else:
+        frozen = module.decided(decisions[module.label])
+    memo[id(module)] = frozen
+    if replacement is not None:
+        memo[id(replacement)] = frozen
+
+
+def _children(parent: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
+    """Yield each child's name, the child as written, and what stands in its place if that is another."""
+    replaced = replaced_children(parent)
+    for name, child in children_as_written(parent):
+        yield name, child, replaced[name].module if name in replaced else None
+
+
+def check_held(label: str, name: str, candidate: nn.Module, replacement: nn.Module) -> None:
+    """Raise unless what stands in a choice's place holds the candidate's own parameters and buffers."""
+    held = {id(tensor) for tensor in [*replacement.parameters(), *replacement.buffers()]}
+    state = [*candidate.named_parameters(), *candidate.named_buffers()]
+    lost = [path for path, tensor in state if id(tensor) not in held]
+    if lost:
+        raise ReplacementError(
+            f"the {type(replacement).__name__} in the place of choice {label!r} does not hold candidate {name!r} "
+            f"itself ({', '.join(lost[:3])} of it are not there), so what was trained would be lost; "
+            "register the candidate itself as a child, not a copy"
+        )
+
+
+@contextmanager
+def fixed_architecture(architecture: Mapping[str, Any]) -> Iterator[None]:
+    """Let choices that are constructed inside this context be what `architecture` decides.
+
+        with fixed_architecture(architecture):
+            network = Net()
+
+    A choice is known by its label here. One that the architecture does not mention stays a choice (a nested
+    one in a candidate not taken is constructed before its parent).
+
+    Raises:
+        ArchitectureError: a choice has no label, a decision is not possible, or, at the end, a label of the
+            architecture has not been met.
+    """
+    if not isinstance(architecture, Mapping):
+        raise ArchitectureError(f"an architecture is a dict label -> decision, not {architecture!r}")
+    with constructors_follow(architecture) as met:
+        yield
+    unmet = [label for label in architecture if label not in met]
+    if unmet:
+        raise ArchitectureError(
+            f"no choice with label {', '.join(map(repr, unmet))} was constructed; "
+            f"constructed were: {', '.join(sorted(met)) or 'none'}"
+        )

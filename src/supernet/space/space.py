@@ -1,0 +1,273 @@
+"""The space of all architectures of a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from itertools import accumulate
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from supernet.errors import ArchitectureError, SpaceError
+from supernet.nn import Choice, InputChoice, LayerChoice
+from supernet.space.counting import Counter, Node, Nodes, node_of
+from supernet.space.domains import Decision, Domain, InputDomain, LayerDomain
+from supernet.space.written import children_as_written, pinned_choices
+
+__all__ = ["Architecture", "SearchSpace"]
+
+Architecture: TypeAlias = dict[str, Decision]
+
+
+class SearchSpace(Mapping[str, Domain]):
+    """All architectures of a model: an ordered map label -> domain, in the order in which the choices stand.
+
+    An architecture is a plain dict, label -> decision, that JSON can hold: a candidate's name for a
+    `LayerChoice`, the ascending list of chosen positions for an `InputChoice`. It decides the choices that are
+    reached: those inside a candidate that is not chosen need no decision. Going in, positions of candidates,
+    a lone position or name of one input, and names from `choose_from` are understood too.
+
+    Making a space pins the label of each choice that has none to its path in the model. The space keeps
+    nothing else of the model.
+
+    Args:
+        model: a module with choices, as written or with its choices replaced.
+
+    Raises:
+        SpaceError: one label means two different choices.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        if not isinstance(model, nn.Module):
+            raise SpaceError(f"a space is made from an nn.Module, not from {type(model).__name__}")
+        choices = pinned_choices(model)
+        self._domains: dict[str, Domain] = {}
+        for choice in choices:
+            self._domains.setdefault(_label(choice), _domain(choice))
+        self._roots = _nodes(model, {}, within=[])
+        self._counter = Counter({label: domain.size for label, domain in self._domains.items()})
+        self._offsets = [0, *accumulate(domain.n_uniforms for domain in self._domains.values())]
+        self._slices = dict(zip(self._domains, self._offsets, strict=False))
+        self._ordered_roots = self._in_order(self._roots)
+
+    def __getitem__(self, label: str) -> Domain:
+        return self._domains[label]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._domains)
+
+    def __len__(self) -> int:
+        return len(self._domains)
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SearchSpace) and self.fingerprint == other.fingerprint
+
+    @property
+    def size(self) -> int:
+        """The exact number of architectures; nested choices count only where they are reached.
+
+        Raises:
+            SpaceError: labels that stand in several branches are too entangled to be counted exactly.
+        """
+        return self._counter.count(self._roots)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of what can be decided here: equal for spaces with the same architectures."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    def sample(self, generator: torch.Generator | None = None) -> Architecture:
+        """Return an architecture, each decision drawn by its choice's prior.
+
+        Args:
+            generator: where the random numbers come from. Default: torch's global generator.
+        """
+        uniforms = self._uniforms(generator)
+        return self._follow(lambda label: self._draw(label, uniforms))
+
+    def mutate(
+        self, architecture: Mapping[str, Any], generator: torch.Generator | None = None
+    ) -> Architecture:
+        """Return the architecture with one decision changed, drawn from those that it reaches.
+
+        Choices that the change makes reachable are drawn by their priors. An architecture none of whose
+        decisions has an alternative comes back as it is.
+
+        Args:
+            architecture: label -> decision.
+            generator: where the random numbers come from. Default: torch's global generator.
+
+        Raises:
+            ArchitectureError: the architecture is not one of this space.
+        """
+        parent = self.canonical(architecture)
+        changeable = [label for label in parent if self._domains[label].size > 1]
+        if not changeable:
+            return parent
+        which = float(torch.rand((), generator=generator, dtype=torch.float64))
+        changed = changeable[int(which * len(changeable))]
+        changes = torch.rand(
+            max(2, self[changed].n_uniforms), generator=generator, dtype=torch.float64
+        ).tolist()
+        uniforms = self._uniforms(generator)
+        known = {**parent, changed: self[changed].mutate(parent[changed], changes)}  # type: ignore[arg-type]
+        return self._follow(lambda label: known[label] if label in known else self._draw(label, uniforms))
+
+    def enumerate(self) -> Iterator[Architecture]:
+        """Yield every architecture once, lazily."""
+        # Depth first over the decisions: each entry holds what is decided, and which nodes are still to be met.
+        stack: list[Iterator[tuple[Architecture, list[Node]]]] = [iter([({}, self._ordered_roots)])]
+        while stack:
+            following = next(stack[-1], None)
+            if following is None:
+                stack.pop()
+                continue
+            decided, ahead = following
+            while ahead and ahead[0].label in decided:
+                ahead = self._inside(ahead[0], decided[ahead[0].label]) + ahead[1:]
+            if ahead:
+                stack.append(self._ways(decided, ahead))
+            else:
+                yield {label: decided[label] for label in self._domains if label in decided}
+
+    def canonical(self, architecture: Mapping[str, Any]) -> Architecture:
+        """Return the architecture in the form that we write, without what it does not reach.
+
+        Raises:
+            ArchitectureError: a label is unknown, a reached one is missing, or a decision is not possible.
+        """
+        if not isinstance(architecture, Mapping):
+            raise ArchitectureError(f"an architecture is a dict label -> decision, not {architecture!r}")
+        for label in architecture:
+            if label not in self._domains:
+                raise ArchitectureError(
+                    f"the space has no choice {label!r}; it has: {', '.join(self._domains)}"
+                )
+        decisions = {label: self._domains[label].normalized(d) for label, d in architecture.items()}
+
+        def decide(label: str) -> Decision:
+            if label not in decisions:
+                raise ArchitectureError(
+                    f"the architecture leaves {label!r} open; decide it: {self._domains[label]}"
+                )
+            return decisions[label]
+
+        return self._follow(decide)
+
+    def validate(self, architecture: Mapping[str, Any]) -> None:
+        """Raise unless this is an architecture of the space.
+
+        Raises:
+            ArchitectureError: a label is unknown, a reached one is missing, or a decision is not possible.
+        """
+        self.canonical(architecture)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what can be decided, as JSON has it: the choices by label, and which stand inside which."""
+        return {
+            "choices": {label: domain.to_json() for label, domain in self._domains.items()},
+            "order": list(self._domains),
+            "tree": self._tree(self._roots),
+        }
+
+    def __repr__(self) -> str:
+        try:
+            size = self.size
+            count = f"{size:,}" if size < 10**15 else f"{Decimal(size):.3e}"
+            title = f"SearchSpace of {count} architecture{'s' if size != 1 else ''}"
+        except SpaceError:
+            title = "SearchSpace, too entangled to be counted"
+        return "\n".join([title, *self._lines(self._roots, indent=1)])
+
+    def _uniforms(self, generator: torch.Generator | None) -> list[float]:
+        """Return enough numbers for every choice to be drawn: one call, since each call costs the same."""
+        numbers: list[float] = torch.rand(
+            self._offsets[-1], generator=generator, dtype=torch.float64
+        ).tolist()
+        return numbers
+
+    def _draw(self, label: str, uniforms: list[float]) -> Decision:
+        domain, start = self._domains[label], self._slices[label]
+        return domain.draw(uniforms[start : start + domain.n_uniforms])
+
+    def _follow(self, decide: Callable[[str], Decision]) -> Architecture:
+        """Return the decisions on all choices that are reached when each is decided as `decide` says."""
+        decided: Architecture = {}
+        ahead = list(self._ordered_roots)
+        while ahead:
+            node = ahead.pop(0)
+            if node.label not in decided:
+                decided[node.label] = decide(node.label)
+            if node.branches:
+                ahead.extend(self._inside(node, decided[node.label]))
+        return {label: decided[label] for label in self._domains if label in decided}
+
+    def _inside(self, node: Node, decision: Decision) -> list[Node]:
+        """Return the nodes that are met inside the chosen candidate."""
+        domain = self._domains[node.label]
+        if not node.branches or not isinstance(domain, LayerDomain):
+            return []
+        return self._in_order(node.branches[domain.names.index(str(decision))])
+
+    def _ways(self, decided: Architecture, ahead: list[Node]) -> Iterator[tuple[Architecture, list[Node]]]:
+        for decision in self._domains[ahead[0].label]:
+            yield {**decided, ahead[0].label: decision}, ahead
+
+    def _in_order(self, nodes: Nodes) -> list[Node]:
+        return sorted(nodes, key=lambda node: self._slices[node.label]) if len(nodes) > 1 else list(nodes)
+
+    def _tree(self, nodes: Nodes) -> list[Any]:
+        trees = [[node.label, [self._tree(inside) for inside in node.branches]] for node in nodes]
+        return sorted(trees, key=json.dumps)
+
+    def _lines(self, nodes: Nodes, indent: int) -> Iterator[str]:
+        for node in self._in_order(nodes):
+            domain = self._domains[node.label]
+            yield f"{'  ' * indent}{node.label}: {domain}"
+            if isinstance(domain, LayerDomain):
+                for name, inside in zip(domain.names, node.branches, strict=False):
+                    if inside:
+                        yield f"{'  ' * (indent + 1)}in {name}:"
+                        yield from self._lines(inside, indent + 2)
+
+
+def _label(choice: Choice) -> str:
+    label = choice.label
+    assert label is not None, "labels are pinned before they are read"
+    return label
+
+
+def _domain(choice: Choice) -> Domain:
+    prior = None if choice.prior is None else tuple(choice.prior)
+    if isinstance(choice, LayerChoice):
+        return LayerDomain(_label(choice), tuple(choice.names), prior)
+    assert isinstance(choice, InputChoice)
+    choose_from = None if choice.choose_from is None else tuple(choice.choose_from)
+    return InputDomain(_label(choice), choice.n_candidates, choice.n_chosen, choose_from, prior)
+
+
+def _nodes(module: nn.Module, known: dict[int, Nodes], within: list[int]) -> Nodes:
+    """Return the choices that are met when `module` runs, each with those inside its candidates."""
+    if id(module) in known:
+        return known[id(module)]
+    if id(module) in within:
+        raise SpaceError(f"a {type(module).__name__} contains itself, so its choices cannot be counted")
+    within.append(id(module))
+    nodes: Nodes
+    if isinstance(module, LayerChoice):
+        branches = [_nodes(candidate, known, within) for _, candidate in children_as_written(module)]
+        nodes = frozenset([node_of(_label(module), branches)])
+    elif isinstance(module, InputChoice):
+        nodes = frozenset([node_of(_label(module), [])])
+    else:
+        nodes = frozenset().union(*(_nodes(child, known, within) for _, child in children_as_written(module)))
+    within.pop()
+    known[id(module)] = nodes
+    return nodes

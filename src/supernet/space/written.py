@@ -1,0 +1,151 @@
+"""The model as its user wrote it, whatever stands in the place of its choices by now.
+
+A parent module remembers which of its children have been put there for a choice. The memory is kept on the
+parent, since the child may be any module at all, a candidate itself included; and as an ordinary attribute,
+so that it goes along with `copy.deepcopy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias
+
+from torch import nn
+
+from supernet.errors import SpaceError
+from supernet.nn import Choice, InputChoice, LayerChoice
+
+__all__: list[str] = []
+
+_MEMORY = "_supernet_replaced"
+
+
+class Replaced(NamedTuple):
+    """A choice, and the module that stands in its place."""
+
+    choice: Choice
+    module: nn.Module
+
+
+def remember(parent: nn.Module, name: str, module: nn.Module) -> None:
+    """Put `module` in the place of the choice that is `parent`'s child `name`."""
+    choice = parent._modules[name]
+    assert isinstance(choice, Choice)
+    parent.__dict__.setdefault(_MEMORY, {})[name] = Replaced(choice, module)
+    parent._modules[name] = module
+
+
+def put_back(parent: nn.Module, name: str) -> None:
+    """Put the choice back that was replaced as `parent`'s child `name`."""
+    parent._modules[name] = replaced_children(parent)[name].choice
+    del parent.__dict__[_MEMORY][name]
+    if not parent.__dict__[_MEMORY]:
+        forget(parent)
+
+
+def forget(parent: nn.Module) -> None:
+    """Forget that children of `parent` were put there for choices."""
+    parent.__dict__.pop(_MEMORY, None)
+
+
+def replaced_children(parent: nn.Module) -> dict[str, Replaced]:
+    """Return name -> (choice, module) of the children that still stand in a choice's place."""
+    memory: dict[str, Replaced] = parent.__dict__.get(_MEMORY, {})
+    return {
+        name: replaced for name, replaced in memory.items() if parent._modules.get(name) is replaced.module
+    }
+
+
+def children_as_written(parent: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield (name, child) as the user wrote them."""
+    replaced = replaced_children(parent)
+    for name, child in parent._modules.items():
+        if child is not None:
+            yield name, replaced[name].choice if name in replaced else child
+
+
+def modules_as_written(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield (path, module) as the user wrote them, outer before inner, each module once."""
+    seen: set[int] = set()
+    stack = [("", root)]
+    while stack:
+        path, module = stack.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        yield path, module
+        children = [
+            (f"{path}.{name}" if path else name, child) for name, child in children_as_written(module)
+        ]
+        stack.extend(reversed(children))
+
+
+def all_parents(root: nn.Module) -> list[nn.Module]:
+    """Return every module that holds children: those as written, and those inside what replaced a choice."""
+    found: dict[int, nn.Module] = {}
+    stack = [root]
+    while stack:
+        module = stack.pop()
+        if id(module) in found:
+            continue
+        found[id(module)] = module
+        stack.extend(child for child in module._modules.values() if child is not None)
+        stack.extend(replaced.choice for replaced in replaced_children(module).values())
+    return list(found.values())
+
+
+def is_replaced(root: nn.Module) -> bool:
+    """Say whether any choice of this model has been replaced."""
+    return any(replaced_children(parent) for parent in all_parents(root))
+
+
+def pinned_choices(root: nn.Module) -> list[Choice]:
+    """Return the choices of a model, outer before inner, and pin the label of each that has none to its path.
+
+    Raises:
+        SpaceError: a label means two things (see the message).
+    """
+    places = [(path, module) for path, module in modules_as_written(root) if isinstance(module, Choice)]
+    first: dict[str, tuple[str, Choice]] = {}
+    for path, choice in places:
+        label = choice.label or path
+        if not label:
+            raise SpaceError(
+                f"the model itself is {choice.description()} and so has no path to be known by; "
+                "give it a label, or wrap it in nn.Sequential"
+            )
+        other_path, other = first.setdefault(label, (path, choice))
+        if other is not choice:
+            _check_one_decision(label, (other_path, other), (path, choice))
+    for path, choice in places:
+        choice._path = choice._path or path
+    return [choice for _, choice in places]
+
+
+_Place: TypeAlias = tuple[str, Choice]
+
+
+def _check_one_decision(label: str, one: _Place, two: _Place) -> None:
+    """Raise unless two choices of one label can be one decision."""
+    places = f"the choices at {one[0]!r} and {two[0]!r}"
+    if one[1]._label is None or two[1]._label is None:
+        raise SpaceError(
+            f"{label!r} names two choices: {places}, of which at least one is known by that path only; "
+            "give each a label of its own, or one label to both if they are one decision"
+        )
+    shapes = [_what_is_decided(choice) for _, choice in (one, two)]
+    if shapes[0] != shapes[1]:
+        raise SpaceError(
+            f"{places} share the label {label!r}, so they are one decision, but they differ: {shapes[0]} and "
+            f"{shapes[1]}; make them the same, or give them labels of their own"
+        )
+
+
+def _what_is_decided(choice: Choice) -> str:
+    if isinstance(choice, LayerChoice):
+        what = f"candidates {', '.join(choice.names)}"
+    elif isinstance(choice, InputChoice):
+        what = f"{choice.n_chosen or 'any number'} of {choice.choose_from or choice.n_candidates} inputs"
+    else:
+        raise SpaceError(f"{type(choice).__name__} is not a kind of choice that a space knows")
+    return what if choice.prior is None else f"{what} with prior {choice.prior}"

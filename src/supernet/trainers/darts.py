@@ -1,0 +1,189 @@
+"""DARTS: Differentiable Architecture Search (arXiv 1806.09055)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, Optimizer
+from typing_extensions import Unpack
+
+from supernet.errors import TrainingError
+from supernet.execution import MixedInput, MixedLayer
+from supernet.relaxations import most_probable, new_logits, probabilities
+from supernet.space import Architecture
+from supernet.trainers.data import Data
+from supernet.trainers.loop import LoopOptions, SupernetTrainer
+from supernet.trainers.metrics import Metrics
+from supernet.trainers.state import RandomState, held, kept
+
+__all__ = ["DartsTrainer"]
+
+
+class DartsTrainer(SupernetTrainer):
+    """DARTS (arXiv 1806.09055), first and second order.
+
+    Every candidate runs; their outputs are mixed by softmax(alpha). Alphas and weights are trained in turn,
+    on two halves of the data. An InputChoice is a mixture of its inputs by the same rule.
+
+    Departs from the paper: architecture steps do not move BatchNorm's running statistics.
+
+    Args:
+        model, loss, metrics, optimizer, num_epochs, dataset: as `SupernetTrainer` has them.
+        arc_learning_rate: of Adam(betas (0.5, 0.999), weight decay 1e-3), which trains the alphas. Default: 3e-4.
+        unrolled: second order: the alphas' gradient looks through one virtual step of the weights. The
+            optimizer must be `torch.optim.SGD`. Default: first order.
+        loop: the keyword arguments of `SupernetTrainer`.
+
+    Attributes:
+        alphas: label -> logits (K,). They are in no optimizer of the weights and in no module.
+
+    Raises:
+        TrainingError, TakenOverError, DataError, SpaceError: as `SupernetTrainer`; `unrolled` with an optimizer
+            whose virtual step is not known, or with "16-mixed", whose scaled gradients it cannot use.
+        ChoiceError: candidates' outputs differ in shape, or a reduction is one that a mixture cannot stand for.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[Any, Any], torch.Tensor],
+        metrics: Metrics | None,
+        optimizer: Optimizer,
+        num_epochs: int,
+        dataset: Data,
+        *,
+        arc_learning_rate: float = 3e-4,
+        unrolled: bool = False,
+        **loop: Unpack[LoopOptions],
+    ) -> None:
+        if unrolled and type(optimizer) is not SGD:
+            raise TrainingError(
+                f"unrolled=True takes a virtual step as torch.optim.SGD does; that of {type(optimizer).__name__} is not "
+                "known here; use SGD, or unrolled=False"
+            )
+        if unrolled and loop.get("precision") == "16-mixed":
+            raise TrainingError("unrolled=True does not go with precision '16-mixed'; use 'bf16-mixed'")
+        super().__init__(model, loss, metrics, optimizer, num_epochs, dataset, **loop)
+        self.unrolled = unrolled
+        dtype = next(
+            (p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype()
+        )
+        self.alphas = new_logits(self.space, seed=self.seed, dtype=dtype, device=self.device)
+        self.architecture_optimizer = self.fabric.setup_optimizers(
+            Adam(self.alphas.values(), arc_learning_rate, betas=(0.5, 0.999), weight_decay=1e-3)
+        )
+        self.take_over(MixedLayer, MixedInput, self.plan())
+
+    def plan(self) -> dict[str, torch.Tensor]:
+        """Return label -> mixing weights (K,)."""
+        return probabilities(self.alphas)
+
+    def train_step(self, trn_X: Any, trn_y: Any, val_X: Any, val_y: Any) -> None:
+        """Take a step of the alphas, then one of the weights."""
+        if self.unrolled:
+            self.train_architecture(val_X, val_y, trn_X, trn_y)
+        else:
+            self.train_architecture(val_X, val_y)
+        self.train_model_weight(trn_X, trn_y)
+
+    def train_architecture(self, val_X: Any, val_y: Any, trn_X: Any = None, trn_y: Any = None) -> None:
+        """Take a step of the alphas on a validation batch; a training batch is what `unrolled` looks through."""
+        if self.unrolled:
+            self._take_unrolled_gradient(val_X, val_y, trn_X, trn_y)
+            self.architecture_optimizer.step()
+        else:
+            with self.weights_held():
+                output = self.forward(val_X, self.plan())
+                self.descend(self.measure("valid", output, val_y), self.architecture_optimizer)
+        self.check_finite(torch.cat(list(self.alphas.values())), "an architecture parameter")
+
+    def train_model_weight(self, trn_X: Any, trn_y: Any) -> None:
+        """Take a step of the weights on a training batch."""
+        with held(self.alphas.values()):
+            output = self.forward(trn_X, self.plan())
+            self.descend(self.measure("train", output, trn_y), self.optimizer, clip=self.grad_clip)
+
+    def export(self) -> Architecture:
+        """Return the architecture of the largest alphas."""
+        return most_probable(self.space, self.alphas)
+
+    def probabilities(self) -> dict[str, list[float]]:
+        """Return label -> softmax(alpha)."""
+        return {label: weights.tolist() for label, weights in self.plan().items()}
+
+    def _take_unrolled_gradient(self, val_X: Any, val_y: Any, trn_X: Any, trn_y: Any) -> None:
+        """Set the alphas' gradient to that of `L_val(w'(alpha), alpha)`, w' being the weights after a step of SGD.
+
+        d/dalpha L_val(w', alpha) = dL_val/dalpha - sum_w c d^2 L_trn/dalpha dw v, with v = dL_val/dw' and c what w'
+        takes of dL_trn/dw. The product with the second derivative is a central difference of dL_trn/dalpha, at
+        w +- eps c v, eps = 0.01 / ||c v||.
+        """
+        alphas = list(self.alphas.values())
+        noise = RandomState(self.device)  # dropout's: the passes over the training batch must see the same
+        with self._buffers.kept():
+            with kept(self.weights):
+                with held(alphas):
+                    trn_loss = self.loss(self.forward(trn_X, self.plan()), trn_y)
+                    gradients = torch.autograd.grad(trn_loss, self.weights, allow_unused=True)
+                taken = _virtual_step(self._given_optimizer, self.weights, gradients)
+                val_loss = self.measure("valid", self.forward(val_X, self.plan()), val_y)
+                of_both = torch.autograd.grad(val_loss, [*alphas, *self.weights], allow_unused=True)
+            direct, v = of_both[: len(alphas)], of_both[len(alphas) :]
+            direction = [_or_zero(v_w, w) * c for v_w, w, c in zip(v, self.weights, taken, strict=True)]
+            norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(d) for d in direction]))
+            # Without a direction both sides are equal, and the term is 0 whatever eps is.
+            eps = 0.01 / norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
+            with kept(self.weights), held(self.weights):
+                noise.put_back()
+                above = self._training_gradient_at(direction, eps, trn_X, trn_y)
+                noise.put_back()
+                below = self._training_gradient_at(direction, -2 * eps, trn_X, trn_y)
+        for alpha, g, a, b in zip(alphas, direct, above, below, strict=True):
+            alpha.grad = _or_zero(g, alpha) - (_or_zero(a, alpha) - _or_zero(b, alpha)) / (2 * eps)
+
+    def _training_gradient_at(
+        self, direction: Sequence[torch.Tensor], eps: torch.Tensor, trn_X: Any, trn_y: Any
+    ) -> tuple[torch.Tensor | None, ...]:
+        """Move the weights by `eps * direction`, and return dL_trn/dalpha there."""
+        with torch.no_grad():
+            for w, d in zip(self.weights, direction, strict=True):
+                w.add_(d * eps)
+        loss = self.loss(self.forward(trn_X, self.plan()), trn_y)
+        return torch.autograd.grad(loss, list(self.alphas.values()), allow_unused=True)
+
+
+@torch.no_grad()
+def _virtual_step(
+    optimizer: Optimizer, weights: Sequence[nn.Parameter], gradients: Sequence[torch.Tensor | None]
+) -> list[float]:
+    """Move the weights as `SGD.step` would, but no state of it; return -dw'/dgradient of each weight.
+
+    A weight without a gradient is not moved, as in SGD itself.
+    """
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    taken = []
+    for w, gradient in zip(weights, gradients, strict=True):
+        if gradient is None:
+            taken.append(0.0)
+            continue
+        group = groups[id(w)]
+        momentum, factor = group["momentum"], -1.0 if group["maximize"] else 1.0
+        step = change = factor * gradient + group["weight_decay"] * w
+        if momentum:
+            buffer = optimizer.state[w].get("momentum_buffer") if w in optimizer.state else None
+            if buffer is not None:  # the first step has no dampening
+                step = momentum * buffer + (1 - group["dampening"]) * change
+                factor *= 1 - group["dampening"]
+            if group["nesterov"]:
+                step = change + momentum * step
+                factor *= 1 + momentum
+        w.sub_(float(group["lr"]) * step)
+        taken.append(float(group["lr"]) * factor)
+    return taken
+
+
+def _or_zero(gradient: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(like) if gradient is None else gradient

@@ -1,0 +1,62 @@
+"""What a person sees of a run: a bar with metrics where there is a terminal, log lines everywhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__: list[str] = []
+
+logger = logging.getLogger("supernet")
+
+
+class ProgressBar:
+    """A bar over the steps of a run, with a line of metrics for each epoch; silent without a terminal."""
+
+    def __init__(self, title: str, num_epochs: int, *, shown: bool) -> None:
+        console = Console(stderr=True)
+        self.title, self.num_epochs = title, num_epochs
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not (shown and console.is_terminal),
+        )
+        self._task = self._bar.add_task(title, total=None)
+
+    def __enter__(self) -> ProgressBar:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def begin_epoch(self, epoch: int, steps: int | None) -> None:
+        """Start the bar of an epoch of that many steps (None: not known)."""
+        self._bar.reset(
+            self._task, total=steps, description=f"{self.title} epoch {epoch + 1}/{self.num_epochs}"
+        )
+
+    def step(self) -> None:
+        """Count one step."""
+        self._bar.advance(self._task)
+
+    def end_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Show and log an epoch's metrics."""
+        line = f"{self.title} epoch {epoch + 1}/{self.num_epochs}  {written(metrics)}"
+        logger.info(line)
+        if not self._bar.disable:
+            self._bar.console.print(line, highlight=False)
+
+
+def written(metrics: Mapping[str, float]) -> str:
+    """Return metrics as one line."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
