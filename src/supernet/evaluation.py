@@ -94,9 +94,7 @@ def train(
             history.append(meter.read())
             meter.reset()
             if "loss" not in history[-1]:
-                raise DataError(
-                    "an epoch had no batch: the data has fewer samples than one batch; lower batch_size"
-                )
+                raise DataError("an epoch had no batch: the data has fewer samples than one batch; lower batch_size")
             if not math.isfinite(history[-1]["loss"]):
                 raise NonFiniteError(
                     f"the loss is not finite (NaN or infinite) in epoch {epoch + 1}; the learning rate may be too high, "

@@ -53,9 +53,7 @@ class MixedInput(nn.Module):
                 "for which a mixture of all inputs cannot stand; use 'sum' or 'mean', or n_chosen=1 with 'concat', "
                 "or a trainer that samples"
             )
-        self.names = (
-            [str(i) for i in range(choice.n_candidates)] if choice.choose_from is None else choice.choose_from
-        )
+        self.names = [str(i) for i in range(choice.n_candidates)] if choice.choose_from is None else choice.choose_from
         self.by_name = choice.choose_from is not None
         self.plan = plan
 

@@ -82,9 +82,7 @@ def _replace(
     root: nn.Module, kind: type[AnyChoice], init_fn: Callable[[AnyChoice], nn.Module], modules: Modules | None
 ) -> Modules:
     if isinstance(root, Choice):
-        raise ReplacementError(
-            f"the model itself is {root.description()}; wrap it in nn.Sequential, or what holds it"
-        )
+        raise ReplacementError(f"the model itself is {root.description()}; wrap it in nn.Sequential, or what holds it")
     choices = [choice for choice in pinned_choices(root) if isinstance(choice, kind)]
     places: dict[Choice, list[tuple[nn.Module, str]]] = {choice: [] for choice in choices}
     for parent in all_parents(root):
@@ -128,8 +126,8 @@ def check_not_taken(model: nn.Module) -> None:
 
 
 def _warn_of_copies(choice: LayerChoice, replacement: nn.Module) -> None:
-    for name in choice.names:
-        try:
+    try:
+        for name in choice.names:
             check_held(str(choice.label), name, choice[name], replacement)
-        except ReplacementError as error:
-            logger.warning("restore: %s", error)
+    except ReplacementError as error:
+        logger.warning("restore: %s", error)

@@ -56,18 +56,14 @@ class InputChoice(Choice):
             if len(set(choose_from)) != len(choose_from):
                 raise ChoiceError(f"choose_from names an input twice: {choose_from}")
             if n_candidates not in (None, len(choose_from)):
-                raise ChoiceError(
-                    f"n_candidates is {n_candidates}, but choose_from has {len(choose_from)} names"
-                )
+                raise ChoiceError(f"n_candidates is {n_candidates}, but choose_from has {len(choose_from)} names")
             n_candidates = len(choose_from)
         if n_candidates is None:
             raise ChoiceError("an InputChoice needs n_candidates (a number) or choose_from (names)")
         if not is_int(n_candidates) or n_candidates < 1:
             raise ChoiceError(f"n_candidates is a number from 1 on, not {n_candidates!r}")
         if n_chosen is not None and (not is_int(n_chosen) or not 1 <= n_chosen <= n_candidates):
-            raise ChoiceError(
-                f"n_chosen is None or a number from 1 to {n_candidates} (n_candidates), not {n_chosen!r}"
-            )
+            raise ChoiceError(f"n_chosen is None or a number from 1 to {n_candidates} (n_candidates), not {n_chosen!r}")
         if reduction not in REDUCTIONS:
             raise ChoiceError(f"reduction is one of {', '.join(REDUCTIONS)}, not {reduction!r}")
         self.n_candidates = n_candidates
@@ -90,11 +86,7 @@ class InputChoice(Choice):
 
     def extra_repr(self) -> str:
         """Show the label and the arguments."""
-        inputs = (
-            f"n_candidates={self.n_candidates}"
-            if self.choose_from is None
-            else f"choose_from={self.choose_from}"
-        )
+        inputs = f"n_candidates={self.n_candidates}" if self.choose_from is None else f"choose_from={self.choose_from}"
         label = "" if self.label is None else f", label={self.label!r}"
         return f"{inputs}, n_chosen={self.n_chosen}, reduction={self.reduction!r}{label}"
 
@@ -124,9 +116,7 @@ def chosen_positions(
     if len(set(positions)) != len(positions):
         raise ArchitectureError(f"choice {label!r} names an input twice: {decision!r}")
     if n_chosen is not None and len(positions) != n_chosen:
-        raise ArchitectureError(
-            f"choice {label!r} takes {n_chosen} inputs, not {len(positions)}: {decision!r}"
-        )
+        raise ArchitectureError(f"choice {label!r} takes {n_chosen} inputs, not {len(positions)}: {decision!r}")
     return sorted(positions)
 
 

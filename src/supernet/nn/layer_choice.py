@@ -70,18 +70,14 @@ class LayerChoice(Choice):
     def __setitem__(self, index: str | int, module: nn.Module) -> None:
         if isinstance(index, str) and index not in self._modules:
             if self.prior is not None:
-                raise ChoiceError(
-                    f"{self.description()} has a prior, so candidate {index!r} cannot be added to it"
-                )
+                raise ChoiceError(f"{self.description()} has a prior, so candidate {index!r} cannot be added to it")
             self._put(_checked_name(index), module)
         else:
             self._put(self._name_at(index), module)
 
     def _put(self, name: str, module: nn.Module) -> None:
         if not isinstance(module, nn.Module):
-            raise ChoiceError(
-                f"candidate {name!r} is not an nn.Module but {type(module).__name__}: {module!r}"
-            )
+            raise ChoiceError(f"candidate {name!r} is not an nn.Module but {type(module).__name__}: {module!r}")
         for other, present in self._candidates().items():
             if present is module and other != name:
                 raise ChoiceError(
@@ -92,9 +88,7 @@ class LayerChoice(Choice):
     def __delitem__(self, index: str | int | slice) -> None:
         names = self.names[index] if isinstance(index, slice) else [self._name_at(index)]
         if self.prior is not None:
-            raise ChoiceError(
-                f"{self.description()} has a prior, so candidates cannot be taken from it: {names}"
-            )
+            raise ChoiceError(f"{self.description()} has a prior, so candidates cannot be taken from it: {names}")
         if len(names) == len(self):
             raise ChoiceError(f"{self.description()} needs at least one candidate; {names} are all it has")
         for name in names:

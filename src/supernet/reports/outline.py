@@ -86,18 +86,14 @@ def outline(model: nn.Module, architecture: Architecture) -> list[Step]:
 
 
 def _offered(choice: InputChoice, inputs: Any) -> list[Any]:
-    return (
-        [inputs.get(name) for name in choice.choose_from or []] if isinstance(inputs, dict) else list(inputs)
-    )
+    return [inputs.get(name) for name in choice.choose_from or []] if isinstance(inputs, dict) else list(inputs)
 
 
 def _decided(choice: Choice, architecture: Architecture) -> Step:
     label = str(choice.label)
     decision = architecture[label]
     if isinstance(choice, LayerChoice):
-        inner = [
-            f"{c.label}: {_written(c, architecture)}" for c in _outermost(choice[str(decision)], architecture)
-        ]
+        inner = [f"{c.label}: {_written(c, architecture)}" for c in _outermost(choice[str(decision)], architecture)]
         return Step("\n".join([label, str(decision), *inner]), str(decision))
     return Step(f"{label}\n{_written(choice, architecture)}", "inputs")
 
@@ -113,14 +109,8 @@ def _written(choice: Choice, architecture: Architecture) -> str:
 
 def _outermost(model: nn.Module, architecture: Architecture) -> list[Choice]:
     """Return the choices inside `model` that the architecture reaches."""
-    found = [
-        m for _, m in modules_as_written(model) if isinstance(m, Choice) and str(m.label) in architecture
-    ]
+    found = [m for _, m in modules_as_written(model) if isinstance(m, Choice) and str(m.label) in architecture]
     inside = {
-        id(m)
-        for choice in found
-        if choice is not model
-        for _, m in modules_as_written(choice)
-        if m is not choice
+        id(m) for choice in found if choice is not model for _, m in modules_as_written(choice) if m is not choice
     }
     return [choice for choice in found if id(choice) not in inside]

@@ -63,9 +63,7 @@ def plot_probabilities(space: SearchSpace, history: Sequence[dict[str, Any]], pa
         axes.set_visible(False)
     figure.supxlabel("epoch", fontsize=9)
     figure.supylabel("probability", fontsize=9)
-    lines = {
-        name: line for axes in grid.flat for line, name in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
+    lines = {name: line for axes in grid.flat for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(lines.values(), lines.keys(), loc="outside right center", fontsize=8, frameon=False)
     return _save(figure, path)
 

@@ -65,9 +65,7 @@ class Counter:
         if part in self._counts:
             return self._counts[part]
         met = {node.label for node in part}
-        label = max(
-            sorted(met), key=lambda label: sum(label in self._labels_of(frozenset({n})) for n in part)
-        )
+        label = max(sorted(met), key=lambda label: sum(label in self._labels_of(frozenset({n})) for n in part))
         n_branches = max(len(node.branches) for node in part if node.label == label)
         self._steps += max(1, n_branches)
         if self._steps > MAX_STEPS:
@@ -107,9 +105,7 @@ class Counter:
                 if node.branches:
                     left |= self._decided(node.branches[branch], label, branch)
             else:
-                left.add(
-                    node_of(node.label, [self._decided(inner, label, branch) for inner in node.branches])
-                )
+                left.add(node_of(node.label, [self._decided(inner, label, branch) for inner in node.branches]))
         return frozenset(left)
 
     def _labels_of(self, nodes: Nodes) -> frozenset[str]:

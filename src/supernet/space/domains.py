@@ -51,9 +51,7 @@ class LayerDomain:
 
     def mutate(self, decision: str, uniforms: Sequence[float]) -> str:
         """Return another candidate, by the prior."""
-        weights = [
-            0.0 if name == decision else p for name, p in zip(self.names, self._weights(), strict=True)
-        ]
+        weights = [0.0 if name == decision else p for name, p in zip(self.names, self._weights(), strict=True)]
         if not any(weights):  # the prior allows no other, but a mutation is asked for
             weights = [float(name != decision) for name in self.names]
         return self.names[_pick(weights, uniforms[0])]

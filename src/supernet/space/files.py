@@ -21,9 +21,7 @@ FORMAT = "supernet/architecture"
 VERSION = 1
 
 
-def save_architecture(
-    architecture: Mapping[str, Any], path: str | os.PathLike[str], space: SearchSpace
-) -> None:
+def save_architecture(architecture: Mapping[str, Any], path: str | os.PathLike[str], space: SearchSpace) -> None:
     """Write an architecture of `space` to a JSON file.
 
     Raises:
@@ -52,9 +50,7 @@ def load_architecture(path: str | os.PathLike[str], space: SearchSpace) -> Archi
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise FileFormatError(f"{path} is not an architecture's file: it does not say format {FORMAT!r}")
     if content.get("version") != VERSION:
-        raise FileFormatError(
-            f"{path} has format version {content.get('version')!r}; this library reads {VERSION}"
-        )
+        raise FileFormatError(f"{path} has format version {content.get('version')!r}; this library reads {VERSION}")
     if content.get("space") != space.fingerprint:
         raise FileFormatError(
             f"{path} holds an architecture of another space (fingerprint {str(content.get('space'))[:12]}, this "

@@ -63,9 +63,7 @@ def _copy_chosen(
     assert module.label is not None, "labels are pinned when the space is made"
     if isinstance(module, LayerChoice):
         name = decisions[module.label]
-        chosen, chosen_replacement = next(
-            (c, r) for candidate, c, r in _children(module) if candidate == name
-        )
+        chosen, chosen_replacement = next((c, r) for candidate, c, r in _children(module) if candidate == name)
         if replacement is not None:
             check_held(module.label, name, module[name], replacement)
         _copy_chosen(chosen, chosen_replacement, decisions, memo, seen)

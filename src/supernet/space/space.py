@@ -92,9 +92,7 @@ class SearchSpace(Mapping[str, Domain]):
         uniforms = self._uniforms(generator)
         return self._follow(lambda label: self._draw(label, uniforms))
 
-    def mutate(
-        self, architecture: Mapping[str, Any], generator: torch.Generator | None = None
-    ) -> Architecture:
+    def mutate(self, architecture: Mapping[str, Any], generator: torch.Generator | None = None) -> Architecture:
         """Return the architecture with one decision changed, drawn from those that it reaches.
 
         Choices that the change makes reachable are drawn by their priors. An architecture none of whose
@@ -113,9 +111,7 @@ class SearchSpace(Mapping[str, Domain]):
             return parent
         which = float(torch.rand((), generator=generator, dtype=torch.float64))
         changed = changeable[int(which * len(changeable))]
-        changes = torch.rand(
-            max(2, self[changed].n_uniforms), generator=generator, dtype=torch.float64
-        ).tolist()
+        changes = torch.rand(max(2, self[changed].n_uniforms), generator=generator, dtype=torch.float64).tolist()
         uniforms = self._uniforms(generator)
         known = {**parent, changed: self[changed].mutate(parent[changed], changes)}  # type: ignore[arg-type]
         return self._follow(lambda label: known[label] if label in known else self._draw(label, uniforms))
@@ -147,16 +143,12 @@ class SearchSpace(Mapping[str, Domain]):
             raise ArchitectureError(f"an architecture is a dict label -> decision, not {architecture!r}")
         for label in architecture:
             if label not in self._domains:
-                raise ArchitectureError(
-                    f"the space has no choice {label!r}; it has: {', '.join(self._domains)}"
-                )
+                raise ArchitectureError(f"the space has no choice {label!r}; it has: {', '.join(self._domains)}")
         decisions = {label: self._domains[label].normalized(d) for label, d in architecture.items()}
 
         def decide(label: str) -> Decision:
             if label not in decisions:
-                raise ArchitectureError(
-                    f"the architecture leaves {label!r} open; decide it: {self._domains[label]}"
-                )
+                raise ArchitectureError(f"the architecture leaves {label!r} open; decide it: {self._domains[label]}")
             return decisions[label]
 
         return self._follow(decide)
@@ -188,9 +180,7 @@ class SearchSpace(Mapping[str, Domain]):
 
     def _uniforms(self, generator: torch.Generator | None) -> list[float]:
         """Return enough numbers for every choice to be drawn: one call, since each call costs the same."""
-        numbers: list[float] = torch.rand(
-            self._offsets[-1], generator=generator, dtype=torch.float64
-        ).tolist()
+        numbers: list[float] = torch.rand(self._offsets[-1], generator=generator, dtype=torch.float64).tolist()
         return numbers
 
     def _draw(self, label: str, uniforms: list[float]) -> Decision:

@@ -51,9 +51,7 @@ def forget(parent: nn.Module) -> None:
 def replaced_children(parent: nn.Module) -> dict[str, Replaced]:
     """Return name -> (choice, module) of the children that still stand in a choice's place."""
     memory: dict[str, Replaced] = parent.__dict__.get(_MEMORY, {})
-    return {
-        name: replaced for name, replaced in memory.items() if parent._modules.get(name) is replaced.module
-    }
+    return {name: replaced for name, replaced in memory.items() if parent._modules.get(name) is replaced.module}
 
 
 def children_as_written(parent: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -74,9 +72,7 @@ def modules_as_written(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             continue
         seen.add(id(module))
         yield path, module
-        children = [
-            (f"{path}.{name}" if path else name, child) for name, child in children_as_written(module)
-        ]
+        children = [(f"{path}.{name}" if path else name, child) for name, child in children_as_written(module)]
         stack.extend(reversed(children))
 
 

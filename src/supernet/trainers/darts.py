@@ -68,11 +68,9 @@ class DartsTrainer(SupernetTrainer):
             raise TrainingError("unrolled=True does not go with precision '16-mixed'; use 'bf16-mixed'")
         super().__init__(model, loss, metrics, optimizer, num_epochs, dataset, **loop)
         self.unrolled = unrolled
-        dtype = next(
-            (p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype()
-        )
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
         self.alphas = new_logits(self.space, seed=self.seed, dtype=dtype, device=self.device)
-        self.architecture_optimizer = self.fabric.setup_optimizers(
+        self.architecture_optimizer: Any = self.fabric.setup_optimizers(
             Adam(self.alphas.values(), arc_learning_rate, betas=(0.5, 0.999), weight_decay=1e-3)
         )
         self.take_over(MixedLayer, MixedInput, self.plan())

@@ -47,18 +47,14 @@ def loaders_of_two_parts(
     """
     if valid_data is not None:
         parts = [data, valid_data]
-        return tuple(
-            loader_of(d, batch_size=batch_size, workers=workers, seed=seed + i) for i, d in enumerate(parts)
-        )  # type: ignore[return-value]
+        return tuple(loader_of(d, batch_size=batch_size, workers=workers, seed=seed + i) for i, d in enumerate(parts))  # type: ignore[return-value]
     dataset = data.dataset if isinstance(data, DataLoader) else data
     if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
         raise DataError(
             f"a {type(dataset).__name__} has no length, so it cannot be split in two halves; give valid_dataset too"
         )
     if len(dataset) < 2:
-        raise DataError(
-            f"a dataset of {len(dataset)} samples cannot be split in two halves; it takes at least 2"
-        )
+        raise DataError(f"a dataset of {len(dataset)} samples cannot be split in two halves; it takes at least 2")
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
     half = len(order) // 2
     halves = [Subset(dataset, order[:half]), Subset(dataset, order[half:])]
@@ -110,9 +106,7 @@ def loader_of(
     if isinstance(data, IterableDataset):
         return DataLoader(data, **options)
     if not isinstance(data, Sized):
-        raise DataError(
-            f"a {type(data).__name__} has no length (__len__); give a DataLoader, or an IterableDataset"
-        )
+        raise DataError(f"a {type(data).__name__} has no length (__len__); give a DataLoader, or an IterableDataset")
     if len(data) == 0:
         raise DataError(f"a {type(data).__name__} is empty; it has no sample to train on")
     if shuffle:

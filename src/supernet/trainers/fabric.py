@@ -29,6 +29,4 @@ def new_fabric(device: str | torch.device | None, precision: str) -> Fabric:
         devices = 1 if kind.index is None or kind.type == "cpu" else [kind.index]
         return Fabric(accelerator=kind.type, devices=devices, precision=precision)  # type: ignore[arg-type]
     except Exception as error:  # Fabric raises many kinds, its own private ones among them
-        raise TrainingError(
-            f"device {device!r} with precision {precision!r} is not to be had: {error}"
-        ) from error
+        raise TrainingError(f"device {device!r} with precision {precision!r} is not to be had: {error}") from error

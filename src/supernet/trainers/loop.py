@@ -145,6 +145,8 @@ class SupernetTrainer(BaseOneShotTrainer):
             dataset, valid_dataset, batch_size=batch_size, workers=workers, seed=seed
         )
         self._trial_X, self._trial_y = self.fabric.to_device(split_batch(first_batch(train_loader)))
+        self.train_loader: Any
+        self.valid_loader: Any
         self.train_loader, self.valid_loader = self.fabric.setup_dataloaders(train_loader, valid_loader)
         self._run = None if run_dir is None else RunDirectory(run_dir)
 
@@ -203,7 +205,8 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.model.train()
         self._bar = ProgressBar(type(self).__name__, self.num_epochs, shown=self.progress)
         with seeded(self.seed, self.device), self._bar:
-            for self.epoch in range(self.num_epochs):
+            for epoch in range(self.num_epochs):
+                self.epoch = epoch
                 began = time.perf_counter()
                 self._bar.begin_epoch(self.epoch, length_of(self.train_loader))
                 self.train_epoch()
@@ -214,7 +217,8 @@ class SupernetTrainer(BaseOneShotTrainer):
     def train_epoch(self) -> None:
         """Go once over the training part, each step with a batch of the validation part beside it."""
         valid_batches = repeated(self.valid_loader)
-        for self.step, batch in enumerate(self.train_loader):
+        for step, batch in enumerate(self.train_loader):
+            self.step = step
             self.train_step(*split_batch(batch), *split_batch(next(valid_batches)))
             self._end_step()
 
@@ -314,9 +318,7 @@ class SupernetTrainer(BaseOneShotTrainer):
             meter.reset()
 
     def _read_meters(self) -> dict[str, float]:
-        return {
-            f"{part}_{name}": v for part, meter in self.meters.items() for name, v in meter.read().items()
-        }
+        return {f"{part}_{name}": v for part, meter in self.meters.items() for name, v in meter.read().items()}
 
 
 def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:

@@ -39,9 +39,7 @@ class Meter:
     def __init__(self, metrics: Metrics | None, device: torch.device) -> None:
         self._stateful: Any = None
         self._function = metrics
-        if isinstance(metrics, nn.Module) and all(
-            hasattr(metrics, name) for name in ("update", "compute", "reset")
-        ):
+        if isinstance(metrics, nn.Module) and all(hasattr(metrics, name) for name in ("update", "compute", "reset")):
             self._stateful, self._function = copy.deepcopy(metrics).to(device), None
         elif metrics is not None and not callable(metrics):
             raise TrainingError(

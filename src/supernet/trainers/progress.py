@@ -34,16 +34,12 @@ class ProgressBar:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._bar.stop()
 
     def begin_epoch(self, epoch: int, steps: int | None) -> None:
         """Start the bar of an epoch of that many steps (None: not known)."""
-        self._bar.reset(
-            self._task, total=steps, description=f"{self.title} epoch {epoch + 1}/{self.num_epochs}"
-        )
+        self._bar.reset(self._task, total=steps, description=f"{self.title} epoch {epoch + 1}/{self.num_epochs}")
 
     def step(self) -> None:
         """Count one step."""

@@ -47,9 +47,7 @@ class Buffers:
     @contextmanager
     def kept(self) -> Iterator[None]:
         """Bring the buffers back to their values after this context, also where a forward puts in new tensors."""
-        before = [
-            (m, name, b, b.clone()) for m, name in self._places if (b := m._buffers.get(name)) is not None
-        ]
+        before = [(m, name, b, b.clone()) for m, name in self._places if (b := m._buffers.get(name)) is not None]
         try:
             yield
         finally:
@@ -82,11 +80,11 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         random.seed(seed)
         if numpy:
-            numpy.random.seed(seed % 2**32)  # noqa: NPY002  # the generator that a user's augmentation draws from
+            numpy.random.seed(seed % 2**32)
         torch.manual_seed(seed)
         try:
             yield
         finally:
             random.setstate(python_state)
             if numpy:
-                numpy.random.set_state(numpy_state)  # noqa: NPY002
+                numpy.random.set_state(numpy_state)
