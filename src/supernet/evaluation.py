@@ -97,8 +97,8 @@ def train(
                 raise DataError("an epoch had no batch: the data has fewer samples than one batch; lower batch_size")
             if not math.isfinite(history[-1]["loss"]):
                 raise NonFiniteError(
-                    f"the loss is not finite (NaN or infinite) in epoch {epoch + 1}; the learning rate may be too high, "
-                    "or the data may hold such values"
+                    f"the loss is not finite (NaN or infinite) in epoch {epoch + 1}; the learning rate may be too "
+                    "high, or the data may hold such values"
                 )
             if scheduler is not None:
                 scheduler.step()
@@ -155,8 +155,8 @@ def _check_plain(network: nn.Module) -> None:
     space = SearchSpace(network)
     if space:
         raise UnresolvedChoiceError(
-            f"{type(network).__name__} still has choices ({', '.join(list(space)[:3])}); make it a plain network first, "
-            "by freeze(model, architecture)"
+            f"{type(network).__name__} still has choices ({', '.join(list(space)[:3])}); make it a plain network "
+            "first, by freeze(model, architecture)"
         )
 
 
@@ -167,7 +167,8 @@ def _lay_out(network: nn.Module, fabric: Fabric, loader: DataLoader[Any], seed: 
 
     def trial(X: Any) -> Any:
         with seeded(seed, fabric.device), buffers.kept(), torch.no_grad():
-            return network.train()(X)
+            network.train()(X)
+            return network.eval()(X)
 
     X, _ = fabric.to_device(split_batch(first_batch(loader)))
     return choose_memory_format(network, X, trial)

@@ -25,9 +25,7 @@ TOLERANCE = 1e-3
 
 def channels_last_inputs(X: Any) -> Any:
     """Return a batch with each image tensor (N, C, H, W) laid out as N, H, W, C."""
-    return apply_to_collection(
-        X, torch.Tensor, lambda t: t.contiguous(memory_format=torch.channels_last) if _is_image(t) else t
-    )
+    return apply_to_collection(X, torch.Tensor, lambda t: _channels_last(t) if _is_image(t) else t)
 
 
 def choose_memory_format(model: nn.Module, X: Any, run: Callable[[Any], Any]) -> bool:
@@ -36,7 +34,8 @@ def choose_memory_format(model: nn.Module, X: Any, run: Callable[[Any], Any]) ->
     Args:
         model: the module whose 4-D weights are to be laid out; left as it was if they are not.
         X: a batch, as the model takes it.
-        run: one forward pass, deterministic: called as `run(X)`, at least once.
+        run: tries the model on X as it will run, and returns its output in eval form: in training form
+            dropout's noise would differ, for it is drawn in the order of memory.
 
     Returns:
         Whether inputs are to be laid out in `channels_last` from now on.
@@ -49,7 +48,7 @@ def choose_memory_format(model: nn.Module, X: Any, run: Callable[[Any], Any]) ->
         return False
     as_written = [p.data for p in weights]
     for p in weights:
-        p.data = p.data.contiguous(memory_format=torch.channels_last)
+        p.data = _channels_last(p.data)
     try:
         agrees = _agree(expected, run(channels_last_inputs(X)))
         why = "its output differs in channels_last"
@@ -62,6 +61,14 @@ def choose_memory_format(model: nn.Module, X: Any, run: Callable[[Any], Any]) ->
             p.data = data
         logger.info("%s runs in torch's usual memory format: %s", type(model).__name__, why)
     return agrees
+
+
+def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    # With one channel both layouts are the same in memory, and only a copy gets the strides that tell kernels
+    # which is meant: grey images and depthwise weights would stay in NCHW, and all that follows them.
+    if tensor.shape[1] == 1:
+        return tensor.clone(memory_format=torch.channels_last)
+    return tensor.contiguous(memory_format=torch.channels_last)
 
 
 def _is_image(tensor: torch.Tensor) -> bool:

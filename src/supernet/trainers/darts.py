@@ -61,8 +61,8 @@ class DartsTrainer(SupernetTrainer):
     ) -> None:
         if unrolled and type(optimizer) is not SGD:
             raise TrainingError(
-                f"unrolled=True takes a virtual step as torch.optim.SGD does; that of {type(optimizer).__name__} is not "
-                "known here; use SGD, or unrolled=False"
+                f"unrolled=True takes a virtual step as torch.optim.SGD does; that of {type(optimizer).__name__} is "
+                "not known here; use SGD, or unrolled=False"
             )
         if unrolled and loop.get("precision") == "16-mixed":
             raise TrainingError("unrolled=True does not go with precision '16-mixed'; use 'bf16-mixed'")

@@ -166,5 +166,5 @@ def repeated(loader: DataLoader[Any]) -> Iterator[Any]:
             yield batch
         if empty:
             raise DataError(
-                "the loader of the validation part gives no batch: fewer samples than one batch has, and drop_last is set"
+                "the validation part gives no batch: it has fewer samples than one batch, and drop_last is set"
             )

@@ -73,7 +73,8 @@ class SupernetTrainer(BaseOneShotTrainer):
         grad_clip: the largest norm of the weights' gradient; None does not clip. Default: 5.
         log_frequency: steps between log lines. Default: a line an epoch.
         device: such as "cpu" or "cuda:1". Default: an accelerator where there is one.
-        precision: as Lightning Fabric names it, such as "bf16-mixed". Default: "32-true".
+        precision: as Lightning Fabric names it, such as "bf16-mixed". Default: "32-true", which computes in
+            the model's own dtype.
         seed: of the split, the order of the data, the architecture parameters, and all that is drawn
             during `fit`. Default: 0.
         run_dir: a directory for metrics, the architecture, the network's weights and plots.
@@ -112,8 +113,8 @@ class SupernetTrainer(BaseOneShotTrainer):
         run_dir: str | os.PathLike[str] | None = None,
         progress: bool = True,
     ) -> None:
-        check_not_taken(model)
         self.space = SearchSpace(model)
+        check_not_taken(model)
         if not self.space:
             raise TrainingError(
                 f"{type(model).__name__} has no choices to search; mark some by LayerChoice or InputChoice, or train "
@@ -139,7 +140,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.epoch = self.step = 0
         self._plan = Plan()
         self._channels_last = False
-        self._given_optimizer = optimizer
+        self._given_optimizer = optimizer  # what Fabric wraps
         self._broken = torch.tensor(math.inf, device=self.device)
         train_loader, valid_loader = loaders_of_two_parts(
             dataset, valid_dataset, batch_size=batch_size, workers=workers, seed=seed
@@ -185,10 +186,11 @@ class SupernetTrainer(BaseOneShotTrainer):
             del self._trial_X, self._trial_y
 
     def _trial(self, X: Any) -> Any:
-        """Run the model and the loss as a training step would, leaving no trace."""
+        """Run model and loss as a training step would, and return the output in eval form, leaving no trace."""
         with seeded(self.seed, self.device), self._buffers.kept(), torch.no_grad():
             output = self.model.train()(X)
             loss = self.loss(output, self._trial_y)
+            output = self.model.eval()(X)
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
             raise TrainingError(
@@ -290,7 +292,8 @@ class SupernetTrainer(BaseOneShotTrainer):
         self._bar.step()
         if self.log_frequency and (self.step + 1) % self.log_frequency == 0:
             self._check_noted()
-            where = f"Epoch [{self.epoch + 1}/{self.num_epochs}] Step [{self.step + 1}/{length_of(self.train_loader) or '?'}]"
+            steps = length_of(self.train_loader) or "?"
+            where = f"Epoch [{self.epoch + 1}/{self.num_epochs}] Step [{self.step + 1}/{steps}]"
             logger.info("%s  %s", where, written(self._read_meters()))
 
     def _end_epoch(self, seconds: float) -> None:
