@@ -57,7 +57,9 @@ def net_trainer(model=None, dataset=None, num_epochs=2, loss=LOSS, metrics=accur
     model = Net() if model is None else model
     optimizer = SGD(model.parameters(), lr, momentum=0.9)
     options = {"batch_size": 8, **options}
-    return DartsTrainer(model, loss, metrics, optimizer, num_epochs, images() if dataset is None else dataset, **options)
+    return DartsTrainer(
+        model, loss, metrics, optimizer, num_epochs, images() if dataset is None else dataset, **options
+    )
 
 
 def as_it_was(model, modules, state):
@@ -483,7 +485,7 @@ def test_a_nan_loss_stops_the_search_naming_epoch_and_step_with_the_weights_whol
         return LOSS(output, target) * (float("nan") if len(seen) > 10 else 1)
 
     trainer = net_trainer(loss=loss, num_epochs=3)
-    with pytest.raises(NonFiniteError, match="the loss on the .* part is not finite .* in epoch 2, step 2"):
+    with pytest.raises(NonFiniteError, match=r"the loss on the .* part is not finite .* in epoch 2, step 2"):
         trainer.fit()
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
 
@@ -498,8 +500,18 @@ def test_nan_alphas_stop_the_search():
             trainer.alphas["skip"].fill_(float("inf"))
 
     trainer.architecture_optimizer.step = broken
-    with pytest.raises(NonFiniteError, match="an architecture parameter is not finite .* epoch 1, step 1"):
+    with pytest.raises(NonFiniteError, match=r"an architecture parameter is not finite .* epoch 1, step 1"):
         trainer.fit()
+
+
+def test_where_asking_would_wait_for_the_device_the_first_bad_step_is_noted_and_named_later():
+    trainer = net_trainer()
+    trainer.device = torch.device("cuda")
+    for step, value in enumerate([1.0, 2.0, float("nan"), 3.0, float("inf")]):
+        trainer.step = step
+        trainer.check_finite(torch.tensor([0.0, value]), "the loss")
+    with pytest.raises(NonFiniteError, match="in epoch 1, step 3"):
+        trainer._check_noted()
 
 
 def test_an_epoch_without_a_step_is_an_error():

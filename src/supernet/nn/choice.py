@@ -85,7 +85,7 @@ class Choice(nn.Module, metaclass=_BecomesWhatIsDecided):
         """Raise: a model with choices does not run as it is."""
         raise UnresolvedChoiceError(
             f"{self.description()} has not been decided, so the model cannot run as it is; hand the model to a "
-            "trainer (say, DartsTrainer), or make it a plain network by freeze(model, architecture)"
+            "trainer, or make it a plain network by freeze(model, architecture)"
         )
 
 

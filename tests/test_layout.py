@@ -1,0 +1,68 @@
+"""The rooms of the house: imports go downward only, and an algorithm lives in its own file."""
+
+import ast
+from pathlib import Path
+
+import supernet
+
+SOURCE = Path(supernet.__file__).parent
+RANKS = [
+    {"errors"},
+    {"nn"},
+    {"space"},
+    {"execution", "relaxations", "reports"},
+    {"trainers"},
+    {"evaluation"},
+    {"demo"},
+    {"cli"},
+]
+RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
+
+
+def room(path):
+    return path.relative_to(SOURCE).with_suffix("").parts[0]
+
+
+def imported_rooms(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        modules = []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            modules = [node.module]
+        elif isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        for module in modules:
+            parts = module.split(".")
+            if parts[0] == "supernet":
+                yield parts[1] if len(parts) > 1 else "supernet"
+
+
+def test_every_file_stands_in_a_room():
+    rooms = {room(path) for path in SOURCE.rglob("*.py")} - {"__init__", "__main__"}
+    assert rooms == set(RANK)
+
+
+def test_imports_go_downward_only():
+    upward = [
+        f"{path.relative_to(SOURCE)} imports {other}"
+        for path in SOURCE.rglob("*.py")
+        if room(path) != "__init__"
+        for other in imported_rooms(path)
+        if other != room(path) and not (other in RANK and RANK[other] < RANK[room(path)])
+    ]
+    assert upward == []
+
+
+def test_an_algorithm_is_named_in_its_own_file_only():
+    """Besides `__init__` and the demo, which shows it."""
+    allowed = {"__init__.py", "demo.py", "cli.py"}
+    naming = {p.name for p in SOURCE.rglob("*.py") if "DartsTrainer" in p.read_text()} - allowed
+    assert naming == {"darts.py"}
+
+
+def test_public_names_stand_in_the_package_itself():
+    missing = [name for name in supernet.__all__ if not hasattr(supernet, name)]
+    assert missing == []
+    errors = {name for name in dir(supernet.errors) if name.endswith("Error")}
+    assert errors == set(supernet.errors.__all__)
+    assert all(issubclass(getattr(supernet.errors, name), supernet.errors.SupernetError) for name in errors)
