@@ -505,7 +505,8 @@ def test_nan_alphas_stop_the_search():
 
 
 def test_where_asking_would_wait_for_the_device_the_first_bad_step_is_noted_and_named_later():
-    trainer = net_trainer()
+    trainer = net_trainer(num_epochs=1)
+    trainer.fit()
     trainer.device = torch.device("cuda")
     for step, value in enumerate([1.0, 2.0, float("nan"), 3.0, float("inf")]):
         trainer.step = step

@@ -141,7 +141,6 @@ class SupernetTrainer(BaseOneShotTrainer):
         self._plan = Plan()
         self._channels_last = False
         self._given_optimizer = optimizer  # what Fabric wraps
-        self._broken = torch.tensor(math.inf, device=self.device)
         train_loader, valid_loader = loaders_of_two_parts(
             dataset, valid_dataset, batch_size=batch_size, workers=workers, seed=seed
         )
@@ -205,6 +204,7 @@ class SupernetTrainer(BaseOneShotTrainer):
             NonFiniteError: a loss or an architecture parameter is NaN or infinite; names epoch and step.
         """
         self.model.train()
+        self._broken = torch.tensor(math.inf, device=self.device)
         self._bar = ProgressBar(type(self).__name__, self.num_epochs, shown=self.progress)
         with seeded(self.seed, self.device), self._bar:
             for epoch in range(self.num_epochs):
