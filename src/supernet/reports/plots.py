@@ -71,7 +71,8 @@ def plot_probabilities(space: SearchSpace, history: Sequence[dict[str, Any]], pa
 def plot_architecture(model: nn.Module, architecture: Architecture, path: Path) -> list[Path]:
     """Draw an architecture as a graph: its choices as decided, and how data flows between them.
 
-    Inputs that an `InputChoice` was offered and did not choose are dotted.
+    What does not reach the output, for no `InputChoice` takes it, is left out; other inputs that an `InputChoice`
+    was offered and did not choose are dotted.
 
     Args:
         model: the model that the architecture decides, as written or with its choices replaced.
@@ -84,11 +85,12 @@ def plot_architecture(model: nn.Module, architecture: Architecture, path: Path) 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    steps = outline(model, SearchSpace(model).canonical(architecture))
+    steps = _reaching_the_output(outline(model, SearchSpace(model).canonical(architecture)))
     places = _places(steps)
     colours = _colours(sorted({step.kind for step in steps} - {"end", "inputs"}))
+    colours = {kind: tuple(0.5 + c / 2 for c in colour) for kind, colour in colours.items()}  # light, below text
     colours |= {"end": "#dddddd", "inputs": "#f4f4f4"}
-    width = 1.9 * (1 + max(x for x, _ in places))
+    width = 1.5 * (1 + max(x for x, _ in places))
     heights = [y for _, y in places]
     figure = _figure(width + 0.6, 0.85 * (max(heights) - min(heights) + 1) + 0.6)
     axes = figure.subplots()
@@ -107,10 +109,32 @@ def plot_architecture(model: nn.Module, architecture: Architecture, path: Path) 
             "edgecolor": "#555555",
             "linewidth": 0.7,
         }
-        axes.text(*places[index], step.text, ha="center", va="center", fontsize=7, bbox=box, zorder=2)
+        axes.text(*places[index], step.text, ha="center", va="center", fontsize=8, bbox=box, zorder=2)
     axes.set_xlim(-0.6, max(x for x, _ in places) + 0.6)
     axes.set_ylim(min(heights) - 0.7, max(heights) + 0.7)
     return _save(figure, path)
+
+
+def _reaching_the_output(steps: Sequence[Step]) -> list[Step]:
+    """Return the steps without those whose result is not used; all, where no output is known."""
+    wanted = [index for index, step in enumerate(steps) if step.text == "output"]
+    kept = set(wanted)
+    while wanted:
+        sources = steps[wanted.pop()].sources - kept
+        kept |= sources
+        wanted.extend(sources)
+    if not kept:
+        return list(steps)
+    new = {old: index for index, old in enumerate(sorted(kept))}
+    return [
+        Step(
+            steps[old].text,
+            steps[old].kind,
+            {new[source] for source in steps[old].sources},
+            {new[source] for source in steps[old].dropped & kept},
+        )
+        for old in new
+    ]
 
 
 def _places(steps: Sequence[Step]) -> list[tuple[float, float]]:
@@ -142,7 +166,7 @@ def _names(space: SearchSpace, label: str) -> list[str]:
 def _colours(names: Sequence[str]) -> dict[str, Any]:
     from matplotlib import colormaps
 
-    palette = [*colormaps["Set2"].colors, *colormaps["Set3"].colors, *colormaps["Pastel1"].colors]  # type: ignore[attr-defined]
+    palette = [*colormaps["tab10"].colors, *colormaps["tab20b"].colors, *colormaps["tab20c"].colors]  # type: ignore[attr-defined]
     return {name: palette[i % len(palette)] for i, name in enumerate(names)}
 
 
