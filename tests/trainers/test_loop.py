@@ -323,6 +323,11 @@ def test_nothing_is_printed_where_there_is_no_terminal(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_metrics_that_are_no_numbers_are_refused_and_named():
+    with pytest.raises(TrainingError, match=r"numbers, but 'of' is \{'a': 1\}"):
+        net_trainer(metrics=lambda output, target: {"of": {"a": 1}}).fit()
+
+
 # --- memory format -----------------------------------------------------------------------------------------
 
 
@@ -367,8 +372,9 @@ def test_a_model_whose_output_changes_in_channels_last_runs_as_it_was(caplog):
 # --- precision ---------------------------------------------------------------------------------------------
 
 
-def test_bf16_mixed_runs_on_a_cpu_and_keeps_float32_weights():
-    trainer = net_trainer(precision="bf16-mixed")
+@pytest.mark.parametrize("unrolled", [False, True])
+def test_bf16_mixed_runs_on_a_cpu_and_keeps_float32_weights(unrolled):
+    trainer = net_trainer(precision="bf16-mixed", unrolled=unrolled)
     trainer.fit()
     assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
     assert trainer.history[-1]["train_loss"] < 2
@@ -423,6 +429,7 @@ class Lone(Dataset):
         ({"batch_size": -1}, TrainingError, "batch_size is a number from 1 on, not -1"),
         ({"device": "tpu9000"}, TrainingError, "device 'tpu9000' .* is not to be had"),
         ({"precision": "12-bit"}, TrainingError, "precision '12-bit' is not to be had"),
+        ({"run_dir": "/dev/null/run"}, TrainingError, "run_dir /dev/null/run cannot be made"),
         ({"metrics": 3}, TrainingError, "metrics is a function"),
         ({"loss": lambda output, y: output}, TrainingError, r"one number, but it returned a tensor of shape \(8, 3\)"),
         ({"loss": lambda output, y: 1.0}, TrainingError, "one number, but it returned 1.0"),

@@ -18,7 +18,7 @@ __all__ = ["MixedInput", "MixedLayer", "mixed"]
 class MixedLayer(nn.Module):
     """Stands in a `LayerChoice`'s place: `sum_k p_k o_k(x)`, p the plan's weights for the choice's label.
 
-    Candidates may return a tensor, or tuples, lists and dicts of tensors; all the same structure.
+    Candidates may return a tensor, or tuples, lists and dicts of tensors and None; all the same structure.
     """
 
     def __init__(self, choice: LayerChoice, plan: Plan) -> None:
@@ -99,6 +99,8 @@ def mixed(outputs: Mapping[str, Any], weights: torch.Tensor, label: str) -> Any:
         for k in range(1, len(values)):
             total = total + weights[k] * values[k]
         return total
+    if first is None:  # such as the weights that attention was not asked for
+        return None
     if isinstance(first, Mapping):
         return {key: mixed({n: v[key] for n, v in outputs.items()}, weights, label) for key in first}
     if isinstance(first, tuple | list):

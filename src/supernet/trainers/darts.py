@@ -125,10 +125,10 @@ class DartsTrainer(SupernetTrainer):
             with kept(self.weights):
                 with held(alphas):
                     trn_loss = self.loss(self.forward(trn_X, self.plan()), trn_y)
-                    gradients = torch.autograd.grad(trn_loss, self.weights, allow_unused=True)
+                    gradients = self.gradients(trn_loss, self.weights)
                 taken = _virtual_step(self._given_optimizer, self.weights, gradients)
                 val_loss = self.measure("valid", self.forward(val_X, self.plan()), val_y)
-                of_both = torch.autograd.grad(val_loss, [*alphas, *self.weights], allow_unused=True)
+                of_both = self.gradients(val_loss, [*alphas, *self.weights])
             direct, v = of_both[: len(alphas)], of_both[len(alphas) :]
             direction = [_or_zero(v_w, w) * c for v_w, w, c in zip(v, self.weights, taken, strict=True)]
             norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(d) for d in direction]))
@@ -144,13 +144,13 @@ class DartsTrainer(SupernetTrainer):
 
     def _training_gradient_at(
         self, direction: Sequence[torch.Tensor], eps: torch.Tensor, trn_X: Any, trn_y: Any
-    ) -> tuple[torch.Tensor | None, ...]:
+    ) -> list[torch.Tensor | None]:
         """Move the weights by `eps * direction`, and return dL_trn/dalpha there."""
         with torch.no_grad():
             for w, d in zip(self.weights, direction, strict=True):
                 w.add_(d * eps)
         loss = self.loss(self.forward(trn_X, self.plan()), trn_y)
-        return torch.autograd.grad(loss, list(self.alphas.values()), allow_unused=True)
+        return self.gradients(loss, list(self.alphas.values()))
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,7 @@ def new_fabric(device: str | torch.device | None, precision: str) -> Fabric:
     """
     from lightning_fabric import Fabric  # here, for its import takes as long as torch's
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it prints what it was asked for
     try:
         if device is None:
             return Fabric(accelerator="auto", devices=1, precision=precision)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any, TypedDict
 
@@ -251,6 +251,17 @@ class SupernetTrainer(BaseOneShotTrainer):
         if clip is not None:
             self.fabric.clip_gradients(self._module, optimizer, max_norm=clip, error_if_nonfinite=False)
         optimizer.step()
+
+    def gradients(self, loss: torch.Tensor, parameters: Sequence[nn.Parameter]) -> list[torch.Tensor | None]:
+        """Return the loss's gradient of each parameter, None where it does not depend; `.grad` is left alone."""
+        before = [p.grad for p in parameters]
+        for p in parameters:
+            p.grad = None
+        self.fabric.backward(loss)
+        result = [p.grad for p in parameters]
+        for p, grad in zip(parameters, before, strict=True):
+            p.grad = grad
+        return result
 
     @contextmanager
     def weights_held(self) -> Iterator[None]:

@@ -64,6 +64,8 @@ class Meter:
             elif self._function is not None:
                 values |= self._named(self._function(output, target))
         for name, value in values.items():
+            if not hasattr(value, "__float__"):
+                raise TrainingError(f"metrics must return a number or a dict of numbers, but {name!r} is {value!r}")
             self._sums[name] = self._sums.get(name, 0.0) + value * size
         self._count += size
 

@@ -25,7 +25,7 @@ class RunDirectory:
     """A directory with `metrics.jsonl` as it grows, and the result at the end.
 
     Raises:
-        TrainingError: another run's files are there.
+        TrainingError: another run's files are there, or the directory cannot be made.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -33,7 +33,10 @@ class RunDirectory:
         self._metrics = self.path / "metrics.jsonl"
         if self._metrics.exists():
             raise TrainingError(f"{self.path} holds a run already; choose another run_dir, or move it away")
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"run_dir {self.path} cannot be made: {error}") from error
 
     def append_epoch(self, record: Mapping[str, Any]) -> None:
         """Add a line to `metrics.jsonl`."""
