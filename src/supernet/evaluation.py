@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 from supernet.errors import DataError, NonFiniteError, TrainingError, UnresolvedChoiceError
 from supernet.execution.memory_format import channels_last_inputs, choose_memory_format
 from supernet.space import SearchSpace
-from supernet.trainers.data import Data, first_batch, loader_of, split_batch
+from supernet.trainers.data import Data, Part, first_batch, length_of, loader_of, split_batch
 from supernet.trainers.fabric import new_fabric
-from supernet.trainers.loop import check_optimizer, length_of
+from supernet.trainers.loop import check_optimizer
 from supernet.trainers.metrics import Meter, Metrics
 from supernet.trainers.progress import ProgressBar
 from supernet.trainers.state import Buffers, seeded
@@ -75,13 +75,12 @@ def train(
     meter, history = Meter(metrics, fabric.device), []
     channels_last = _lay_out(network, fabric, loader, seed)
     module, stepper = fabric.setup(network, optimizer)
-    batches = fabric.setup_dataloaders(loader)
+    part = Part(loader, fabric.to_device)
     with seeded(seed, fabric.device), ProgressBar("training", num_epochs, shown=progress) as bar:
         module.train()
         for epoch in range(num_epochs):
             bar.begin_epoch(epoch, length_of(loader))
-            for batch in batches:
-                X, y = split_batch(batch)
+            for X, y in part.batches(epoch):
                 output = module(channels_last_inputs(X) if channels_last else X)
                 batch_loss = loss(output, y)
                 meter.update(batch_loss, output, y)
@@ -142,8 +141,7 @@ def evaluate(
     module.eval()
     try:
         with torch.no_grad():
-            for batch in fabric.setup_dataloaders(loader):
-                X, y = split_batch(batch)
+            for X, y in Part(loader, fabric.to_device).batches(0):
                 output = module(X)
                 meter.update(None if loss is None else loss(output, y), output, y)
     finally:

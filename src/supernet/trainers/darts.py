@@ -64,6 +64,8 @@ class DartsTrainer(SupernetTrainer):
                 f"unrolled=True takes a virtual step as torch.optim.SGD does; that of {type(optimizer).__name__} is "
                 "not known here; use SGD, or unrolled=False"
             )
+        if unrolled and loop.get("accumulate", 1) != 1:
+            raise TrainingError("unrolled=True looks through one step on one batch; use it with accumulate=1")
         if unrolled and loop.get("precision") == "16-mixed":
             raise TrainingError("unrolled=True does not go with precision '16-mixed'; use 'bf16-mixed'")
         super().__init__(model, loss, metrics, optimizer, num_epochs, dataset, **loop)
@@ -108,6 +110,8 @@ class DartsTrainer(SupernetTrainer):
         """Return the architecture of the largest alphas."""
         return most_probable(self.space, self.alphas)
 
+    preferred = export
+
     def probabilities(self) -> dict[str, list[float]]:
         """Return label -> softmax(alpha)."""
         return {label: weights.tolist() for label, weights in self.plan().items()}
@@ -126,7 +130,7 @@ class DartsTrainer(SupernetTrainer):
                 with held(alphas):
                     trn_loss = self.loss(self.forward(trn_X, self.plan()), trn_y)
                     gradients = self.gradients(trn_loss, self.weights)
-                taken = _virtual_step(self._given_optimizer, self.weights, gradients)
+                taken = _virtual_step(self.given_optimizer, self.weights, gradients)
                 val_loss = self.measure("valid", self.forward(val_X, self.plan()), val_y)
                 of_both = self.gradients(val_loss, [*alphas, *self.weights])
             direct, v = of_both[: len(alphas)], of_both[len(alphas) :]

@@ -1,9 +1,10 @@
-"""Device and precision, which Lightning Fabric carries."""
+"""Devices, processes, nodes and precision, which Lightning Fabric carries."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,20 +16,53 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 
-def new_fabric(device: str | torch.device | None, precision: str) -> Fabric:
-    """Return a Fabric for one process on one device.
+def new_fabric(
+    device: str | torch.device | None,
+    precision: str,
+    *,
+    strategy: str = "auto",
+    devices: int | None = None,
+    num_nodes: int | None = None,
+    unused_parameters: bool = False,
+) -> Fabric:
+    """Return a Fabric whose processes are there.
+
+    Under `torchrun` every process of it takes part, with DDP, unless something else is asked for.
+
+    Args:
+        device: a kind, or one device of it where there is one process. Default: an accelerator if there is one.
+        precision: as Fabric names it.
+        strategy: as Fabric names it. Default: DDP where there are several processes.
+        devices: processes on this node. Default: as `torchrun` says, else 1.
+        num_nodes: nodes. Default: as `torchrun` says, else 1.
+        unused_parameters: whether a step may leave parameters without a gradient, which DDP must be told.
 
     Raises:
-        TrainingError: the device or the precision is unknown, or not to be had on this machine.
+        TrainingError: something of this is unknown, or not to be had on this machine.
     """
     from lightning_fabric import Fabric  # here, for its import takes as long as torch's
+    from lightning_fabric.strategies import DDPStrategy
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it prints what it was asked for
+    local, world = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    devices = local if devices is None else devices
+    num_nodes = max(1, world // local) if num_nodes is None else num_nodes
+    chosen: Any = strategy
+    if strategy in ("auto", "ddp") and devices * num_nodes > 1:
+        chosen = DDPStrategy(find_unused_parameters=unused_parameters)
     try:
-        if device is None:
-            return Fabric(accelerator="auto", devices=1, precision=precision)  # type: ignore[arg-type]
-        kind = torch.device(device)
-        devices = 1 if kind.index is None or kind.type == "cpu" else [kind.index]
-        return Fabric(accelerator=kind.type, devices=devices, precision=precision)  # type: ignore[arg-type]
+        kind = None if device is None else torch.device(device)
+        one = [kind.index] if kind is not None and kind.index is not None and kind.type != "cpu" else devices
+        fabric = Fabric(
+            accelerator="auto" if kind is None else kind.type,
+            devices=one if devices == 1 else devices,
+            num_nodes=num_nodes,
+            strategy=chosen,
+            precision=precision,  # type: ignore[arg-type]
+        )
     except Exception as error:  # Fabric raises many kinds, its own private ones among them
-        raise TrainingError(f"device {device!r} with precision {precision!r} is not to be had: {error}") from error
+        raise TrainingError(
+            f"device {device!r} with precision {precision!r} and strategy {strategy!r} is not to be had: {error}"
+        ) from error
+    fabric.launch()
+    return fabric

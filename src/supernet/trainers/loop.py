@@ -1,4 +1,4 @@
-"""The loop that our trainers share: data, device, epochs, metrics, files. An algorithm adds its steps."""
+"""The loop that our trainers share: data, devices, epochs, metrics, files. An algorithm adds its steps."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence, Sized
-from contextlib import contextmanager
-from typing import Any, TypedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import nn
@@ -22,16 +22,24 @@ from supernet.execution.replace import check_not_taken
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space import SearchSpace
 from supernet.trainers.base import BaseOneShotTrainer
-from supernet.trainers.data import Data, first_batch, loaders_of_two_parts, repeated, split_batch
+from supernet.trainers.callbacks import Callback, ShowProgress
+from supernet.trainers.checkpoint import read_checkpoint
+from supernet.trainers.data import Data, Part, first_batch, loaders_of_two_parts, mixed_seed, split_batch
+from supernet.trainers.description import surroundings
 from supernet.trainers.fabric import new_fabric
-from supernet.trainers.metrics import Meter, Metrics
-from supernet.trainers.progress import ProgressBar, written
-from supernet.trainers.run_directory import RunDirectory
+from supernet.trainers.health import entropies, share_without_parameters
+from supernet.trainers.interruption import Interruption, noticing_signals
+from supernet.trainers.metrics import Means, Meter, Metrics
+from supernet.trainers.progress import written
+from supernet.trainers.run_directory import Checkpointing, RunDirectory
+from supernet.trainers.snapshot import bring_back, digest, gathered, is_kept, snapshot
 from supernet.trainers.state import Buffers, held, seeded
 
 __all__ = ["LoopOptions", "SupernetTrainer"]
 
 logger = logging.getLogger("supernet")
+
+StoppingRule = Callable[[Mapping[str, Any]], str | None]
 
 
 class LoopOptions(TypedDict, total=False):
@@ -42,12 +50,24 @@ class LoopOptions(TypedDict, total=False):
     workers: int
     scheduler: LRScheduler | ReduceLROnPlateau | None
     grad_clip: float | None
+    accumulate: int
     log_frequency: int | None
     device: str | torch.device | None
+    devices: int | None
+    num_nodes: int | None
+    strategy: str
     precision: str
     seed: int
     run_dir: str | os.PathLike[str] | None
+    checkpointing: Checkpointing
+    callbacks: Sequence[Callback]
+    stop_when: Sequence[StoppingRule]
+    on_nonfinite: Literal["stop", "skip"]
     progress: bool
+
+
+class _SkippedStep(Exception):
+    """Leaves a step whose loss is not finite, where the user asked for that."""
 
 
 class SupernetTrainer(BaseOneShotTrainer):
@@ -57,9 +77,12 @@ class SupernetTrainer(BaseOneShotTrainer):
     trains; and calls `take_over`. It writes `train_step` (or `train_epoch`, where its steps alternate
     otherwise), in which it calls `forward`, `measure` and `descend`, and it writes `export`.
 
+    What a subclass keeps in attributes goes into checkpoints: tensors, numbers, texts, generators, whatever has a
+    `state_dict`, and lists and dicts of these. So every trainer of this loop resumes exactly.
+
     Args:
         model: a module with choices.
-        loss: `(output, target) -> tensor`, one number.
+        loss: `(output, target) -> tensor`, one number: a mean over the samples.
         metrics: `(output, target) -> number or dict of numbers`, a torchmetrics `Metric` or
             `MetricCollection`, or None.
         optimizer: of the model's parameters.
@@ -67,22 +90,31 @@ class SupernetTrainer(BaseOneShotTrainer):
         dataset: a torch Dataset or DataLoader. A random half, drawn by the seed, trains the weights and the
             other half the architecture, unless `valid_dataset` is given.
         valid_dataset: what trains the architecture. Default: half of `dataset`.
-        batch_size: samples a batch, where `dataset` is not a loader. Default: 64.
+        batch_size: samples a batch in each process, where `dataset` is not a loader. Default: 64.
         workers: processes that load data. Default: 0.
         scheduler: of the optimizer's learning rate, stepped once an epoch.
         grad_clip: the largest norm of the weights' gradient; None does not clip. Default: 5.
+        accumulate: batches whose gradients are averaged into one step of each optimizer. Default: 1.
         log_frequency: steps between log lines. Default: a line an epoch.
         device: such as "cpu" or "cuda:1". Default: an accelerator where there is one.
+        devices: processes on this node. Default: as `torchrun` says, else 1.
+        num_nodes: nodes. Default: as `torchrun` says, else 1.
+        strategy: as Lightning Fabric names it. Default: DDP where there are several processes.
         precision: as Lightning Fabric names it, such as "bf16-mixed". Default: "32-true", which computes in
             the model's own dtype.
         seed: of the split, the order of the data, the architecture parameters, and all that is drawn
             during `fit`. Default: 0.
-        run_dir: a directory for metrics, the architecture, the network's weights and plots.
+        run_dir: a directory for metrics, checkpoints, the architecture, the network's weights and plots.
+        checkpointing: when a checkpoint is written into `run_dir`. Default: each epoch, the last 2 and the best.
+        callbacks: called in the first process while the search runs.
+        stop_when: rules `record -> reason or None`, asked after each epoch.
+        on_nonfinite: whether a loss that is NaN or infinite stops the search, or its step is skipped and counted.
         progress: whether to show a bar where there is a terminal.
 
     Attributes:
         space: the model's `SearchSpace`.
         history: one dict an epoch, as in `metrics.jsonl`.
+        stopped: why the search ended before `num_epochs`, else None.
 
     Raises:
         TrainingError: the model has no choices, the optimizer lacks parameters of it, or an argument cannot be.
@@ -91,6 +123,8 @@ class SupernetTrainer(BaseOneShotTrainer):
         SpaceError: one label means two different choices.
             After any of these the model is as it was.
     """
+
+    leaves_parameters_unused = False  # whether a step may give some weights no gradient, as one of a path does
 
     def __init__(
         self,
@@ -106,11 +140,19 @@ class SupernetTrainer(BaseOneShotTrainer):
         workers: int = 0,
         scheduler: LRScheduler | ReduceLROnPlateau | None = None,
         grad_clip: float | None = 5.0,
+        accumulate: int = 1,
         log_frequency: int | None = None,
         device: str | torch.device | None = None,
+        devices: int | None = None,
+        num_nodes: int | None = None,
+        strategy: str = "auto",
         precision: str = "32-true",
         seed: int = 0,
         run_dir: str | os.PathLike[str] | None = None,
+        checkpointing: Checkpointing = Checkpointing(),  # noqa: B008  # frozen
+        callbacks: Sequence[Callback] = (),
+        stop_when: Sequence[StoppingRule] = (),
+        on_nonfinite: Literal["stop", "skip"] = "stop",
         progress: bool = True,
     ) -> None:
         self.space = SearchSpace(model)
@@ -121,34 +163,57 @@ class SupernetTrainer(BaseOneShotTrainer):
                 "it as it is by supernet.train"
             )
         check_optimizer(optimizer, model)
-        for name, number in {"num_epochs": num_epochs, "batch_size": batch_size}.items():
+        for name, number in {"num_epochs": num_epochs, "batch_size": batch_size, "accumulate": accumulate}.items():
             if not isinstance(number, int) or number < 1:
                 raise TrainingError(f"{name} is a number from 1 on, not {number!r}")
-        self.fabric = new_fabric(device, precision)
+        if on_nonfinite not in ("stop", "skip"):
+            raise TrainingError(f"on_nonfinite is 'stop' or 'skip', not {on_nonfinite!r}")
+        self.fabric = new_fabric(
+            device,
+            precision,
+            strategy=strategy,
+            devices=devices,
+            num_nodes=num_nodes,
+            unused_parameters=self.leaves_parameters_unused,
+        )
         self.device = self.fabric.device
         self.model = model
         self.loss = loss.to(self.device) if isinstance(loss, nn.Module) else loss
+        self.given_optimizer = optimizer  # what Fabric wraps
         self.num_epochs = num_epochs
         self.scheduler = scheduler
         self.grad_clip = grad_clip
+        self.accumulate = accumulate
         self.log_frequency = log_frequency
+        self.precision = precision
         self.seed = seed
         self.progress = progress
+        self.callbacks = [ShowProgress(), *callbacks] if self.fabric.is_global_zero else []
+        self.stop_when, self.on_nonfinite = stop_when, on_nonfinite
         self.meters = {part: Meter(metrics, self.device) for part in ("train", "valid")}
+        self.norms = Means()
         self.history: list[dict[str, Any]] = []
         self.nas_modules: list[tuple[str, nn.Module]] = []
-        self.epoch = self.step = 0
+        self.epoch = self.step = self.global_step = self.skipped_steps = 0
+        self.stopped: str | None = None
         self._plan = Plan()
-        self._channels_last = False
-        self._given_optimizer = optimizer  # what Fabric wraps
+        self._channels_last = self._syncing = False
         train_loader, valid_loader = loaders_of_two_parts(
-            dataset, valid_dataset, batch_size=batch_size, workers=workers, seed=seed
+            dataset,
+            valid_dataset,
+            batch_size=batch_size,
+            workers=workers,
+            seed=seed,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
         )
+        self.train_loader, self.valid_loader = train_loader, valid_loader
+        self.train_part = Part(train_loader, self.fabric.to_device, seed)
+        self.valid_part = Part(valid_loader, self.fabric.to_device, mixed_seed(seed, 1))
         self._trial_X, self._trial_y = self.fabric.to_device(split_batch(first_batch(train_loader)))
-        self.train_loader: Any
-        self.valid_loader: Any
-        self.train_loader, self.valid_loader = self.fabric.setup_dataloaders(train_loader, valid_loader)
         self._run = None if run_dir is None else RunDirectory(run_dir)
+        self._checkpointing, self._saved_at = checkpointing, time.monotonic()
+        self._ours = {*vars(self), "optimizer", "weights"}  # what is not the algorithm's
 
     def take_over(
         self,
@@ -176,7 +241,7 @@ class SupernetTrainer(BaseOneShotTrainer):
             self._plan.update(plan)
             self._channels_last = choose_memory_format(self.model, self._trial_X, self._trial)
             self.weights = [p for p in self.model.parameters() if p.requires_grad]
-            self._module, self.optimizer = self.fabric.setup(self.model, self._given_optimizer)
+            self._module, self.optimizer = self.fabric.setup(self.model, self.given_optimizer)
         except BaseException:
             restore(self.model)
             raise
@@ -197,59 +262,266 @@ class SupernetTrainer(BaseOneShotTrainer):
             )
         return output
 
-    def fit(self) -> None:
+    # --- the loop ------------------------------------------------------------------------------------------
+
+    def fit(self, resume: str | os.PathLike[str] | None = None) -> None:
         """Train the supernet and search.
+
+        With a `run_dir`, SIGTERM and SIGINT let the step finish, write a checkpoint, and exit.
+
+        Args:
+            resume: "auto" goes on from the newest checkpoint in `run_dir`, or begins where there is none; the
+                path of a run directory goes on from that one's. Default: begin.
 
         Raises:
             NonFiniteError: a loss or an architecture parameter is NaN or infinite; names epoch and step.
+            TrainingError: `run_dir` holds a run that is not resumed, is in use, or its checkpoint is of another
+                search; processes have diverged.
+            FileFormatError: the checkpoint is broken; names the file and what is wrong.
         """
+        with ExitStack() as stack:
+            if self._run is not None and self.fabric.is_global_zero:
+                stack.enter_context(self._run.held())
+            stack.enter_context(seeded(self._own_seed(), self.device))
+            self._begin(resume)
+            signals = stack.enter_context(noticing_signals(self._run is not None))
+            began = time.perf_counter()
+            for callback in self.callbacks:
+                stack.callback(callback.fit_ended, self)
+                callback.fit_began(self)
+            while self.epoch < self.num_epochs and self.stopped is None:
+                self._fit_epoch(signals)
+            self._finish(time.perf_counter() - began)
+
+    def _begin(self, resume: str | os.PathLike[str] | None) -> None:
+        """Begin at the first epoch, or where a checkpoint says."""
         self.model.train()
+        self.stopped = None
         self._broken = torch.tensor(math.inf, device=self.device)
-        self._bar = ProgressBar(type(self).__name__, self.num_epochs, shown=self.progress)
-        with seeded(self.seed, self.device), self._bar:
-            for epoch in range(self.num_epochs):
-                self.epoch = epoch
-                began = time.perf_counter()
-                self._bar.begin_epoch(self.epoch, length_of(self.train_loader))
-                self.train_epoch()
-                self._end_epoch(time.perf_counter() - began)
-        if self._run is not None:
-            self._run.write_result(self.model, self.export(), self.space, self.history)
+        source = self._run if resume is None or str(resume) == "auto" else RunDirectory(resume)
+        if source is None and resume is not None:
+            raise TrainingError("fit(resume='auto') goes on from run_dir, but the trainer has none; give run_dir")
+        checkpoint = None if source is None or resume is None else source.newest_checkpoint()
+        if checkpoint is None:
+            if resume is not None and str(resume) != "auto":
+                raise TrainingError(f"{resume} holds no checkpoint to go on from")
+            if self._run is not None:
+                self._run.check_unused()
+            self.epoch = self.step = self.global_step = self.skipped_steps = 0
+            self.history = []
+        else:
+            state = read_checkpoint(checkpoint)
+            bring_back(self, state, checkpoint)
+            logger.info("goes on from %s: epoch %d, step %d", checkpoint, self.epoch + 1, self.step + 1)
+            if self._run is not None and self.fabric.is_global_zero:
+                self._run.resume(state, self.history)
+        self.fabric.barrier()
+        self._describe("running")
+
+    def _fit_epoch(self, signals: Interruption) -> None:
+        self._signals = signals
+        began = time.perf_counter()
+        first_step = self.step
+        for callback in self.callbacks:
+            callback.epoch_began(self)
+        self.train_epoch()
+        seconds = time.perf_counter() - began
+        record = self._end_epoch(seconds, self.step - first_step)
+        self.epoch, self.step = self.epoch + 1, 0
+        every = self._checkpointing.every_epochs
+        loss = record.get("valid_loss", record["train_loss"])
+        if every and (self.epoch % every == 0 or self.epoch == self.num_epochs):
+            self._save(loss)
+        for callback in self.callbacks:
+            self.epoch -= 1  # callbacks see the epoch that ended
+            callback.epoch_ended(self, record)
+            self.epoch += 1
 
     def train_epoch(self) -> None:
-        """Go once over the training part, each step with a batch of the validation part beside it."""
-        valid_batches = repeated(self.valid_loader)
-        for step, batch in enumerate(self.train_loader):
-            self.step = step
-            self.train_step(*split_batch(batch), *split_batch(next(valid_batches)))
-            self._end_step()
+        """Go once over the training part from `step` on, each step with a batch of the validation part beside it."""
+        training = self.train_part.batches(self.epoch, self.step)
+        validation = self.valid_part.without_end(self.epoch, self.step)
+        for (trn_X, trn_y), (val_X, val_y) in zip(training, validation, strict=False):
+            with self.one_step():
+                self.train_step(trn_X, trn_y, val_X, val_y)
 
     def train_step(self, trn_X: Any, trn_y: Any, val_X: Any, val_y: Any) -> None:
         """Take one step of everything that is trained."""
         raise NotImplementedError(f"{type(self).__name__} defines neither train_step nor train_epoch")
 
+    @contextmanager
+    def one_step(self) -> Iterator[None]:
+        """What a step stands in: it is counted, logged, and where it is time, saved."""
+        try:
+            yield
+        except _SkippedStep:
+            self.skipped_steps += 1
+        for callback in self.callbacks:
+            callback.step_ended(self)
+        self.step += 1
+        self.global_step += 1
+        if self.log_frequency and self.step % self.log_frequency == 0:
+            self._check_noted()
+            where = f"Epoch [{self.epoch + 1}/{self.num_epochs}] Step [{self.step}/{self.train_part.length or '?'}]"
+            logger.info("%s  %s", where, written(self._read_meters()))
+        if self._run is not None and self.step % self.accumulate == 0:
+            self._save_if_due()
+
+    def _save_if_due(self) -> None:
+        due = self._checkpointing
+        minutes = (time.monotonic() - self._saved_at) / 60
+        save = bool(due.every_steps and self.step % due.every_steps == 0)
+        save |= due.every_minutes is not None and minutes >= due.every_minutes
+        number = int(self._signals.signal or 0)
+        if self.fabric.world_size > 1:  # the processes finish different steps when a signal comes
+            number, save = (max(column) for column in zip(*gathered((number, save)), strict=True))
+        if not save and not number:
+            return
+        path = self._save(None)
+        if number:
+            self._describe("interrupted")
+            message = f"stopped by signal {number} after epoch {self.epoch + 1}, step {self.step}; saved {path}"
+            logger.warning("%s; fit(resume='auto') goes on from there", message)
+            raise SystemExit(128 + number)
+
+    def _save(self, loss: float | None) -> Any:
+        """Write a checkpoint; all processes take part, the first one writes."""
+        if self._run is None:
+            return None
+        self._check_noted()
+        state = snapshot(self)
+        self._saved_at = time.monotonic()
+        if not self.fabric.is_global_zero:
+            return None
+        return self._run.write_checkpoint(state, self.global_step, self._checkpointing.keep_last, loss)
+
+    def _end_epoch(self, seconds: float, steps: int) -> dict[str, Any]:
+        """Close the epoch's books, and return its record."""
+        self._check_noted()
+        metrics = self._read_meters()
+        if "train_loss" not in metrics:
+            raise TrainingError(
+                "an epoch had no step: the training part has fewer samples than one batch; lower batch_size"
+            )
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(metrics.get("valid_loss", metrics["train_loss"]))
+        elif self.scheduler is not None:
+            self.scheduler.step()
+        probabilities, architecture = self.probabilities(), self.preferred()
+        record = {
+            "epoch": self.epoch + 1,
+            **metrics,
+            **self.norms.read(),
+            "skipped_steps": self.skipped_steps,
+            "cost": {
+                "seconds": seconds,
+                "steps_per_second": steps / seconds,
+                "peak_memory_mib": _peak_memory(self.device),
+            },
+            "probabilities": probabilities,
+            "entropy": entropies(probabilities),
+        }
+        if architecture is not None:
+            last = self.history[-1] if self.history else {}
+            stable = last.get("stable_epochs", 0) + 1 if last.get("architecture") == architecture else 0
+            free = share_without_parameters(architecture, self.space, self._free_candidates())
+            record |= {"architecture": architecture, "stable_epochs": stable, "parameter_free_share": free}
+        self.history.append(record)
+        if self._run is not None and self.fabric.is_global_zero:
+            self._run.append_epoch(record)
+        for rule in self.stop_when:
+            self.stopped = self.stopped or rule(record)
+        if self.stopped:
+            logger.info("stopped after epoch %d: %s", self.epoch + 1, self.stopped)
+        for meter in self.meters.values():
+            meter.reset()
+        self.norms = Means()
+        return record
+
+    def _finish(self, seconds: float) -> None:
+        """Check that the processes agree, and write the result."""
+        result = {"weights": digest(self.model.parameters()), "state": digest(_tensors(dict(self.kept_attributes())))}
+        if len({str(other) for other in gathered(result)}) > 1:
+            raise TrainingError(
+                "the processes have diverged: their weights or architecture parameters differ at the end"
+            )
+        if self._run is not None and self.fabric.is_global_zero:
+            self._run.write_result(self.model, self.export(), self.space, self.history)
+        self._describe("finished", seconds=seconds, result=result, stopped=self.stopped)
+        self.fabric.barrier()
+
+    def _describe(self, status: str, **result: Any) -> None:
+        if self._run is not None and self.fabric.is_global_zero:
+            self._run.describe({"status": status, **surroundings(self.device), **self.identity(), **result})
+
+    def identity(self) -> dict[str, Any]:
+        """Return what two runs must have in common for one to go on where the other ended."""
+        return {
+            "trainer": type(self).__name__,
+            "space": self.space.fingerprint,
+            "data": [self.train_part.digest(), self.valid_part.digest()],
+            "seed": self.seed,
+            "processes": self.fabric.world_size,
+            "precision": self.precision,
+            "accumulate": self.accumulate,
+            "grad_clip": self.grad_clip,
+            "optimizer": type(self.given_optimizer).__name__,
+            "scheduler": None if self.scheduler is None else type(self.scheduler).__name__,
+        }
+
+    def kept_attributes(self) -> list[tuple[str, Any]]:
+        """Return the attributes that belong to the algorithm's state, by name."""
+        return sorted((n, v) for n, v in vars(self).items() if n not in self._ours and n[0] != "_" and is_kept(v))
+
+    # --- what an algorithm's steps are made of -------------------------------------------------------------
+
     def probabilities(self) -> dict[str, list[float]]:
         """Return label -> the present probability of each candidate or input, for the record; none by default."""
         return {}
 
+    def preferred(self) -> Any:
+        """Return the architecture that would be exported, where knowing it costs nothing; None by default."""
+        return None
+
     def forward(self, X: Any, plan: dict[str, Any]) -> Any:
         """Run the supernet on a batch, its choices following the plan."""
         self._plan.update(plan)
-        return self._module(channels_last_inputs(X) if self._channels_last else X)
+        with self._unsynced(not self.weights[0].requires_grad if self.weights else True):
+            return self._module(channels_last_inputs(X) if self._channels_last else X)
 
     def measure(self, part: str, output: Any, target: Any) -> torch.Tensor:
         """Return the loss, and take it and the metrics into the epoch's means of "train" or "valid"."""
         loss = self.loss(output, target)
-        self.check_finite(loss, f"the loss on the {part} part")
+        if self.on_nonfinite == "skip":
+            if not all(gathered(bool(torch.isfinite(loss).all()))):
+                raise _SkippedStep
+        else:
+            self.check_finite(loss, f"the loss on the {part} part")
         self.meters[part].update(loss, output, target)
         return loss
 
     def descend(self, loss: torch.Tensor, optimizer: Any, *, clip: float | None = None) -> None:
-        """Take one step of an optimizer down the gradient of the loss."""
-        optimizer.zero_grad()
-        self.fabric.backward(loss)
+        """Take one step of an optimizer down the gradient of the loss; of `accumulate` losses, if that is not 1."""
+        if self.step % self.accumulate == 0:
+            optimizer.zero_grad()
+        last = (self.step + 1) % self.accumulate == 0 or self.step + 1 == self.train_part.length
+        batches = self.step % self.accumulate + 1 if last else self.accumulate
+        of_weights = optimizer is self.optimizer
+        with self._unsynced(of_weights and not last):
+            self.fabric.backward(loss / self.accumulate if self.accumulate > 1 else loss)
+        if not last:
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not of_weights:
+            self._average([p.grad for p in parameters])
+        if batches < self.accumulate:  # the last group of an epoch is smaller
+            for p in parameters:
+                p.grad.mul_(self.accumulate / batches)
         if clip is not None:
-            self.fabric.clip_gradients(self._module, optimizer, max_norm=clip, error_if_nonfinite=False)
+            norm: Any = self.fabric.clip_gradients(self._module, optimizer, max_norm=clip, error_if_nonfinite=False)
+        else:
+            norm = _norm([p.grad for p in parameters])
+        self.norms.update("weight_gradient_norm" if of_weights else "architecture_gradient_norm", norm.detach())
         optimizer.step()
 
     def gradients(self, loss: torch.Tensor, parameters: Sequence[nn.Parameter]) -> list[torch.Tensor | None]:
@@ -261,6 +533,8 @@ class SupernetTrainer(BaseOneShotTrainer):
         result = [p.grad for p in parameters]
         for p, grad in zip(parameters, before, strict=True):
             p.grad = grad
+        of_weights = {id(w) for w in self.weights}
+        self._average([g for p, g in zip(parameters, result, strict=True) if g is not None and id(p) not in of_weights])
         return result
 
     @contextmanager
@@ -272,11 +546,25 @@ class SupernetTrainer(BaseOneShotTrainer):
         with held(self.weights), self._buffers.kept():
             yield
 
+    def _unsynced(self, enabled: bool) -> AbstractContextManager[Any]:
+        """Keep DDP from waiting for gradients of the weights that this pass does not give, or not yet."""
+        if self.fabric.world_size == 1 or not enabled:
+            return nullcontext()
+        return self.fabric.no_backward_sync(self._module)
+
+    def _average(self, gradients: Sequence[torch.Tensor]) -> None:
+        """Average gradients of what stands outside the wrapped model over the processes, in place, in one message."""
+        if self.fabric.world_size == 1 or not gradients:
+            return
+        together: Any = self.fabric.all_reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="mean")
+        for gradient, mean in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
     def check_finite(self, tensor: torch.Tensor, what: str) -> None:
         """Stop if the tensor has a NaN or an infinity.
 
         On a CPU at once. Elsewhere asking would make the step wait for the device, so the first bad step is
-        noted there and asked for at log lines and at the end of the epoch.
+        noted there and asked for at log lines, before a checkpoint, and at the end of the epoch.
 
         Raises:
             NonFiniteError: names what it is, the epoch and the step.
@@ -299,40 +587,34 @@ class SupernetTrainer(BaseOneShotTrainer):
             "be too high, or the data may hold such values"
         )
 
-    def _end_step(self) -> None:
-        self._bar.step()
-        if self.log_frequency and (self.step + 1) % self.log_frequency == 0:
-            self._check_noted()
-            steps = length_of(self.train_loader) or "?"
-            where = f"Epoch [{self.epoch + 1}/{self.num_epochs}] Step [{self.step + 1}/{steps}]"
-            logger.info("%s  %s", where, written(self._read_meters()))
-
-    def _end_epoch(self, seconds: float) -> None:
-        self._check_noted()
-        metrics = self._read_meters()
-        if "train_loss" not in metrics:
-            raise TrainingError(
-                "an epoch had no step: the training part has fewer samples than one batch; lower batch_size"
-            )
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(metrics.get("valid_loss", metrics["train_loss"]))
-        elif self.scheduler is not None:
-            self.scheduler.step()
-        self._bar.end_epoch(self.epoch, metrics)
-        record = {
-            "epoch": self.epoch + 1,
-            **metrics,
-            "seconds": seconds,
-            "probabilities": self.probabilities(),
-        }
-        self.history.append(record)
-        if self._run is not None:
-            self._run.append_epoch(record)
-        for meter in self.meters.values():
-            meter.reset()
-
     def _read_meters(self) -> dict[str, float]:
-        return {f"{part}_{name}": v for part, meter in self.meters.items() for name, v in meter.read().items()}
+        summed = None if self.fabric.world_size == 1 else self._summed
+        return {f"{part}_{name}": v for part, meter in self.meters.items() for name, v in meter.read(summed).items()}
+
+    def _summed(self, numbers: torch.Tensor) -> torch.Tensor:
+        result = self.fabric.all_reduce(numbers.to(self.device), reduce_op="sum")
+        assert isinstance(result, torch.Tensor)
+        return result.cpu()
+
+    def _own_seed(self) -> int:
+        """Return the seed of what this process draws, such as dropout's noise: its own beside the first's."""
+        rank = self.fabric.global_rank
+        return mixed_seed(self.seed, rank) if rank else self.seed
+
+    def _free_candidates(self) -> dict[str, list[str]]:
+        """Return label -> the candidates without parameters."""
+        return {
+            label: [
+                name for name, candidate in choice.named_children() if not any(True for _ in candidate.parameters())
+            ]
+            for label, choice in self._layer_choices()
+        }
+
+    def _layer_choices(self) -> Iterator[tuple[str, nn.Module]]:
+        for label, module in self.nas_modules:
+            candidates = getattr(module, "candidates", None)
+            if isinstance(candidates, nn.ModuleDict):
+                yield label, candidates
 
 
 def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
@@ -349,9 +631,28 @@ def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
         )
 
 
-def length_of(loader: Any) -> int | None:
-    """Return how many batches a loader has, None where it cannot say (a stream)."""
+def _norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in dicts and lists, to any depth."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _tensors(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _tensors(inner)
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Return the most memory so far in MiB: the device's, or on a CPU this process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
     try:
-        return len(loader) if isinstance(loader, Sized) else None
-    except TypeError:
-        return None
+        import resource
+    except ImportError:  # not on Windows
+        return math.nan
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,4 +1,4 @@
-"""Metrics over the batches of an epoch, kept on the device until they are read."""
+"""Means over the batches of an epoch, kept on the device until they are read."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from supernet.errors import TrainingError
 __all__ = ["Metrics", "accuracy"]
 
 Metrics = Callable[[Any, Any], Any]
+Summed = Callable[[torch.Tensor], torch.Tensor]  # over all processes
 
 
 def accuracy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -25,6 +26,36 @@ def accuracy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         target: classes (N, ...).
     """
     return (output.argmax(1) == target).float().mean()
+
+
+class Means:
+    """Weighted means of named numbers. Taking one in does not wait for the device; reading does."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Any] = {}
+        self._weights: dict[str, int] = {}
+
+    def update(self, name: str, value: Any, weight: int = 1) -> None:
+        """Take in one number, or a tensor of one."""
+        self._sums[name] = self._sums.get(name, 0.0) + value * weight
+        self._weights[name] = self._weights.get(name, 0) + weight
+
+    def read(self, summed: Summed | None = None) -> dict[str, float]:
+        """Return name -> mean so far, over all processes where `summed` is given."""
+        if summed is None:
+            return {name: float(total) / self._weights[name] for name, total in self._sums.items()}
+        pairs = [[float(total), float(self._weights[name])] for name, total in self._sums.items()]
+        totals = summed(torch.tensor(pairs, dtype=torch.float64)).tolist()
+        return {name: total / weight for name, (total, weight) in zip(self._sums, totals, strict=True)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has been taken in."""
+        return {"sums": dict(self._sums), "weights": dict(self._weights)}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from there."""
+        self._sums = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in state["sums"].items()}
+        self._weights = dict(state["weights"])
 
 
 class Meter:
@@ -39,8 +70,10 @@ class Meter:
     def __init__(self, metrics: Metrics | None, device: torch.device) -> None:
         self._stateful: Any = None
         self._function = metrics
+        self._device = device
         if isinstance(metrics, nn.Module) and all(hasattr(metrics, name) for name in ("update", "compute", "reset")):
             self._stateful, self._function = copy.deepcopy(metrics).to(device), None
+            self._stateful.persistent(True)  # its state goes into checkpoints
         elif metrics is not None and not callable(metrics):
             raise TrainingError(
                 f"metrics is a function (output, target) -> number or dict, or a torchmetrics Metric, not {metrics!r}"
@@ -49,8 +82,8 @@ class Meter:
 
     def reset(self) -> None:
         """Begin anew."""
-        self._sums: dict[str, Any] = {}
-        self._count = 0
+        self._means = Means()
+        self._has_batches = False
         if self._stateful is not None:
             self._stateful.reset()
 
@@ -66,15 +99,30 @@ class Meter:
         for name, value in values.items():
             if not hasattr(value, "__float__"):
                 raise TrainingError(f"metrics must return a number or a dict of numbers, but {name!r} is {value!r}")
-            self._sums[name] = self._sums.get(name, 0.0) + value * size
-        self._count += size
+            self._means.update(name, value, size)
+        self._has_batches = True
 
-    def read(self) -> dict[str, float]:
-        """Return name -> mean so far. This waits for the device."""
-        values = {name: float(total) / self._count for name, total in self._sums.items()}
-        if self._stateful is not None and self._count:
+    def read(self, summed: Summed | None = None) -> dict[str, float]:
+        """Return name -> mean so far, over all processes where `summed` is given. This waits for the device."""
+        values = self._means.read(summed)
+        if self._stateful is not None and self._has_batches:  # torchmetrics reduce over processes themselves
             values |= {name: float(value) for name, value in self._named(self._stateful.compute()).items()}
         return values
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has been taken in."""
+        stateful = None if self._stateful is None else self._stateful.state_dict()
+        return {"means": self._means.state_dict(), "has_batches": self._has_batches, "stateful": stateful}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._means.load_state_dict(state["means"], self._device)
+        self._has_batches = state["has_batches"]
+        if self._stateful is not None and state["stateful"] is not None:
+            self._stateful.load_state_dict(state["stateful"])
+            for metric in self._stateful.modules():
+                if hasattr(metric, "_update_count"):  # torchmetrics does not save it, and warns where it is 0
+                    metric._update_count = int(self._has_batches)
 
     def _named(self, values: Any) -> dict[str, Any]:
         if isinstance(values, Mapping):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -37,9 +38,10 @@ class ProgressBar:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._bar.stop()
 
-    def begin_epoch(self, epoch: int, steps: int | None) -> None:
-        """Start the bar of an epoch of that many steps (None: not known)."""
-        self._bar.reset(self._task, total=steps, description=f"{self.title} epoch {epoch + 1}/{self.num_epochs}")
+    def begin_epoch(self, epoch: int, steps: int | None, done: int = 0) -> None:
+        """Start the bar of an epoch of that many steps (None: not known), some of which may be done."""
+        title = f"{self.title} epoch {epoch + 1}/{self.num_epochs}"
+        self._bar.reset(self._task, total=steps, completed=done, description=title)
 
     def step(self) -> None:
         """Count one step."""
@@ -51,6 +53,12 @@ class ProgressBar:
         logger.info(line)
         if not self._bar.disable:
             self._bar.console.print(line, highlight=False)
+
+
+def numbers_of(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the figures of a record that go into one line."""
+    cost = record.get("cost", {})
+    return {name: v for name, v in {**record, **cost}.items() if isinstance(v, int | float) and name != "epoch"}
 
 
 def written(metrics: Mapping[str, float]) -> str:

@@ -1,47 +1,151 @@
-"""The files that a run leaves behind."""
+"""The files that a run leaves behind, and goes on from.
+
+run.json                    what was run, with what, and how it ended
+metrics.jsonl               a line an epoch
+checkpoints/*.safetensors   the last ones, and the best
+architecture.json           the result,
+network.safetensors         the frozen network's weights,
+*.png, *.svg                and plots of both
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors.torch import save_model
 from torch import nn
 
-from supernet.errors import MissingExtraError, TrainingError
+from supernet.errors import FileFormatError, MissingExtraError, TrainingError
 from supernet.reports import plot_architecture, plot_probabilities
 from supernet.space import Architecture, SearchSpace, freeze, save_architecture
+from supernet.space.files import write_whole
+from supernet.trainers.checkpoint import write_checkpoint
 
-__all__: list[str] = []
+__all__ = ["Checkpointing"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("supernet")
+
+RERUN = "SUPERNET_RERUN"  # where `supernet rerun` has all run directories made instead
+DESCRIPTION = "run.json"
+FORMAT, VERSION = "supernet/run", 1
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """When a checkpoint is written, and which are kept.
+
+    Args:
+        every_epochs: epochs between checkpoints; None for none at the end of an epoch. Default: 1.
+        every_steps: steps of an epoch between checkpoints. Default: none.
+        every_minutes: minutes between checkpoints. Default: none.
+        keep_last: how many are kept, besides the one with the least loss on the validation part. Default: 2.
+    """
+
+    every_epochs: int | None = 1
+    every_steps: int | None = None
+    every_minutes: float | None = None
+    keep_last: int = 2
+
+    def __post_init__(self) -> None:
+        for name, least in (("every_epochs", 1), ("every_steps", 1), ("every_minutes", 0), ("keep_last", 1)):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < least):
+                raise TrainingError(f"{name} is None or a number from {least} on, not {value!r}")
 
 
 class RunDirectory:
-    """A directory with `metrics.jsonl` as it grows, and the result at the end.
+    """A run's directory.
 
     Raises:
-        TrainingError: another run's files are there, or the directory cannot be made.
+        TrainingError: the directory cannot be made.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        if base := os.environ.get(RERUN):
+            self.path = redirected(self.path, Path(base))
         self._metrics = self.path / "metrics.jsonl"
-        if self._metrics.exists():
-            raise TrainingError(f"{self.path} holds a run already; choose another run_dir, or move it away")
+        self._checkpoints = self.path / "checkpoints"
+        self._best: tuple[float, str] | None = None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TrainingError(f"run_dir {self.path} cannot be made: {error}") from error
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes out; the operating system lets go of it however this one ends.
+
+        Raises:
+            TrainingError: another live process runs here, or the directory cannot be written to.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise TrainingError(f"{self.path} is in use by another live process; choose another run_dir") from error
+        except OSError as error:
+            raise TrainingError(f"{self.path} cannot be written to: {error}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def check_unused(self) -> None:
+        """Raise `TrainingError` if a run is here already."""
+        if self._metrics.exists() or self.newest_checkpoint() is not None:
+            raise TrainingError(
+                f"{self.path} holds a run already; go on with it by fit(resume='auto'), choose another run_dir, or "
+                "move it away"
+            )
+
+    def newest_checkpoint(self) -> Path | None:
+        """Return the checkpoint of the latest step, None where there is none."""
+        return max(self._checkpoints.glob("*.safetensors"), default=None, key=lambda path: path.name)
+
+    def write_checkpoint(self, state: dict[str, Any], global_step: int, keep_last: int, loss: float | None) -> Path:
+        """Write a checkpoint, and remove those that are neither among the last nor the best.
+
+        Args:
+            state: what is written.
+            global_step: steps so far, of all epochs; orders the files.
+            keep_last: how many to keep.
+            loss: of the validation part, at the end of an epoch, to know the best by.
+        """
+        path = self._checkpoints / f"step-{global_step:012d}.safetensors"
+        if loss is not None and (self._best is None or loss < self._best[0]):
+            self._best = loss, path.name
+        write_checkpoint(path, {**state, "best": self._best})
+        names = sorted(other.name for other in self._checkpoints.glob("*.safetensors"))
+        for name in names[:-keep_last]:
+            if self._best is None or name != self._best[1]:
+                (self._checkpoints / name).unlink(missing_ok=True)
+        return path
+
+    def resume(self, state: Mapping[str, Any], history: list[dict[str, Any]]) -> None:
+        """Go on from a state: files say what it knows, and no more."""
+        self._best = state["best"]
+        for unfinished in self._checkpoints.glob(".*.tmp"):
+            unfinished.unlink(missing_ok=True)
+        write_whole(self._metrics, "".join(json.dumps(record) + "\n" for record in history))
+
     def append_epoch(self, record: Mapping[str, Any]) -> None:
         """Add a line to `metrics.jsonl`."""
         with self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+    def describe(self, description: Mapping[str, Any]) -> None:
+        """Write `run.json`."""
+        content = {"format": FORMAT, "version": VERSION, **description}
+        write_whole(self.path / DESCRIPTION, json.dumps(content, indent=2) + "\n")
 
     def write_result(
         self, model: nn.Module, architecture: Architecture, space: SearchSpace, history: list[dict[str, Any]]
@@ -54,3 +158,55 @@ class RunDirectory:
             plot_probabilities(space, history, self.path / "probabilities")
         except MissingExtraError as error:
             logger.warning("%s holds no plots: %s", self.path, error)
+
+
+def redirected(path: Path, base: Path) -> Path:
+    """Return where `supernet rerun` has the run directory `path` made: below `base`, each under its whole path."""
+    return base.joinpath(*path.resolve().parts[1:])
+
+
+def read_description(directory: Path) -> dict[str, Any]:
+    """Read a directory's `run.json`.
+
+    Raises:
+        FileFormatError: it is missing, broken, or of another format; names the file.
+    """
+    path = directory / DESCRIPTION
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise FileFormatError(f"{directory} is no run directory: it has no {DESCRIPTION}") from error
+    except (ValueError, RecursionError, OSError) as error:
+        raise FileFormatError(f"{path} is not a whole JSON file: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise FileFormatError(f"{path} does not describe a run: it does not say format {FORMAT!r}")
+    if content.get("version") != VERSION:
+        raise FileFormatError(f"{path} has format version {content.get('version')!r}; this library reads {VERSION}")
+    return content
+
+
+def read_metrics(directory: Path) -> list[dict[str, Any]]:
+    """Read a directory's `metrics.jsonl`.
+
+    Raises:
+        FileFormatError: a line of it is broken; names the file and the line.
+    """
+    path = directory / "metrics.jsonl"
+    records = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise FileFormatError(f"{path} cannot be read: {error}") from error
+    for number, line in enumerate(lines, 1):
+        records.append(_record(path, number, line))
+    return records
+
+
+def _record(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path}, line {number}: not a whole JSON object: {error}") from error
+    if not isinstance(record, dict):
+        raise FileFormatError(f"{path}, line {number}: not a JSON object")
+    return record

@@ -6,6 +6,7 @@ import random
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -57,34 +58,75 @@ class Buffers:
 
 
 class RandomState:
-    """The state of torch's random numbers at one moment, to come back to."""
+    """The state of Python's, NumPy's and torch's random numbers at one moment, to come back to.
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device if device.type == "cuda" else None
+    Args:
+        device: one whose numbers count too. Default: none beside the CPU.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._device = device if device is not None and device.type == "cuda" else None
+        self._python = random.getstate()
+        self._numpy = numpy.random.get_state() if (numpy := sys.modules.get("numpy")) else None
         self._cpu = torch.get_rng_state()
         self._cuda = torch.cuda.get_rng_state(self._device) if self._device else None
 
     def put_back(self) -> None:
         """Draw from here on as from that moment on."""
+        random.setstate(self._python)
+        if self._numpy is not None:
+            sys.modules["numpy"].random.set_state(self._numpy)
         torch.set_rng_state(self._cpu)
         if self._cuda is not None and self._device is not None:
             torch.cuda.set_rng_state(self._cuda, self._device)
+
+    def to_tree(self) -> dict[str, Any]:
+        """Return the state as tensors, numbers, texts, lists and dicts of these."""
+        version, internal, gauss = self._python
+        numpy = None
+        if self._numpy is not None:
+            kind, keys, position, has_gauss, cached = self._numpy
+            numpy = [kind, keys.tolist(), int(position), int(has_gauss), float(cached)]
+        return {"python": [version, list(internal), gauss], "numpy": numpy, "cpu": self._cpu, "cuda": self._cuda}
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any], device: torch.device) -> RandomState:
+        """Return the state that `to_tree` wrote."""
+        state = cls(device)
+        version, internal, gauss = tree["python"]
+        state._python = (version, tuple(internal), gauss)
+        if tree["numpy"] is not None and (numpy := sys.modules.get("numpy")):
+            kind, keys, position, has_gauss, cached = tree["numpy"]
+            state._numpy = (kind, numpy.array(keys, dtype="uint32"), position, has_gauss, cached)
+        state._cpu = tree["cpu"]
+        if tree["cuda"] is not None and state._device is not None:
+            state._cuda = tree["cuda"]
+        return state
+
+
+@contextmanager
+def random_numbers_kept(device: torch.device | None = None) -> Iterator[None]:
+    """Put all random numbers back after this context, as if nothing had been drawn inside."""
+    state = RandomState(device)
+    try:
+        yield
+    finally:
+        state.put_back()
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed Python's, NumPy's and torch's random numbers inside this context, and put them back after."""
-    numpy = sys.modules.get("numpy")  # who does not use NumPy need not have it
-    python_state = random.getstate()
-    numpy_state = numpy.random.get_state() if numpy else None
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        random.seed(seed)
-        if numpy:
-            numpy.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            if numpy:
-                numpy.random.set_state(numpy_state)
+    with random_numbers_kept(device):
+        reseed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        yield
+
+
+def reseed(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's random numbers on the CPU."""
+    random.seed(seed)
+    if numpy := sys.modules.get("numpy"):  # who does not use NumPy need not have it
+        numpy.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)

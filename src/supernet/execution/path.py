@@ -1,0 +1,45 @@
+"""Choices that run as one path: the decided candidate or inputs only (arXiv 1904.00420)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from supernet.execution.plan import Plan
+from supernet.nn import InputChoice, LayerChoice
+
+__all__ = ["PathInput", "PathLayer"]
+
+
+class PathLayer(nn.Module):
+    """Stands in a `LayerChoice`'s place: runs the candidate whose name the plan has for the choice's label."""
+
+    def __init__(self, choice: LayerChoice, plan: Plan) -> None:
+        super().__init__()
+        self.label = str(choice.label)
+        self.candidates = nn.ModuleDict(dict(choice.named_children()))
+        self.plan = plan
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the decided candidate."""
+        return self.candidates[self.plan[self.label]](*args, **kwargs)
+
+
+class PathInput(nn.Module):
+    """Stands in an `InputChoice`'s place: reduces the inputs whose positions the plan has for the choice's label."""
+
+    def __init__(self, choice: InputChoice, plan: Plan) -> None:
+        super().__init__()
+        self.label = str(choice.label)
+        self.choice_decided = choice.decided
+        self.plan = plan
+        self._decided: dict[tuple[int, ...], nn.Module] = {}  # holds no state, so it is no child
+
+    def forward(self, inputs: Sequence[Any] | Mapping[str, Any]) -> Any:
+        """Pick and reduce the decided inputs."""
+        chosen = tuple(self.plan[self.label])
+        if chosen not in self._decided:
+            self._decided[chosen] = self.choice_decided(list(chosen))
+        return self._decided[chosen](inputs)

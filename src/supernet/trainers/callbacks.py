@@ -1,0 +1,143 @@
+"""What is called while a search runs: a bar, files, TensorBoard, and whatever a user adds."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from supernet.errors import MissingExtraError
+from supernet.trainers.progress import ProgressBar, numbers_of
+
+if TYPE_CHECKING:
+    from supernet.trainers.loop import SupernetTrainer
+
+__all__ = ["Callback", "CsvFile", "ShowProgress", "TensorBoard"]
+
+logger = logging.getLogger("supernet")
+
+
+class Callback:
+    """Called while a search runs, in the first process only. Override what you need; each does nothing by default.
+
+    A record is a dict of an epoch's figures, as in `metrics.jsonl`.
+    """
+
+    def fit_began(self, trainer: SupernetTrainer) -> None:
+        """Called before the first step; `trainer.history` has the epochs that a resumed search brings along."""
+
+    def epoch_began(self, trainer: SupernetTrainer) -> None:
+        """Called before each epoch, `trainer.epoch` (from 0)."""
+
+    def step_ended(self, trainer: SupernetTrainer) -> None:
+        """Called after each step, `trainer.step` (from 0) of the epoch."""
+
+    def epoch_ended(self, trainer: SupernetTrainer, record: Mapping[str, Any]) -> None:
+        """Called after each epoch."""
+
+    def fit_ended(self, trainer: SupernetTrainer) -> None:
+        """Called at the end, also where an error or a signal ends the search."""
+
+
+class ShowProgress(Callback):
+    """A bar with a line of metrics an epoch, where there is a terminal; a log line an epoch everywhere."""
+
+    def fit_began(self, trainer: SupernetTrainer) -> None:
+        """Start the bar."""
+        self._bar = ProgressBar(type(trainer).__name__, trainer.num_epochs, shown=trainer.progress)
+        self._bar.__enter__()
+
+    def epoch_began(self, trainer: SupernetTrainer) -> None:
+        """Start an epoch at the step where it is entered."""
+        self._bar.begin_epoch(trainer.epoch, trainer.train_part.length, trainer.step)
+
+    def step_ended(self, trainer: SupernetTrainer) -> None:
+        """Move the bar."""
+        self._bar.step()
+
+    def epoch_ended(self, trainer: SupernetTrainer, record: Mapping[str, Any]) -> None:
+        """Show and log the metrics."""
+        self._bar.end_epoch(trainer.epoch, numbers_of(record))
+
+    def fit_ended(self, trainer: SupernetTrainer) -> None:
+        """Take the bar down."""
+        self._bar.__exit__(None, None, None)
+
+
+class CsvFile(Callback):
+    """A table of all numbers of each epoch, a row an epoch.
+
+    Args:
+        path: of the file, which is written anew when a search begins, with the epochs that it brings along.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._columns: list[str] = []
+
+    def fit_began(self, trainer: SupernetTrainer) -> None:
+        """Write the epochs that there are."""
+        self._columns = []
+        self.path.write_text("", encoding="utf-8")
+        for record in trainer.history:
+            self.epoch_ended(trainer, record)
+
+    def epoch_ended(self, trainer: SupernetTrainer, record: Mapping[str, Any]) -> None:
+        """Write a row."""
+        row = flat(record)
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            if not self._columns:
+                self._columns = list(row)
+                csv.writer(file).writerow(self._columns)
+            csv.DictWriter(file, self._columns, restval="", extrasaction="ignore").writerow(row)
+
+
+class TensorBoard(Callback):
+    """All numbers of each epoch as scalars of TensorBoard.
+
+    Args:
+        directory: of the event files.
+
+    Raises:
+        MissingExtraError: tensorboard is not installed.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingExtraError("TensorBoard needs tensorboard: pip install 'supernet[tensorboard]'") from error
+        self._new_writer = SummaryWriter
+        self.directory = Path(directory)
+
+    def fit_began(self, trainer: SupernetTrainer) -> None:
+        """Open an event file that replaces what comes after the epochs that there are."""
+        self._writer = self._new_writer(str(self.directory), purge_step=len(trainer.history) + 1)
+
+    def epoch_ended(self, trainer: SupernetTrainer, record: Mapping[str, Any]) -> None:
+        """Write the scalars."""
+        for name, value in flat(record).items():
+            self._writer.add_scalar(name, value, record["epoch"])
+        self._writer.flush()
+
+    def fit_ended(self, trainer: SupernetTrainer) -> None:
+        """Close the event file."""
+        self._writer.close()
+
+
+def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Return all numbers of a record, inner ones as "outer/inner"; decisions are no numbers."""
+    result: dict[str, float] = {}
+    for name, value in record.items():
+        if name == "architecture":
+            continue
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{name}/")
+        elif isinstance(value, list):
+            result |= flat({str(i): item for i, item in enumerate(value)}, f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            result[f"{prefix}{name}"] = value
+    return result

@@ -1,0 +1,80 @@
+"""What is recorded of a search's health each epoch, and rules that stop it early."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from supernet.space import Architecture, LayerDomain, SearchSpace
+
+__all__ = ["DartsPlusStopping", "StableStopping"]
+
+
+def entropies(probabilities: Mapping[str, list[float]]) -> dict[str, float]:
+    """Return label -> entropy of its distribution, in nats: log K where nothing is decided, 0 where all is."""
+    return {label: -sum(p * math.log(p) for p in ps if p > 0) for label, ps in probabilities.items()}
+
+
+def share_without_parameters(
+    architecture: Architecture, space: SearchSpace, free: Mapping[str, Collection[str]]
+) -> float:
+    """Return the share of layer choices whose decision is a candidate without parameters, such as a skip connection.
+
+    Args:
+        architecture: canonical.
+        space: whose it is.
+        free: label -> names of the candidates without parameters.
+    """
+    decided = [label for label in architecture if isinstance(space[label], LayerDomain)]
+    return sum(architecture[label] in free.get(label, ()) for label in decided) / len(decided) if decided else 0.0
+
+
+class StableStopping:
+    """Stops a search when the architecture that it would export has not changed for a number of epochs.
+
+    Args:
+        epochs: how many.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def __call__(self, record: Mapping[str, Any]) -> str | None:
+        """Return why to stop after the epoch of this record, or None."""
+        if record["stable_epochs"] >= self.epochs:
+            return f"the architecture has not changed for {record['stable_epochs']} epochs"
+        return None
+
+
+class DartsPlusStopping:
+    """Stops a search when a cell has too many skip connections: DARTS+ (arXiv 1909.06035).
+
+    The paper's rule for its normal cell, where each node keeps its two strongest edges: two or more.
+
+    Args:
+        skips: names of the candidates that are skip connections.
+        cell: (label, architecture) -> the cell that the choice belongs to, None where it does not count, such as
+            an edge that no `InputChoice` of the architecture takes. Default: all count, as one cell.
+        limit: how many skip connections are too many. Default: 2.
+    """
+
+    def __init__(
+        self,
+        skips: Collection[str] = ("skip_connect", "skipconnect", "identity", "skip"),
+        cell: Callable[[str, Architecture], str | None] = lambda label, architecture: "the network",
+        limit: int = 2,
+    ) -> None:
+        self.skips, self.cell, self.limit = frozenset(skips), cell, limit
+
+    def __call__(self, record: Mapping[str, Any]) -> str | None:
+        """Return why to stop after the epoch of this record, or None."""
+        counts: dict[str, int] = {}
+        for label, decision in record["architecture"].items():
+            cell = self.cell(label, record["architecture"])
+            if cell is not None and isinstance(decision, str) and decision in self.skips:
+                counts[cell] = counts.get(cell, 0) + 1
+        for cell, count in counts.items():
+            if count >= self.limit:
+                return f"{cell} has {count} skip connections (DARTS+)"
+        return None

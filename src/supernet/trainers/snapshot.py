@@ -1,0 +1,170 @@
+"""A trainer's whole state as a tree of plain values, and back: what a checkpoint holds."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from supernet.errors import FileFormatError, TrainingError
+from supernet.trainers.state import RandomState
+
+if TYPE_CHECKING:
+    from supernet.trainers.loop import SupernetTrainer
+
+__all__: list[str] = []
+
+logger = logging.getLogger("supernet")
+
+
+def snapshot(trainer: SupernetTrainer) -> dict[str, Any]:
+    """Return everything that a search needs to go on exactly. All processes must call it together."""
+    optimizer: Any = trainer.given_optimizer
+    return {
+        "identity": trainer.identity(),
+        "epoch": trainer.epoch,
+        "step": trainer.step,
+        "global_step": trainer.global_step,
+        "skipped_steps": trainer.skipped_steps,
+        "history": trainer.history,
+        "parameters": dict(trainer.model.named_parameters()),
+        "buffers": dict(trainer.model.named_buffers()),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": None if trainer.scheduler is None else trainer.scheduler.state_dict(),
+        "precision": trainer.fabric.strategy.precision.state_dict(),
+        "meters": {part: meter.state_dict() for part, meter in trainer.meters.items()},
+        "norms": trainer.norms.state_dict(),
+        "of_the_algorithm": {name: _state_of(value) for name, value in trainer.kept_attributes()},
+        "random": gathered(RandomState(trainer.device).to_tree()),
+    }
+
+
+def bring_back(trainer: SupernetTrainer, state: Mapping[str, Any], source: Any) -> None:
+    """Put a trainer into a state that `snapshot` returned.
+
+    Raises:
+        TrainingError: it is the state of another search; says what differs.
+        FileFormatError: it lacks something, or something in it does not fit.
+    """
+    try:
+        _check_identity(state["identity"], trainer.identity(), source)
+        trainer.epoch, trainer.step = int(state["epoch"]), int(state["step"])
+        trainer.global_step, trainer.skipped_steps = int(state["global_step"]), int(state["skipped_steps"])
+        trainer.history = list(state["history"])
+        _copy_into(dict(trainer.model.named_parameters()), state["parameters"])
+        _copy_into(dict(trainer.model.named_buffers()), state["buffers"])
+        _load_optimizer(trainer.given_optimizer, state["optimizer"])
+        if trainer.scheduler is not None:
+            trainer.scheduler.load_state_dict(state["scheduler"])
+        trainer.fabric.strategy.precision.load_state_dict(state["precision"])
+        for part, meter in trainer.meters.items():
+            meter.load_state_dict(state["meters"][part])
+        trainer.norms.load_state_dict(state["norms"], trainer.device)
+        kept = state["of_the_algorithm"]
+        for name, value in trainer.kept_attributes():
+            setattr(trainer, name, _brought_back(value, kept[name]))
+        RandomState.from_tree(state["random"][trainer.fabric.global_rank], trainer.device).put_back()
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        if isinstance(error, TrainingError | FileFormatError):
+            raise
+        raise FileFormatError(f"{source} does not fit this search: {type(error).__name__}: {error}") from error
+
+
+def is_kept(value: Any) -> bool:
+    """Say whether an attribute of a trainer is state that a checkpoint keeps: see `SupernetTrainer`."""
+    if value is None or isinstance(value, bool | int | float | str | torch.Tensor | torch.Generator):
+        return True
+    if isinstance(value, list | tuple):
+        return all(is_kept(item) for item in value)
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str | int) and is_kept(item) for key, item in value.items())
+    return hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
+
+
+def gathered(value: Any) -> list[Any]:
+    """Return the values of all processes, in their order."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def digest(tensors: Iterable[torch.Tensor]) -> str:
+    """Return a digest of the tensors' bits."""
+    result = hashlib.sha256()
+    for tensor in tensors:
+        result.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return result.hexdigest()
+
+
+def _check_identity(theirs: Mapping[str, Any], ours: Mapping[str, Any], source: Any) -> None:
+    differing = [name for name in ours if theirs.get(name) != ours[name]]
+    if differing:
+        lines = "; ".join(f"{name} was {theirs.get(name)!r}, is {ours[name]!r}" for name in differing)
+        raise TrainingError(
+            f"{source} is of another search, so going on from it would not be exact: {lines}; make the trainer as it "
+            "was, or begin anew in another run_dir"
+        )
+
+
+def _state_of(value: Any) -> Any:
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    if isinstance(value, list | tuple):
+        return [_state_of(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _state_of(item) for key, item in value.items()}
+    if hasattr(value, "state_dict") and not isinstance(value, torch.Tensor):
+        return value.state_dict()
+    return value
+
+
+def _brought_back(value: Any, state: Any) -> Any:
+    """Return `value` in that state: the same object, where it is one that others may hold."""
+    if isinstance(value, torch.Tensor) and (value.requires_grad or isinstance(value, nn.Parameter)):
+        with torch.no_grad():
+            value.copy_(state)
+        return value
+    if isinstance(value, torch.Tensor):
+        return state.to(value.device)
+    if isinstance(value, torch.Generator):
+        value.set_state(state)
+        return value
+    if isinstance(value, list | tuple) and len(value) == len(state):
+        return type(value)(_brought_back(item, inner) for item, inner in zip(value, state, strict=True))
+    if isinstance(value, Mapping) and list(value) == list(state):
+        for key, item in list(value.items()):
+            value[key] = _brought_back(item, state[key])  # type: ignore[index]
+        return value
+    if isinstance(value, torch.optim.Optimizer):
+        _load_optimizer(value, state)
+        return value
+    if hasattr(value, "load_state_dict"):
+        value.load_state_dict(state)
+        return value
+    return state
+
+
+def _copy_into(tensors: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]) -> None:
+    if list(tensors) != list(saved):
+        raise ValueError(f"its tensors are {list(saved)[:5]}..., those of this model {list(tensors)[:5]}...")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            if tensor.shape != saved[name].shape:
+                raise ValueError(f"{name} is {tuple(saved[name].shape)} in it, {tuple(tensor.shape)} here")
+            tensor.copy_(saved[name])
+
+
+def _load_optimizer(optimizer: Any, state: Mapping[str, Any]) -> None:
+    """Load the state, each tensor in its parameter's memory format: kernels sum in the order of memory."""
+    optimizer.load_state_dict(state)
+    inner = getattr(optimizer, "optimizer", optimizer)  # Fabric's wrapper has the optimizer inside
+    for parameter, kept in inner.state.items():
+        for name, value in kept.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)

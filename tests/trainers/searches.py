@@ -1,0 +1,173 @@
+"""Small searches that are killed, resumed and run in several processes: `python searches.py NAME RUN_DIR ...`.
+
+Kept in a file of its own, since other processes run it.
+"""
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import SGD
+from torch.utils.data import Dataset
+
+from supernet import DartsTrainer, InputChoice, LayerChoice, SupernetTrainer, accuracy
+from supernet.execution.path import PathInput, PathLayer
+from supernet.trainers import Checkpointing
+from supernet.trainers.snapshot import digest
+
+
+class Net(nn.Module):
+    """Convolutions, BatchNorm, dropout, a nested choice and a choice of inputs."""
+
+    def __init__(self, norm=True):
+        super().__init__()
+        deep = nn.Sequential(nn.Conv2d(1, 4, 1), LayerChoice([nn.ReLU(), nn.Tanh()], label="act"))
+        self.stem = LayerChoice({"conv": nn.Conv2d(1, 4, 3, padding=1), "deep": deep}, label="stem")
+        self.norm = nn.Sequential(nn.BatchNorm2d(4), nn.Dropout(0.2)) if norm else nn.Identity()
+        self.skip = InputChoice(2, 1, label="skip")
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.norm(self.stem(x))
+        return self.head(self.skip([x, x.relu()]).mean((2, 3)))
+
+
+class Augmented(Dataset):
+    """Images of three classes, each changed by random numbers of all three kinds whenever it is read."""
+
+    def __init__(self, count=48, noise=True):
+        import numpy
+
+        self.numpy = numpy
+        generator = torch.Generator().manual_seed(0)
+        self.y = torch.randint(3, (count,), generator=generator)
+        self.X = torch.randn(count, 1, 5, 5, generator=generator) + self.y[:, None, None, None]
+        self.noise = noise
+
+    def __len__(self):
+        return len(self.y)
+
+    def __getitem__(self, index):
+        if not self.noise:
+            return self.X[index], self.y[index]
+        change = 0.1 * random.random() + 0.1 * self.numpy.random.random() + 0.1 * torch.rand(1)
+        return (self.X[index] + change).float(), self.y[index]
+
+
+class PathTrainer(SupernetTrainer):
+    """Trains one uniformly drawn path a step: what ENAS, ProxylessNAS and SPOS have in common."""
+
+    leaves_parameters_unused = True
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.generator = torch.Generator().manual_seed(self.seed)  # the same in all processes
+        self.counts = {}
+        self.take_over(PathLayer, PathInput, self.decisions())
+
+    def decisions(self):
+        drawn = self.space.sample(self.generator)
+        return {label: drawn.get(label, next(iter(domain))) for label, domain in self.space.items()}
+
+    def train_step(self, trn_X, trn_y, val_X, val_y):
+        path = self.decisions()
+        self.counts[path["stem"]] = self.counts.get(path["stem"], 0) + 1
+        loss = self.measure("train", self.forward(trn_X, path), trn_y)
+        self.descend(loss, self.optimizer, clip=self.grad_clip)
+
+    def export(self):
+        return {"stem": max(sorted(self.counts), key=self.counts.get), "act": 0, "skip": 0}
+
+
+def loss(output, target):
+    return nn.functional.cross_entropy(output, target)
+
+
+def search(kind, run_dir=None, *, norm=True, noise=True, slow=0.0, **options):
+    torch.manual_seed(0)
+    model = Net(norm)
+    optimizer = SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-3)
+    options = {
+        "num_epochs": 3,
+        "batch_size": 4,
+        "scheduler": torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2]),
+        "metrics": accuracy,
+        "device": "cpu",
+        "run_dir": run_dir,
+        **options,
+    }
+    data = Augmented(noise=noise)
+    if kind == "path":
+        trainer = PathTrainer(model, loss=loss, optimizer=optimizer, dataset=data, **options)
+    else:
+        trainer = DartsTrainer(
+            model,
+            loss=loss,
+            optimizer=optimizer,
+            dataset=data,
+            arc_learning_rate=0.05,
+            unrolled=kind == "second order",
+            **options,
+        )
+    if slow:
+        inner = trainer.train_step
+
+        def train_step(*batches):
+            time.sleep(slow)
+            inner(*batches)
+
+        trainer.train_step = train_step
+    return trainer
+
+
+def result(trainer):
+    """What two runs of one search must have in common, bit for bit."""
+    alphas = getattr(trainer, "alphas", {})
+    return {
+        "weights": digest([*trainer.model.parameters(), *trainer.model.buffers()]),
+        "alphas": digest(alphas.values()),
+        "architecture": trainer.export(),
+        "history": [{k: v for k, v in record.items() if k != "cost"} for record in trainer.history],
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind", choices=["first order", "second order", "path"])
+    parser.add_argument("run_dir")
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--slow", type=float, default=0.0)
+    parser.add_argument("--every-steps", type=int, default=1)
+    parser.add_argument("--pause-in-save", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.pause_in_save:  # so that many kills fall into one
+        import supernet.trainers.checkpoint as checkpoint
+
+        flush = checkpoint._flush
+
+        def slowly(path):
+            time.sleep(0.05)
+            flush(path)
+
+        checkpoint._flush = slowly
+    trainer = search(
+        options.kind,
+        options.run_dir,
+        slow=options.slow,
+        workers=options.workers,
+        checkpointing=Checkpointing(every_steps=options.every_steps),
+    )
+    print("ready", flush=True)
+    trainer.fit(resume="auto")
+    Path(options.run_dir, f"result-{os.environ.get('RANK', 0)}.json").write_text(json.dumps(result(trainer)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
