@@ -13,7 +13,7 @@ RANKS = [
     {"execution", "relaxations", "reports"},
     {"trainers"},
     {"evaluation"},
-    {"demo"},
+    {"demo", "rerun"},
     {"cli"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}

@@ -1,4 +1,4 @@
-"""The command line: `supernet demo`."""
+"""The command line: `supernet demo`, `supernet rerun`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from supernet.demo import run_demo
 from supernet.errors import SupernetError
+from supernet.rerun import rerun
 
 __all__ = ["main"]
 
@@ -26,10 +27,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "found from new weights, train random architectures in the same way, and print how they compare.",
     )
     demo.add_argument("--runs", type=Path, default=Path("runs"), help="where the run directory is made (default: runs)")
+    again = commands.add_parser(
+        "rerun",
+        help="run a run again by its directory, and say whether the result is the same",
+        description="Execute the command that run.json names (so the directory must be one that you trust), with its "
+        "run directories made elsewhere, and compare architecture, metrics and weights. Exits with 1 if they differ.",
+    )
+    again.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    again.add_argument("--into", type=Path, help="where its run directories are made (default: RUN_DIR-rerun-1, ...)")
     options = parser.parse_args(arguments)
     try:
+        if options.command == "rerun":
+            return _rerun(options.run_dir, options.into)
         run_demo(runs=options.runs)
     except SupernetError as error:
         print(f"supernet: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _rerun(run_dir: Path, into: Path | None) -> int:
+    differing = rerun(run_dir, into)
+    if differing:
+        print(f"not the same as {run_dir}:", *differing, sep="\n  ")
+        return 1
+    print(f"the same as {run_dir}: architecture, metrics and weights, bit for bit")
     return 0

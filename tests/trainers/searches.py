@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.optim import SGD
 from torch.utils.data import Dataset
@@ -89,7 +90,7 @@ def loss(output, target):
     return nn.functional.cross_entropy(output, target)
 
 
-def search(kind, run_dir=None, *, norm=True, noise=True, slow=0.0, **options):
+def search(kind, run_dir=None, *, norm=True, noise=True, slow=0.0, one_path=False, **options):
     torch.manual_seed(0)
     model = Net(norm)
     optimizer = SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-3)
@@ -115,6 +116,8 @@ def search(kind, run_dir=None, *, norm=True, noise=True, slow=0.0, **options):
             unrolled=kind == "second order",
             **options,
         )
+    if one_path:
+        trainer.decisions = lambda: {"stem": "deep", "act": "1", "skip": [0]}
     if slow:
         inner = trainer.train_step
 
@@ -145,6 +148,8 @@ def main():
     parser.add_argument("--slow", type=float, default=0.0)
     parser.add_argument("--every-steps", type=int, default=1)
     parser.add_argument("--pause-in-save", action="store_true")
+    parser.add_argument("--raise-on-rank", type=int)
+    parser.add_argument("--options", type=json.loads, default={}, help="more of them, as JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.pause_in_save:  # so that many kills fall into one
@@ -163,10 +168,21 @@ def main():
         slow=options.slow,
         workers=options.workers,
         checkpointing=Checkpointing(every_steps=options.every_steps),
+        **options.options,
     )
+    rank = int(os.environ.get("RANK", 0))
+    if options.raise_on_rank == rank:
+
+        def train_step(*batches):
+            raise ValueError("broken on purpose")
+
+        trainer.train_step = train_step
     print("ready", flush=True)
     trainer.fit(resume="auto")
-    Path(options.run_dir, f"result-{os.environ.get('RANK', 0)}.json").write_text(json.dumps(result(trainer)))
+    Path(options.run_dir, f"result-{rank}.json").write_text(json.dumps(result(trainer)))
+    tensors = {f"weights.{name}": p.detach() for name, p in trainer.model.named_parameters()}
+    tensors |= {f"alphas.{label}": alpha.detach() for label, alpha in getattr(trainer, "alphas", {}).items()}
+    save_file({k: v.contiguous() for k, v in tensors.items()}, Path(options.run_dir, f"result-{rank}.safetensors"))
 
 
 if __name__ == "__main__":

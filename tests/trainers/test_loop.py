@@ -282,6 +282,38 @@ def test_loader_workers_change_no_result():
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
+def test_accumulated_gradients_are_averaged_into_one_step_and_the_last_group_may_be_smaller():
+    """Five batches, two a step: three steps of each optimizer; the first one's gradient is that of both batches."""
+    trainer = net_trainer(dataset=images(80), num_epochs=1, accumulate=2, grad_clip=None, precision="32-true")
+    taken = []
+    for name in ("optimizer", "architecture_optimizer"):
+        optimizer = getattr(trainer, name)
+        step, parameters = optimizer.step, optimizer.param_groups[0]["params"]
+
+        def counted(name=name, step=step, parameters=parameters):
+            taken.append((name, trainer.step, [p.grad.clone() for p in parameters if p.grad is not None]))
+            step()
+
+        optimizer.step = counted
+    seen = []
+    inner = trainer.train_architecture
+    trainer.train_architecture = lambda X, y: (seen.append((X, y)), inner(X, y))
+    alphas = {label: alpha.detach().clone().requires_grad_() for label, alpha in trainer.alphas.items()}
+    weights = copy.deepcopy(trainer.model.state_dict())
+    torch.manual_seed(0)
+    trainer.model.norm[1].p = 0.0
+    trainer.fit()
+    assert [(name, step) for name, step, _ in taken] == [
+        (name, step) for step in (1, 3, 4) for name in ("architecture_optimizer", "optimizer")
+    ]
+    trainer.model.load_state_dict(weights)
+    plan = {label: alpha.softmax(-1) for label, alpha in alphas.items()}
+    (LOSS(trainer.forward(*seen[0][:1], plan), seen[0][1]) / 2).backward(retain_graph=True)
+    (LOSS(trainer.forward(*seen[1][:1], plan), seen[1][1]) / 2).backward()
+    for gradient, alpha in zip(taken[0][2], alphas.values(), strict=True):
+        torch.testing.assert_close(gradient, alpha.grad)
+
+
 # --- metrics, scheduler, log -------------------------------------------------------------------------------
 
 

@@ -29,6 +29,21 @@ def surroundings(device: torch.device) -> dict[str, Any]:
     }
 
 
+def plain(param_groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return an optimizer's settings, group by group, with the number of parameters of each group."""
+    return [
+        {
+            **{
+                name: value
+                for name, value in group.items()
+                if isinstance(value, bool | int | float | str | tuple | None)
+            },
+            "parameters": sum(p.numel() for p in group["params"]),
+        }
+        for group in param_groups
+    ]
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -25,7 +25,7 @@ from supernet.trainers.base import BaseOneShotTrainer
 from supernet.trainers.callbacks import Callback, ShowProgress
 from supernet.trainers.checkpoint import read_checkpoint
 from supernet.trainers.data import Data, Part, first_batch, loaders_of_two_parts, mixed_seed, split_batch
-from supernet.trainers.description import surroundings
+from supernet.trainers.description import plain, surroundings
 from supernet.trainers.fabric import new_fabric
 from supernet.trainers.health import entropies, share_without_parameters
 from supernet.trainers.interruption import Interruption, noticing_signals
@@ -94,7 +94,8 @@ class SupernetTrainer(BaseOneShotTrainer):
         workers: processes that load data. Default: 0.
         scheduler: of the optimizer's learning rate, stepped once an epoch.
         grad_clip: the largest norm of the weights' gradient; None does not clip. Default: 5.
-        accumulate: batches whose gradients are averaged into one step of each optimizer. Default: 1.
+        accumulate: batches whose gradients are averaged into one step of each optimizer. Steps of several
+            optimizers still alternate batch by batch: each has its own gradients and steps at its last. Default: 1.
         log_frequency: steps between log lines. Default: a line an epoch.
         device: such as "cpu" or "cuda:1". Default: an accelerator where there is one.
         devices: processes on this node. Default: as `torchrun` says, else 1.
@@ -452,7 +453,16 @@ class SupernetTrainer(BaseOneShotTrainer):
 
     def _describe(self, status: str, **result: Any) -> None:
         if self._run is not None and self.fabric.is_global_zero:
-            self._run.describe({"status": status, **surroundings(self.device), **self.identity(), **result})
+            hyperparameters = {
+                "num_epochs": self.num_epochs,
+                "batch_size": [getattr(p.loader, "batch_size", None) for p in (self.train_part, self.valid_part)],
+                "optimizer": plain(self.given_optimizer.param_groups),
+                **{
+                    name: value for name, value in self.kept_attributes() if isinstance(value, bool | int | float | str)
+                },
+            }
+            about = {"status": status, **surroundings(self.device), **self.identity()}
+            self._run.describe({**about, "hyperparameters": hyperparameters, **result})
 
     def identity(self) -> dict[str, Any]:
         """Return what two runs must have in common for one to go on where the other ended."""

@@ -68,9 +68,9 @@ def bring_back(trainer: SupernetTrainer, state: Mapping[str, Any], source: Any) 
         for name, value in trainer.kept_attributes():
             setattr(trainer, name, _brought_back(value, kept[name]))
         RandomState.from_tree(state["random"][trainer.fabric.global_rank], trainer.device).put_back()
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        if isinstance(error, TrainingError | FileFormatError):
-            raise
+    except (TrainingError, FileFormatError):
+        raise
+    except Exception as error:  # whatever a wrong value leads to in whatever takes it
         raise FileFormatError(f"{source} does not fit this search: {type(error).__name__}: {error}") from error
 
 
@@ -153,10 +153,11 @@ def _brought_back(value: Any, state: Any) -> Any:
 def _copy_into(tensors: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]) -> None:
     if list(tensors) != list(saved):
         raise ValueError(f"its tensors are {list(saved)[:5]}..., those of this model {list(tensors)[:5]}...")
+    for name, tensor in tensors.items():
+        if tensor.shape != saved[name].shape:
+            raise ValueError(f"{name} is {tuple(saved[name].shape)} in it, {tuple(tensor.shape)} here")
     with torch.no_grad():
         for name, tensor in tensors.items():
-            if tensor.shape != saved[name].shape:
-                raise ValueError(f"{name} is {tuple(saved[name].shape)} in it, {tuple(tensor.shape)} here")
             tensor.copy_(saved[name])
 
 
