@@ -99,17 +99,17 @@ def search(kind, run_dir=None, *, norm=True, noise=True, slow=0.0, one_path=Fals
         "batch_size": 4,
         "scheduler": torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2]),
         "metrics": accuracy,
+        "loss": loss,
         "device": "cpu",
         "run_dir": run_dir,
         **options,
     }
     data = Augmented(noise=noise)
     if kind == "path":
-        trainer = PathTrainer(model, loss=loss, optimizer=optimizer, dataset=data, **options)
+        trainer = PathTrainer(model, optimizer=optimizer, dataset=data, **options)
     else:
         trainer = DartsTrainer(
             model,
-            loss=loss,
             optimizer=optimizer,
             dataset=data,
             arc_learning_rate=0.05,

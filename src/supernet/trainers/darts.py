@@ -60,14 +60,10 @@ class DartsTrainer(SupernetTrainer):
         **loop: Unpack[LoopOptions],
     ) -> None:
         if unrolled and type(optimizer) is not SGD:
-            raise TrainingError(
-                f"unrolled=True takes a virtual step as torch.optim.SGD does; that of {type(optimizer).__name__} is "
-                "not known here; use SGD, or unrolled=False"
-            )
-        if unrolled and loop.get("accumulate", 1) != 1:
-            raise TrainingError("unrolled=True looks through one step on one batch; use it with accumulate=1")
-        if unrolled and loop.get("precision") == "16-mixed":
-            raise TrainingError("unrolled=True does not go with precision '16-mixed'; use 'bf16-mixed'")
+            name = type(optimizer).__name__
+            raise TrainingError(f"unrolled=True knows the step of torch.optim.SGD, not that of {name}; use SGD")
+        if unrolled and (loop.get("accumulate", 1) != 1 or loop.get("precision") == "16-mixed"):
+            raise TrainingError("unrolled=True goes with accumulate=1 only, and with 'bf16-mixed' but not '16-mixed'")
         super().__init__(model, loss, metrics, optimizer, num_epochs, dataset, **loop)
         self.unrolled = unrolled
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
@@ -125,36 +121,35 @@ class DartsTrainer(SupernetTrainer):
         """
         alphas = list(self.alphas.values())
         noise = RandomState(self.device)  # dropout's: the passes over the training batch must see the same
-        with self._buffers.kept():
+        with self.supernet.statistics_kept():
             with kept(self.weights):
                 with held(alphas):
                     trn_loss = self.loss(self.forward(trn_X, self.plan()), trn_y)
-                    gradients = self.gradients(trn_loss, self.weights)
+                    gradients = self.supernet.gradients(trn_loss, self.weights)
                 taken = _virtual_step(self.given_optimizer, self.weights, gradients)
                 val_loss = self.measure("valid", self.forward(val_X, self.plan()), val_y)
-                of_both = self.gradients(val_loss, [*alphas, *self.weights])
+                of_both = self.supernet.gradients(val_loss, [*alphas, *self.weights])
             direct, v = of_both[: len(alphas)], of_both[len(alphas) :]
             direction = [_or_zero(v_w, w) * c for v_w, w, c in zip(v, self.weights, taken, strict=True)]
             norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(d) for d in direction]))
             # Without a direction both sides are equal, and the term is 0 whatever eps is.
             eps = 0.01 / norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
             with kept(self.weights), held(self.weights):
-                noise.put_back()
-                above = self._training_gradient_at(direction, eps, trn_X, trn_y)
-                noise.put_back()
-                below = self._training_gradient_at(direction, -2 * eps, trn_X, trn_y)
+                above = self._training_gradient_at(direction, eps, trn_X, trn_y, noise)
+                below = self._training_gradient_at(direction, -2 * eps, trn_X, trn_y, noise)
         for alpha, g, a, b in zip(alphas, direct, above, below, strict=True):
             alpha.grad = _or_zero(g, alpha) - (_or_zero(a, alpha) - _or_zero(b, alpha)) / (2 * eps)
 
     def _training_gradient_at(
-        self, direction: Sequence[torch.Tensor], eps: torch.Tensor, trn_X: Any, trn_y: Any
+        self, direction: Sequence[torch.Tensor], eps: torch.Tensor, trn_X: Any, trn_y: Any, noise: RandomState
     ) -> list[torch.Tensor | None]:
         """Move the weights by `eps * direction`, and return dL_trn/dalpha there."""
         with torch.no_grad():
             for w, d in zip(self.weights, direction, strict=True):
                 w.add_(d * eps)
+        noise.put_back()
         loss = self.loss(self.forward(trn_X, self.plan()), trn_y)
-        return self.gradients(loss, list(self.alphas.values()))
+        return self.supernet.gradients(loss, list(self.alphas.values()))
 
 
 @torch.no_grad()

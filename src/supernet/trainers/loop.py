@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Literal, TypedDict
 
 import torch
@@ -16,8 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from supernet.errors import NonFiniteError, TrainingError
-from supernet.execution import Plan, replace_input_choice, replace_layer_choice, restore
-from supernet.execution.memory_format import channels_last_inputs, choose_memory_format
+from supernet.execution import Plan
 from supernet.execution.replace import check_not_taken
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space import SearchSpace
@@ -33,7 +32,8 @@ from supernet.trainers.metrics import Means, Meter, Metrics
 from supernet.trainers.progress import written
 from supernet.trainers.run_directory import Checkpointing, RunDirectory
 from supernet.trainers.snapshot import bring_back, digest, gathered, is_kept, snapshot
-from supernet.trainers.state import Buffers, held, seeded
+from supernet.trainers.state import seeded
+from supernet.trainers.supernet import Supernet
 
 __all__ = ["LoopOptions", "SupernetTrainer"]
 
@@ -194,11 +194,8 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.meters = {part: Meter(metrics, self.device) for part in ("train", "valid")}
         self.norms = Means()
         self.history: list[dict[str, Any]] = []
-        self.nas_modules: list[tuple[str, nn.Module]] = []
         self.epoch = self.step = self.global_step = self.skipped_steps = 0
         self.stopped: str | None = None
-        self._plan = Plan()
-        self._channels_last = self._syncing = False
         train_loader, valid_loader = loaders_of_two_parts(
             dataset,
             valid_dataset,
@@ -214,7 +211,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         self._trial_X, self._trial_y = self.fabric.to_device(split_batch(first_batch(train_loader)))
         self._run = None if run_dir is None else RunDirectory(run_dir)
         self._checkpointing, self._saved_at = checkpointing, time.monotonic()
-        self._ours = {*vars(self), "optimizer", "weights"}  # what is not the algorithm's
+        self._ours = {*vars(self), "supernet", "optimizer", "weights", "nas_modules"}  # what is not the algorithm's
 
     def take_over(
         self,
@@ -233,26 +230,16 @@ class SupernetTrainer(BaseOneShotTrainer):
             SupernetError: a choice cannot run so. What the model and the loss themselves raise is passed on.
                 After either the model is as it was.
         """
-        was_training = self.model.training
-        try:
-            replace_layer_choice(self.model, lambda choice: layer(choice, self._plan), self.nas_modules)
-            replace_input_choice(self.model, lambda choice: input(choice, self._plan), self.nas_modules)
-            self.fabric.to_device(self.model)
-            self._buffers = Buffers(self.model)
-            self._plan.update(plan)
-            self._channels_last = choose_memory_format(self.model, self._trial_X, self._trial)
-            self.weights = [p for p in self.model.parameters() if p.requires_grad]
-            self._module, self.optimizer = self.fabric.setup(self.model, self.given_optimizer)
-        except BaseException:
-            restore(self.model)
-            raise
-        finally:
-            self.model.train(was_training)
-            del self._trial_X, self._trial_y
+        self.supernet = Supernet(
+            self.model, self.fabric, layer, input, plan, self.given_optimizer, self._trial, self._trial_X
+        )
+        self.nas_modules, self.weights = self.supernet.replaced, self.supernet.weights
+        self.optimizer = self.supernet.optimizer
+        del self._trial_X, self._trial_y
 
     def _trial(self, X: Any) -> Any:
-        """Run model and loss as a training step would, and return the output in eval form, leaving no trace."""
-        with seeded(self.seed, self.device), self._buffers.kept(), torch.no_grad():
+        """Run model and loss as a training step would, and return the output in eval form."""
+        with seeded(self.seed, self.device), torch.no_grad():
             output = self.model.train()(X)
             loss = self.loss(output, self._trial_y)
             output = self.model.eval()(X)
@@ -314,6 +301,8 @@ class SupernetTrainer(BaseOneShotTrainer):
             state = read_checkpoint(checkpoint)
             bring_back(self, state, checkpoint)
             logger.info("goes on from %s: epoch %d, step %d", checkpoint, self.epoch + 1, self.step + 1)
+            if self.step == 0 and self.history:
+                self._ask_whether_to_stop(self.history[-1])
             if self._run is not None and self.fabric.is_global_zero:
                 self._run.resume(state, self.history)
         self.fabric.barrier()
@@ -331,7 +320,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.epoch, self.step = self.epoch + 1, 0
         every = self._checkpointing.every_epochs
         loss = record.get("valid_loss", record["train_loss"])
-        if every and (self.epoch % every == 0 or self.epoch == self.num_epochs):
+        if every and (self.epoch % every == 0 or self.epoch == self.num_epochs or self.stopped):
             self._save(loss)
         for callback in self.callbacks:
             self.epoch -= 1  # callbacks see the epoch that ended
@@ -425,19 +414,22 @@ class SupernetTrainer(BaseOneShotTrainer):
         if architecture is not None:
             last = self.history[-1] if self.history else {}
             stable = last.get("stable_epochs", 0) + 1 if last.get("architecture") == architecture else 0
-            free = share_without_parameters(architecture, self.space, self._free_candidates())
+            free = share_without_parameters(architecture, self.space, self.supernet.candidates_without_parameters())
             record |= {"architecture": architecture, "stable_epochs": stable, "parameter_free_share": free}
         self.history.append(record)
         if self._run is not None and self.fabric.is_global_zero:
             self._run.append_epoch(record)
-        for rule in self.stop_when:
-            self.stopped = self.stopped or rule(record)
-        if self.stopped:
-            logger.info("stopped after epoch %d: %s", self.epoch + 1, self.stopped)
+        self._ask_whether_to_stop(record)
         for meter in self.meters.values():
             meter.reset()
         self.norms = Means()
         return record
+
+    def _ask_whether_to_stop(self, record: Mapping[str, Any]) -> None:
+        for rule in self.stop_when:
+            self.stopped = self.stopped or rule(record)
+        if self.stopped:
+            logger.info("stopped after epoch %d: %s", record["epoch"], self.stopped)
 
     def _finish(self, seconds: float) -> None:
         """Check that the processes agree, and write the result."""
@@ -495,9 +487,8 @@ class SupernetTrainer(BaseOneShotTrainer):
 
     def forward(self, X: Any, plan: dict[str, Any]) -> Any:
         """Run the supernet on a batch, its choices following the plan."""
-        self._plan.update(plan)
-        with self._unsynced(not self.weights[0].requires_grad if self.weights else True):
-            return self._module(channels_last_inputs(X) if self._channels_last else X)
+        with self.supernet.unsynced(not self._completes_a_step()):
+            return self.supernet(X, plan)
 
     def measure(self, part: str, output: Any, target: Any) -> torch.Tensor:
         """Return the loss, and take it and the metrics into the epoch's means of "train" or "valid"."""
@@ -514,61 +505,30 @@ class SupernetTrainer(BaseOneShotTrainer):
         """Take one step of an optimizer down the gradient of the loss; of `accumulate` losses, if that is not 1."""
         if self.step % self.accumulate == 0:
             optimizer.zero_grad()
-        last = (self.step + 1) % self.accumulate == 0 or self.step + 1 == self.train_part.length
-        batches = self.step % self.accumulate + 1 if last else self.accumulate
-        of_weights = optimizer is self.optimizer
-        with self._unsynced(of_weights and not last):
-            self.fabric.backward(loss / self.accumulate if self.accumulate > 1 else loss)
-        if not last:
+        self.fabric.backward(loss / self.accumulate if self.accumulate > 1 else loss)
+        if not self._completes_a_step():
             return
+        of_weights, batches = optimizer is self.optimizer, self.step % self.accumulate + 1
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not of_weights:
-            self._average([p.grad for p in parameters])
+            self.supernet.average([p.grad for p in parameters])
         if batches < self.accumulate:  # the last group of an epoch is smaller
             for p in parameters:
                 p.grad.mul_(self.accumulate / batches)
-        if clip is not None:
-            norm: Any = self.fabric.clip_gradients(self._module, optimizer, max_norm=clip, error_if_nonfinite=False)
-        else:
-            norm = _norm([p.grad for p in parameters])
+        norm = _norm([p.grad for p in parameters]) if clip is None else self.supernet.clip(optimizer, clip)
         self.norms.update("weight_gradient_norm" if of_weights else "architecture_gradient_norm", norm.detach())
         optimizer.step()
 
-    def gradients(self, loss: torch.Tensor, parameters: Sequence[nn.Parameter]) -> list[torch.Tensor | None]:
-        """Return the loss's gradient of each parameter, None where it does not depend; `.grad` is left alone."""
-        before = [p.grad for p in parameters]
-        for p in parameters:
-            p.grad = None
-        self.fabric.backward(loss)
-        result = [p.grad for p in parameters]
-        for p, grad in zip(parameters, before, strict=True):
-            p.grad = grad
-        of_weights = {id(w) for w in self.weights}
-        self._average([g for p, g in zip(parameters, result, strict=True) if g is not None and id(p) not in of_weights])
-        return result
+    def _completes_a_step(self) -> bool:
+        """Say whether this batch is the last of those whose gradients make one step."""
+        return (self.step + 1) % self.accumulate == 0 or self.step + 1 == self.train_part.length
 
-    @contextmanager
-    def weights_held(self) -> Iterator[None]:
+    def weights_held(self) -> AbstractContextManager[None]:
         """Compute no gradient of the weights in this context, and bring running statistics back after it.
 
         What an architecture step stands in: validation data moves nothing on the weights' side.
         """
-        with held(self.weights), self._buffers.kept():
-            yield
-
-    def _unsynced(self, enabled: bool) -> AbstractContextManager[Any]:
-        """Keep DDP from waiting for gradients of the weights that this pass does not give, or not yet."""
-        if self.fabric.world_size == 1 or not enabled:
-            return nullcontext()
-        return self.fabric.no_backward_sync(self._module)
-
-    def _average(self, gradients: Sequence[torch.Tensor]) -> None:
-        """Average gradients of what stands outside the wrapped model over the processes, in place, in one message."""
-        if self.fabric.world_size == 1 or not gradients:
-            return
-        together: Any = self.fabric.all_reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="mean")
-        for gradient, mean in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
+        return self.supernet.weights_held()
 
     def check_finite(self, tensor: torch.Tensor, what: str) -> None:
         """Stop if the tensor has a NaN or an infinity.
@@ -611,21 +571,6 @@ class SupernetTrainer(BaseOneShotTrainer):
         rank = self.fabric.global_rank
         return mixed_seed(self.seed, rank) if rank else self.seed
 
-    def _free_candidates(self) -> dict[str, list[str]]:
-        """Return label -> the candidates without parameters."""
-        return {
-            label: [
-                name for name, candidate in choice.named_children() if not any(True for _ in candidate.parameters())
-            ]
-            for label, choice in self._layer_choices()
-        }
-
-    def _layer_choices(self) -> Iterator[tuple[str, nn.Module]]:
-        for label, module in self.nas_modules:
-            candidates = getattr(module, "candidates", None)
-            if isinstance(candidates, nn.ModuleDict):
-                yield label, candidates
-
 
 def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
     """Raise `TrainingError` unless the optimizer has every parameter of the model that is to be trained."""
@@ -642,6 +587,8 @@ def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
 
 
 def _norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    if not gradients:
+        return torch.zeros(())
     return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
 
 

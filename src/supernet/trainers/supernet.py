@@ -1,0 +1,133 @@
+"""A model whose choices run, on its device and shared with the other processes: what a trainer's steps run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from supernet.execution import Plan, replace_input_choice, replace_layer_choice, restore
+from supernet.execution.memory_format import channels_last_inputs, choose_memory_format
+from supernet.nn import InputChoice, LayerChoice
+from supernet.trainers.state import Buffers, held
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__: list[str] = []
+
+
+class Supernet:
+    """A model whose choices follow a plan.
+
+    Args:
+        model: a module with choices, which are replaced in place.
+        fabric: of the processes.
+        layer: makes what stands in a `LayerChoice`'s place and follows the plan.
+        input: the same for an `InputChoice`.
+        plan: one that the trial can follow.
+        optimizer: of the model's parameters.
+        trial: tries a batch: `trial(X)` runs the model as it will run, and returns its output in eval form.
+        X: the batch to try.
+
+    Attributes:
+        weights: the model's parameters that are trained.
+        replaced: (label, module) of what stands in the choices' places.
+        optimizer: the optimizer as Fabric wraps it.
+
+    Raises:
+        SupernetError: a choice cannot run so. What `trial` raises is passed on. After either the model is as it was.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        fabric: Fabric,
+        layer: Callable[[LayerChoice, Plan], nn.Module],
+        input: Callable[[InputChoice, Plan], nn.Module],
+        plan: dict[str, Any],
+        optimizer: Optimizer,
+        trial: Callable[[Any], Any],
+        X: Any,
+    ) -> None:
+        self.model, self._fabric, self._plan = model, fabric, Plan(plan)
+        self.replaced: list[tuple[str, nn.Module]] = []
+        was_training = model.training
+        try:
+            replace_layer_choice(model, lambda choice: layer(choice, self._plan), self.replaced)
+            replace_input_choice(model, lambda choice: input(choice, self._plan), self.replaced)
+            fabric.to_device(model)
+            self._buffers = Buffers(model)
+            self.weights = [p for p in model.parameters() if p.requires_grad]
+
+            def leaving_no_trace(X: Any) -> Any:
+                with self._buffers.kept():
+                    return trial(X)
+
+            self._channels_last = choose_memory_format(model, X, leaving_no_trace)
+            self._module, self.optimizer = fabric.setup(model, optimizer)
+        except BaseException:
+            restore(model)
+            raise
+        finally:
+            model.train(was_training)
+
+    def __call__(self, X: Any, plan: dict[str, Any]) -> Any:
+        """Run the model on a batch, its choices following the plan."""
+        self._plan.update(plan)
+        needs_no_gradient = not any(w.requires_grad for w in self.weights[:1])
+        with self.unsynced(needs_no_gradient):
+            return self._module(channels_last_inputs(X) if self._channels_last else X)
+
+    def gradients(self, loss: torch.Tensor, parameters: Sequence[nn.Parameter]) -> list[torch.Tensor | None]:
+        """Return the loss's gradient of each parameter, None where it does not depend; `.grad` is left alone."""
+        before = [p.grad for p in parameters]
+        for p in parameters:
+            p.grad = None
+        self._fabric.backward(loss)
+        result = [p.grad for p in parameters]
+        for p, grad in zip(parameters, before, strict=True):
+            p.grad = grad
+        of_weights = {id(w) for w in self.weights}
+        self.average([g for p, g in zip(parameters, result, strict=True) if g is not None and id(p) not in of_weights])
+        return result
+
+    def clip(self, optimizer: Any, norm: float) -> Any:
+        """Clip the gradients of the optimizer's parameters to a norm, and return what the norm was."""
+        return self._fabric.clip_gradients(self._module, optimizer, max_norm=norm, error_if_nonfinite=False)
+
+    def statistics_kept(self) -> AbstractContextManager[None]:
+        """Bring running statistics, and all other buffers, back after this context."""
+        return self._buffers.kept()
+
+    @contextmanager
+    def weights_held(self) -> Iterator[None]:
+        """Compute no gradient of the weights in this context, and bring running statistics back after it."""
+        with held(self.weights), self._buffers.kept():
+            yield
+
+    def unsynced(self, enabled: bool) -> AbstractContextManager[Any]:
+        """Keep DDP from waiting for gradients of the weights that a pass does not give, or does not give yet."""
+        if self._fabric.world_size == 1 or not enabled:
+            return nullcontext()
+        return self._fabric.no_backward_sync(self._module)
+
+    def average(self, gradients: Sequence[torch.Tensor]) -> None:
+        """Average gradients of what stands outside the wrapped model over the processes, in place, in one message."""
+        if self._fabric.world_size == 1 or not gradients:
+            return
+        together: Any = self._fabric.all_reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="mean")
+        for gradient, mean in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+    def candidates_without_parameters(self) -> dict[str, list[str]]:
+        """Return label -> names of the candidates without parameters, where the modules in place say `candidates`."""
+        return {
+            label: [name for name, m in module.candidates.items() if next(m.parameters(), None) is None]  # type: ignore[operator, union-attr]
+            for label, module in self.replaced
+            if isinstance(getattr(module, "candidates", None), nn.ModuleDict)
+        }
