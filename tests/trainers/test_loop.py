@@ -191,6 +191,28 @@ def test_a_loader_is_halved_through_its_dataset_and_keeps_batch_size_and_collati
     assert {len(batch) for batch in batches} == {3}
 
 
+def test_a_loader_over_a_map_style_dataset_is_made_anew_and_shuffles_if_it_did():
+    for shuffle in (False, True):
+        given = DataLoader(Recorded(10), batch_size=4, shuffle=shuffle, drop_last=False)
+        made, _ = loaders_of_two_parts(given, Recorded(4), batch_size=64, workers=0, seed=0)
+        assert (indices_of(made) == list(range(10))) is not shuffle
+        assert sorted(indices_of(made)) == list(range(10))
+        assert [len(X) for X, _ in Part(made, lambda batch: batch).batches(0)] == [4, 4, 2]
+        assert indices_of(made, 1) == indices_of(made, 1)
+
+
+def test_a_part_can_be_entered_at_any_batch():
+    loader, _ = loaders_of_two_parts(Recorded(40), None, batch_size=5, workers=0, seed=0)
+    part = Part(loader, lambda batch: batch)
+    whole = [X.tolist() for X, _ in part.batches(3)]
+    assert [X.tolist() for X, _ in part.batches(3, 2)] == whole[2:]
+    endless = part.without_end(3)
+    unrolled = [next(endless)[0].tolist() for _ in range(10)]
+    for start in (1, 4, 6, 9):  # in the first round, at its end, and in later ones
+        entered = part.without_end(3, start)
+        assert [next(entered)[0].tolist() for _ in range(10 - start)] == unrolled[start:]
+
+
 def test_each_epoch_has_an_order_of_its_own_that_the_seed_decides():
     def orders(seed):
         loader, _ = loaders_of_two_parts(Recorded(40), None, batch_size=5, workers=0, seed=seed)

@@ -65,4 +65,6 @@ def new_fabric(
             f"device {device!r} with precision {precision!r} and strategy {strategy!r} is not to be had: {error}"
         ) from error
     fabric.launch()
+    if not fabric.is_global_zero:  # the first process speaks for all
+        logging.getLogger("supernet").setLevel(logging.ERROR)
     return fabric

@@ -515,7 +515,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         if batches < self.accumulate:  # the last group of an epoch is smaller
             for p in parameters:
                 p.grad.mul_(self.accumulate / batches)
-        norm = _norm([p.grad for p in parameters]) if clip is None else self.supernet.clip(optimizer, clip)
+        norm = self.supernet.norm(optimizer) if clip is None else self.supernet.clip(optimizer, clip)
         self.norms.update("weight_gradient_norm" if of_weights else "architecture_gradient_norm", norm.detach())
         optimizer.step()
 
@@ -584,12 +584,6 @@ def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
             f"the optimizer lacks parameters of the model: {shown}; make it from model.parameters(), and set "
             "requires_grad=False on those that are to stay as they are"
         )
-
-
-def _norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
-    if not gradients:
-        return torch.zeros(())
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

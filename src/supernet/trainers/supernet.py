@@ -100,6 +100,17 @@ class Supernet:
         """Clip the gradients of the optimizer's parameters to a norm, and return what the norm was."""
         return self._fabric.clip_gradients(self._module, optimizer, max_norm=norm, error_if_nonfinite=False)
 
+    def norm(self, optimizer: Any) -> torch.Tensor:
+        """Return the norm of the gradients of the optimizer's parameters, without a loss scaler's factor."""
+        self._fabric.strategy.precision.unscale_gradients(getattr(optimizer, "optimizer", optimizer))
+        norms = [
+            torch.linalg.vector_norm(p.grad)
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        ]
+        return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+
     def statistics_kept(self) -> AbstractContextManager[None]:
         """Bring running statistics, and all other buffers, back after this context."""
         return self._buffers.kept()
