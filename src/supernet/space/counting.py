@@ -17,7 +17,7 @@ from supernet.errors import SpaceError
 
 __all__: list[str] = []
 
-MAX_STEPS = 20_000
+MAX_STEPS = 5_000
 
 
 class Node(NamedTuple):
