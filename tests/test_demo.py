@@ -24,6 +24,12 @@ def test_no_test_image_is_a_training_image():
     assert not [image for image in test_X if image.numpy().tobytes() in known]
 
 
+def test_without_scikit_learn_the_error_names_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(MissingExtraError, match=re.escape("pip install 'supernet[demo]'")):
+        digits()
+
+
 def test_the_demo_prints_what_it_measured_and_leaves_its_runs(tmp_path):
     out = io.StringIO()
     console = Console(file=out, width=120)
@@ -47,9 +53,8 @@ def test_the_demo_prints_what_it_measured_and_leaves_its_runs(tmp_path):
     for seed, architecture in enumerate(rows[0].architectures):
         run = directory / f"seed{seed}"
         assert load_architecture(run / "architecture.json", space) == architecture
-        assert {"architecture.png", "architecture.svg", "probabilities.png", "probabilities.svg"} < {
-            path.name for path in run.iterdir()
-        }
+        plots = {f"{plot}.{suffix}" for plot in ("architecture", "probabilities") for suffix in ("png", "svg")}
+        assert {"metrics.jsonl", "network.safetensors", *plots} < {path.name for path in run.iterdir()}
 
 
 def test_random_rivals_are_the_same_for_each_seed_and_trained_from_weights_of_their_own(tmp_path, monkeypatch):

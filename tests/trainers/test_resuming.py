@@ -246,6 +246,40 @@ def test_a_checkpoint_that_does_not_fit_the_model_is_refused(tmp_path):
         search("first order", tmp_path, norm=False).fit(resume="auto")
 
 
+def test_a_search_killed_before_its_first_checkpoint_begins_anew(tmp_path):
+    never = Checkpointing(every_epochs=None)
+    stopped_after(search("first order", tmp_path, checkpointing=never), 8)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+    trainer = search("first order", tmp_path, checkpointing=never)
+    trainer.fit(resume="auto")
+    assert result(trainer) == uninterrupted("first order")
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_what_a_trainer_keeps_in_attributes_of_any_name_comes_back(tmp_path):
+    def new():
+        trainer = search("first order", tmp_path, num_epochs=1)
+        trainer._baseline, trainer.moments = 0.0, {"a": [torch.zeros(2), 1]}
+        trainer._noise = torch.Generator().manual_seed(1)
+        return trainer
+
+    first = new()
+    inner = first.train_step
+
+    def train_step(*batches):
+        inner(*batches)
+        first._baseline += 0.5
+        first.moments["a"][0] += torch.rand(2, generator=first._noise)
+
+    first.train_step = train_step
+    first.fit()
+    second = new()
+    second.fit(resume="auto")
+    assert second._baseline == first._baseline == 3.0
+    assert torch.equal(second.moments["a"][0], first.moments["a"][0])
+    assert torch.equal(second._noise.get_state(), first._noise.get_state())
+
+
 def test_resuming_without_anything_to_resume_says_so_or_begins(tmp_path):
     with pytest.raises(TrainingError, match="has none; give run_dir"):
         search("first order").fit(resume="auto")

@@ -211,7 +211,8 @@ class SupernetTrainer(BaseOneShotTrainer):
         self._trial_X, self._trial_y = self.fabric.to_device(split_batch(first_batch(train_loader)))
         self._run = None if run_dir is None else RunDirectory(run_dir)
         self._checkpointing, self._saved_at = checkpointing, time.monotonic()
-        self._ours = {*vars(self), "supernet", "optimizer", "weights", "nas_modules"}  # what is not the algorithm's
+        of_the_loop = ("supernet", "optimizer", "weights", "nas_modules", "_broken", "_signals", "_ours")
+        self._ours = {*vars(self), *of_the_loop}  # all other attributes are the algorithm's
 
     def take_over(
         self,
@@ -293,10 +294,12 @@ class SupernetTrainer(BaseOneShotTrainer):
         if checkpoint is None:
             if resume is not None and str(resume) != "auto":
                 raise TrainingError(f"{resume} holds no checkpoint to go on from")
-            if self._run is not None:
-                self._run.check_unused()
+            if self._run is not None and self.fabric.is_global_zero:
+                # A run that is resumed and was killed before its first checkpoint has left files too.
+                self._run.begin(over_others=resume is not None)
             self.epoch = self.step = self.global_step = self.skipped_steps = 0
             self.history = []
+            self._close_books()
         else:
             state = read_checkpoint(checkpoint)
             bring_back(self, state, checkpoint)
@@ -317,15 +320,12 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.train_epoch()
         seconds = time.perf_counter() - began
         record = self._end_epoch(seconds, self.step - first_step)
+        for callback in self.callbacks:
+            callback.epoch_ended(self, record)
         self.epoch, self.step = self.epoch + 1, 0
         every = self._checkpointing.every_epochs
-        loss = record.get("valid_loss", record["train_loss"])
         if every and (self.epoch % every == 0 or self.epoch == self.num_epochs or self.stopped):
-            self._save(loss)
-        for callback in self.callbacks:
-            self.epoch -= 1  # callbacks see the epoch that ended
-            callback.epoch_ended(self, record)
-            self.epoch += 1
+            self._save(record.get("valid_loss", record["train_loss"]))
 
     def train_epoch(self) -> None:
         """Go once over the training part from `step` on, each step with a batch of the validation part beside it."""
@@ -420,10 +420,13 @@ class SupernetTrainer(BaseOneShotTrainer):
         if self._run is not None and self.fabric.is_global_zero:
             self._run.append_epoch(record)
         self._ask_whether_to_stop(record)
+        self._close_books()
+        return record
+
+    def _close_books(self) -> None:
         for meter in self.meters.values():
             meter.reset()
         self.norms = Means()
-        return record
 
     def _ask_whether_to_stop(self, record: Mapping[str, Any]) -> None:
         for rule in self.stop_when:
@@ -473,7 +476,7 @@ class SupernetTrainer(BaseOneShotTrainer):
 
     def kept_attributes(self) -> list[tuple[str, Any]]:
         """Return the attributes that belong to the algorithm's state, by name."""
-        return sorted((n, v) for n, v in vars(self).items() if n not in self._ours and n[0] != "_" and is_kept(v))
+        return sorted((n, v) for n, v in vars(self).items() if n not in self._ours and is_kept(v))
 
     # --- what an algorithm's steps are made of -------------------------------------------------------------
 

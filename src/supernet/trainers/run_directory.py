@@ -99,14 +99,6 @@ class RunDirectory:
         finally:
             lock.release()
 
-    def check_unused(self) -> None:
-        """Raise `TrainingError` if a run is here already."""
-        if self._metrics.exists() or self.newest_checkpoint() is not None:
-            raise TrainingError(
-                f"{self.path} holds a run already; go on with it by fit(resume='auto'), choose another run_dir, or "
-                "move it away"
-            )
-
     def newest_checkpoint(self) -> Path | None:
         """Return the checkpoint of the latest step, None where there is none."""
         return max(self._checkpoints.glob("*.safetensors"), default=None, key=lambda path: path.name)
@@ -129,6 +121,20 @@ class RunDirectory:
             if self._best is None or name != self._best[1]:
                 (self._checkpoints / name).unlink(missing_ok=True)
         return path
+
+    def begin(self, *, over_others: bool) -> None:
+        """Begin anew.
+
+        Raises:
+            TrainingError: a run is here already, and may not be written over.
+        """
+        if not over_others and (self._metrics.exists() or self.newest_checkpoint() is not None):
+            raise TrainingError(
+                f"{self.path} holds a run already; go on with it by fit(resume='auto'), choose another run_dir, or "
+                "move it away"
+            )
+        self._best = None
+        write_whole(self._metrics, "")
 
     def resume(self, state: Mapping[str, Any], history: list[dict[str, Any]]) -> None:
         """Go on from a state: files say what it knows, and no more."""
