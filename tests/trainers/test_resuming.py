@@ -24,15 +24,6 @@ SCRIPT = Path(__file__).with_name("searches.py")
 KINDS = ["first order", "second order", "path"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As the other processes have it: sums are in another order with another number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Stop(Exception):
     pass
 
