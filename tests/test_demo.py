@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 from statistics import mean
 
 import pytest
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from supernet import SearchSpace, __version__, load_architecture
 from supernet.cli import main
+from supernet.errors import MissingExtraError
 
 pytest.importorskip("sklearn", reason="the demo's data comes with scikit-learn")
 from supernet.demo import Network, digits, run_demo
