@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from supernet.demo import run_demo
 from supernet.errors import SupernetError
 from supernet.rerun import rerun
@@ -39,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "rerun":
             return _rerun(options.run_dir, options.into)
+        # Its images are so small that a second thread gains nothing, and loses much where cores are shared.
+        torch.set_num_threads(1)
         run_demo(runs=options.runs)
     except SupernetError as error:
         print(f"supernet: {error}", file=sys.stderr)
