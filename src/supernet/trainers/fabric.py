@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,14 @@ def new_fabric(
             f"device {device!r} with precision {precision!r} and strategy {strategy!r} is not to be had: {error}"
         ) from error
     fabric.launch()
+    if fabric.world_size > 1:
+        atexit.register(_leave_process_group)
     if not fabric.is_global_zero:  # the first process speaks for all
         logging.getLogger("supernet").setLevel(logging.ERROR)
     return fabric
+
+
+def _leave_process_group() -> None:
+    """End gloo's threads before the interpreter goes: one that still runs then aborts the process, now and then."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
