@@ -14,7 +14,17 @@ from supernet.space import (
     load_architecture,
     save_architecture,
 )
-from supernet.trainers import BaseOneShotTrainer, DartsTrainer, SupernetTrainer, accuracy
+from supernet.trainers import (
+    BaseOneShotTrainer,
+    DartsTrainer,
+    EnasTrainer,
+    ProxylessTrainer,
+    RandomTrainer,
+    SampledTrainer,
+    SinglePathTrainer,
+    SupernetTrainer,
+    accuracy,
+)
 
 __version__ = "0.1.0"
 
@@ -22,9 +32,14 @@ __all__ = [
     "Architecture",
     "BaseOneShotTrainer",
     "DartsTrainer",
+    "EnasTrainer",
     "InputChoice",
     "LayerChoice",
+    "ProxylessTrainer",
+    "RandomTrainer",
+    "SampledTrainer",
     "SearchSpace",
+    "SinglePathTrainer",
     "SupernetTrainer",
     "accuracy",
     "evaluate",

@@ -1,15 +1,15 @@
-"""Distributions over the decisions of a space, as logits that can be trained."""
+"""Distributions over the decisions of a space, as logits that can be trained, and their estimators."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 
-from supernet.space import Architecture, LayerDomain, SearchSpace
+from supernet.space import Architecture, Decision, LayerDomain, SearchSpace
 
-__all__ = ["most_probable", "new_logits", "probabilities"]
+__all__ = ["DecisionDistribution", "binary_gates", "most_probable", "new_logits", "probabilities"]
 
 Logits = dict[str, nn.Parameter]
 
@@ -19,11 +19,8 @@ def new_logits(space: SearchSpace, *, seed: int, dtype: torch.dtype, device: tor
 
     Choices of one label share one vector. The numbers depend on the seed only, not on the device.
     """
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        label: nn.Parameter((1e-3 * torch.randn(_width(space, label), generator=generator)).to(device, dtype))
-        for label in space
-    }
+    widths = {label: len(d.names) if isinstance(d, LayerDomain) else d.n_candidates for label, d in space.items()}
+    return _new_logits(widths, seed, dtype, device)
 
 
 def probabilities(logits: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -48,6 +45,80 @@ def most_probable(space: SearchSpace, logits: Mapping[str, torch.Tensor]) -> Arc
     return space.canonical(decisions)
 
 
-def _width(space: SearchSpace, label: str) -> int:
-    domain = space[label]
-    return len(domain.names) if isinstance(domain, LayerDomain) else domain.n_candidates
+class DecisionDistribution:
+    """Each label's decision drawn on its own, by softmax of its logits: one logit for each decision of its domain.
+
+    Unlike a mixture's logits, those of an input choice belong to sets of inputs, not to single ones.
+
+    Args:
+        space: whose decisions.
+        seed: of the logits, 1e-3 * standard normal.
+        dtype: of the logits.
+        device: of the logits.
+
+    Attributes:
+        decisions: label -> its decisions, in the domain's order.
+        logits: label -> logits (K,).
+    """
+
+    def __init__(self, space: SearchSpace, *, seed: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.space = space
+        self.decisions: dict[str, list[Decision]] = {label: list(domain) for label, domain in space.items()}
+        self.logits = _new_logits({label: len(ds) for label, ds in self.decisions.items()}, seed, dtype, device)
+
+    def sample(self, generator: torch.Generator) -> Architecture:
+        """Return an architecture; the generator is the CPU's."""
+        drawn = self.draw(1, generator)
+        return self.space.follow(lambda label: self.decisions[label][drawn[label][0]])
+
+    def draw(self, count: int, generator: torch.Generator) -> dict[str, list[int]]:
+        """Return label -> positions of `count` decisions (fewer where there are fewer), without replacement."""
+        widths = [len(vector) for vector in self.logits.values()]
+        values = torch.cat([vector.detach() for vector in self.logits.values()]).cpu().double()  # one wait for a GPU
+        drawn = {}
+        for label, vector in zip(self.logits, values.split(widths), strict=True):
+            # A decision that has become impossible in float64 may still be needed as the second of two.
+            p = torch.softmax(vector, -1).clamp_min(torch.finfo(torch.float64).tiny)
+            drawn[label] = torch.multinomial(p, min(count, len(p)), generator=generator).tolist()
+        return drawn
+
+    def log_prob(self, architecture: Architecture) -> torch.Tensor:
+        """Return the logarithm of an architecture's probability, differentiable in the logits of what it decides."""
+        terms = [
+            torch.log_softmax(self.logits[label], -1)[self.decisions[label].index(decision)]
+            for label, decision in architecture.items()
+        ]
+        return torch.stack(terms).sum()
+
+    def most_probable(self) -> Architecture:
+        """Return the architecture of the largest logits; of equal ones the first counts."""
+        return self.space.follow(lambda label: self.decisions[label][int(self.logits[label].argmax())])
+
+
+def binary_gates(logits: torch.Tensor, drawn: Sequence[int], active: int) -> torch.Tensor:
+    """Return gates of the decisions at positions `drawn`: 1 for `drawn[active]`, 0 for the others.
+
+    Their gradient goes to the logits by BinaryConnect's estimator, as if the gates were the probabilities p
+    that softmax gives among those drawn (arXiv 1812.00332):
+    `dL/dalpha_i = sum_j dL/dg_j p_j (delta_ij - p_i)`.
+
+    Args:
+        logits: (K,).
+        drawn: positions, each once.
+        active: which of them is active.
+
+    Returns:
+        Gates (len(drawn),).
+    """
+    p = torch.softmax(logits[list(drawn)], -1)
+    hot = torch.zeros_like(p)
+    hot[active] = 1
+    return hot + (p - p.detach())  # exactly 1 and 0
+
+
+def _new_logits(widths: Mapping[str, int], seed: int, dtype: torch.dtype, device: torch.device) -> Logits:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        label: nn.Parameter((1e-3 * torch.randn(width, generator=generator)).to(device, dtype))
+        for label, width in widths.items()
+    }

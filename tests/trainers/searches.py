@@ -17,8 +17,18 @@ from torch import nn
 from torch.optim import SGD
 from torch.utils.data import Dataset
 
-from supernet import DartsTrainer, InputChoice, LayerChoice, SupernetTrainer, accuracy
-from supernet.execution.path import PathInput, PathLayer
+from supernet import (
+    DartsTrainer,
+    EnasTrainer,
+    InputChoice,
+    LayerChoice,
+    ProxylessTrainer,
+    RandomTrainer,
+    SinglePathTrainer,
+    SupernetTrainer,
+    accuracy,
+)
+from supernet.execution import PathInput, PathLayer
 from supernet.trainers import Checkpointing
 from supernet.trainers.snapshot import digest
 
@@ -62,7 +72,7 @@ class Augmented(Dataset):
 
 
 class PathTrainer(SupernetTrainer):
-    """Trains one uniformly drawn path a step: what ENAS, ProxylessNAS and SPOS have in common."""
+    """A trainer of somebody else: one uniformly drawn path a step, and the candidate drawn most often wins."""
 
     leaves_parameters_unused = True
 
@@ -73,8 +83,7 @@ class PathTrainer(SupernetTrainer):
         self.take_over(PathLayer, PathInput, self.decisions())
 
     def decisions(self):
-        drawn = self.space.sample(self.generator)
-        return {label: drawn.get(label, next(iter(domain))) for label, domain in self.space.items()}
+        return self.space.draw(self.generator)
 
     def train_step(self, trn_X, trn_y, val_X, val_y):
         path = self.decisions()
@@ -84,6 +93,28 @@ class PathTrainer(SupernetTrainer):
 
     def export(self):
         return {"stem": max(sorted(self.counts), key=self.counts.get), "act": 0, "skip": 0}
+
+
+def negative_loss(output, target):
+    return -loss(output, target)
+
+
+KINDS = {
+    "first order": (DartsTrainer, {"arc_learning_rate": 0.05}),
+    "second order": (DartsTrainer, {"arc_learning_rate": 0.05, "unrolled": True}),
+    "path": (PathTrainer, {}),
+    "enas": (
+        EnasTrainer,
+        {"reward_function": negative_loss, "ctrl_steps_aggregate": 4, "ctrl_lr": 0.01, "num_samples": 3},
+    ),
+    "proxyless": (
+        ProxylessTrainer,
+        {"warmup_epochs": 1, "arc_learning_rate": 0.05, "cost": {"stem": {"conv": 1.0, "deep": 0.5}}},
+    ),
+    "reinforce": (ProxylessTrainer, {"estimator": "reinforce", "arc_learning_rate": 0.05}),
+    "single path": (SinglePathTrainer, {"num_evaluations": 6, "population": 3, "num_parents": 2}),
+    "random": (RandomTrainer, {"num_samples": 5, "num_finalists": 2}),
+}
 
 
 def loss(output, target):
@@ -104,35 +135,36 @@ def search(kind, run_dir=None, *, norm=True, noise=True, slow=0.0, one_path=Fals
         "run_dir": run_dir,
         **options,
     }
-    data = Augmented(noise=noise)
-    if kind == "path":
-        trainer = PathTrainer(model, optimizer=optimizer, dataset=data, **options)
-    else:
-        trainer = DartsTrainer(
-            model,
-            optimizer=optimizer,
-            dataset=data,
-            arc_learning_rate=0.05,
-            unrolled=kind == "second order",
-            **options,
-        )
+    trainer_class, its_own = KINDS[kind]
+    trainer = trainer_class(model, optimizer=optimizer, dataset=Augmented(noise=noise), **{**its_own, **options})
     if one_path:
         trainer.decisions = lambda: {"stem": "deep", "act": "1", "skip": [0]}
     if slow:
-        inner = trainer.train_step
+        before_each_step(trainer, lambda: time.sleep(slow))
+    return trainer
 
-        def train_step(*batches):
-            time.sleep(slow)
+
+def before_each_step(trainer, do):
+    """Let `do` run before each step of the search, whichever method takes it."""
+
+    def preceded(inner):
+        def step(*batches):
+            do()
             inner(*batches)
 
-        trainer.train_step = train_step
-    return trainer
+        return step
+
+    for name in ("train_step", "train_model_weight", "use_validation_batch"):
+        if hasattr(trainer, name) and not (name == "train_model_weight" and not hasattr(trainer, "evaluate")):
+            setattr(trainer, name, preceded(getattr(trainer, name)))
 
 
 def result(trainer):
     """What two runs of one search must have in common, bit for bit."""
     alphas = getattr(trainer, "alphas", {})
+    controller = getattr(trainer, "controller", None)
     return {
+        "controller": None if controller is None else digest(controller.parameters()),
         "weights": digest([*trainer.model.parameters(), *trainer.model.buffers()]),
         "alphas": digest(alphas.values()),
         "architecture": trainer.export(),
@@ -142,7 +174,7 @@ def result(trainer):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=["first order", "second order", "path"])
+    parser.add_argument("kind", choices=list(KINDS))
     parser.add_argument("run_dir")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--slow", type=float, default=0.0)
@@ -173,10 +205,10 @@ def main():
     rank = int(os.environ.get("RANK", 0))
     if options.raise_on_rank == rank:
 
-        def train_step(*batches):
+        def break_down():
             raise ValueError("broken on purpose")
 
-        trainer.train_step = train_step
+        before_each_step(trainer, break_down)
     print("ready", flush=True)
     trainer.fit(resume="auto")
     Path(options.run_dir, f"result-{rank}.json").write_text(json.dumps(result(trainer)))

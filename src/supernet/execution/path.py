@@ -37,9 +37,13 @@ class PathInput(nn.Module):
         self.plan = plan
         self._decided: dict[tuple[int, ...], nn.Module] = {}  # holds no state, so it is no child
 
-    def forward(self, inputs: Sequence[Any] | Mapping[str, Any]) -> Any:
-        """Pick and reduce the decided inputs."""
-        chosen = tuple(self.plan[self.label])
+    def decided(self, positions: Sequence[int]) -> nn.Module:
+        """Return the module that picks and reduces the inputs at these positions."""
+        chosen = tuple(positions)
         if chosen not in self._decided:
             self._decided[chosen] = self.choice_decided(list(chosen))
-        return self._decided[chosen](inputs)
+        return self._decided[chosen]
+
+    def forward(self, inputs: Sequence[Any] | Mapping[str, Any]) -> Any:
+        """Pick and reduce the decided inputs."""
+        return self.decided(self.plan[self.label])(inputs)

@@ -1,12 +1,13 @@
 """Search spaces, their architectures, and the plain networks that these describe."""
 
-from supernet.space.domains import InputDomain, LayerDomain
+from supernet.space.domains import Decision, InputDomain, LayerDomain
 from supernet.space.files import load_architecture, save_architecture
 from supernet.space.freeze import fixed_architecture, freeze
 from supernet.space.space import Architecture, SearchSpace
 
 __all__ = [
     "Architecture",
+    "Decision",
     "InputDomain",
     "LayerDomain",
     "SearchSpace",

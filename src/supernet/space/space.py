@@ -90,7 +90,12 @@ class SearchSpace(Mapping[str, Domain]):
             generator: where the random numbers come from. Default: torch's global generator.
         """
         uniforms = self._uniforms(generator)
-        return self._follow(lambda label: self._draw(label, uniforms))
+        return self.follow(lambda label: self._draw(label, uniforms))
+
+    def draw(self, generator: torch.Generator | None = None) -> Architecture:
+        """Return a decision for every choice, also for those that the others leave unreached; else as `sample`."""
+        uniforms = self._uniforms(generator)
+        return {label: self._draw(label, uniforms) for label in self._domains}
 
     def mutate(self, architecture: Mapping[str, Any], generator: torch.Generator | None = None) -> Architecture:
         """Return the architecture with one decision changed, drawn from those that it reaches.
@@ -114,7 +119,7 @@ class SearchSpace(Mapping[str, Domain]):
         changes = torch.rand(max(2, self[changed].n_uniforms), generator=generator, dtype=torch.float64).tolist()
         uniforms = self._uniforms(generator)
         known = {**parent, changed: self[changed].mutate(parent[changed], changes)}  # type: ignore[arg-type]
-        return self._follow(lambda label: known[label] if label in known else self._draw(label, uniforms))
+        return self.follow(lambda label: known[label] if label in known else self._draw(label, uniforms))
 
     def enumerate(self) -> Iterator[Architecture]:
         """Yield every architecture once, lazily."""
@@ -151,7 +156,7 @@ class SearchSpace(Mapping[str, Domain]):
                 raise ArchitectureError(f"the architecture leaves {label!r} open; decide it: {self._domains[label]}")
             return decisions[label]
 
-        return self._follow(decide)
+        return self.follow(decide)
 
     def validate(self, architecture: Mapping[str, Any]) -> None:
         """Raise unless this is an architecture of the space.
@@ -160,6 +165,23 @@ class SearchSpace(Mapping[str, Domain]):
             ArchitectureError: a label is unknown, a reached one is missing, or a decision is not possible.
         """
         self.canonical(architecture)
+
+    def follow(self, decide: Callable[[str], Decision]) -> Architecture:
+        """Return the decisions on all choices that are reached when each is decided as `decide` says.
+
+        Args:
+            decide: label -> decision in the form that we write. It is called once for each label that is
+                reached, outer choices before those in the chosen candidate.
+        """
+        decided: Architecture = {}
+        ahead = list(self._ordered_roots)
+        while ahead:
+            node = ahead.pop(0)
+            if node.label not in decided:
+                decided[node.label] = decide(node.label)
+            if node.branches:
+                ahead.extend(self._inside(node, decided[node.label]))
+        return {label: decided[label] for label in self._domains if label in decided}
 
     def to_json(self) -> dict[str, Any]:
         """Return what can be decided, as JSON has it: the choices by label, and which stand inside which."""
@@ -186,18 +208,6 @@ class SearchSpace(Mapping[str, Domain]):
     def _draw(self, label: str, uniforms: list[float]) -> Decision:
         domain, start = self._domains[label], self._slices[label]
         return domain.draw(uniforms[start : start + domain.n_uniforms])
-
-    def _follow(self, decide: Callable[[str], Decision]) -> Architecture:
-        """Return the decisions on all choices that are reached when each is decided as `decide` says."""
-        decided: Architecture = {}
-        ahead = list(self._ordered_roots)
-        while ahead:
-            node = ahead.pop(0)
-            if node.label not in decided:
-                decided[node.label] = decide(node.label)
-            if node.branches:
-                ahead.extend(self._inside(node, decided[node.label]))
-        return {label: decided[label] for label in self._domains if label in decided}
 
     def _inside(self, node: Node, decision: Decision) -> list[Node]:
         """Return the nodes that are met inside the chosen candidate."""

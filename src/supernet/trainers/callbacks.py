@@ -52,7 +52,7 @@ class ShowProgress(Callback):
 
     def epoch_began(self, trainer: SupernetTrainer) -> None:
         """Start an epoch at the step where it is entered."""
-        self._bar.begin_epoch(trainer.epoch, trainer.train_part.length, trainer.step)
+        self._bar.begin_epoch(trainer.epoch, trainer.steps_of_an_epoch(), trainer.step)
 
     def step_ended(self, trainer: SupernetTrainer) -> None:
         """Move the bar."""

@@ -52,10 +52,23 @@ class Batches(Sampler[list[Key]]):
         self, count: int, batch_size: int, *, seed: int, shuffle: bool, drop_last: bool, rank: int, world_size: int
     ) -> None:
         self._count, self._batch_size, self._seed, self._shuffle = count, batch_size, seed, shuffle
+        self._drop_last = drop_last and count >= batch_size
         self._rank, self._together = rank, batch_size * world_size
         whole, rest = divmod(count, self._together)
         self._length = whole + (1 if rest and not (drop_last or world_size > 1) else 0)
         self.round = self.start = 0
+
+    def whole(self, *, shuffle: bool) -> Batches:
+        """Return the batches of all processes, each as large as one of this process's."""
+        return Batches(
+            self._count,
+            self._batch_size,
+            seed=self._seed,
+            shuffle=shuffle and self._shuffle,
+            drop_last=shuffle and self._drop_last,
+            rank=0,
+            world_size=1,
+        )
 
     def __len__(self) -> int:
         return self._length
@@ -155,6 +168,28 @@ class Part:
             if empty and not start:
                 raise DataError("the validation part gives no batch")
             again, start = again + 1, 0
+
+    def whole(self, *, shuffle: bool) -> Part:
+        """Return all processes' share of this part, in loaders of its own: reading it does not disturb this one.
+
+        Args:
+            shuffle: in the order of this part's first round; else in the dataset's, and nothing is dropped. A
+                loader that was taken as it is keeps its own.
+        """
+        loader, batches = self.loader, self.loader.batch_sampler
+        if not isinstance(batches, Batches):
+            return self
+        loader = DataLoader(
+            loader.dataset,
+            batch_sampler=batches.whole(shuffle=shuffle),
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+            pin_memory=loader.pin_memory,
+            worker_init_fn=loader.worker_init_fn,
+            persistent_workers=loader.num_workers > 0,
+            generator=torch.Generator().manual_seed(self._seed),
+        )
+        return Part(loader, self._to_device, self._seed)
 
     def digest(self) -> str:
         """Return a digest of which samples are in it, as far as that is known: not of what they hold."""

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Literal, TypedDict
@@ -191,8 +192,9 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.progress = progress
         self.callbacks = [ShowProgress(), *callbacks] if self.fabric.is_global_zero else []
         self.stop_when, self.on_nonfinite = stop_when, on_nonfinite
+        self.metrics = metrics
         self.meters = {part: Meter(metrics, self.device) for part in ("train", "valid")}
-        self.norms = Means()
+        self.means = Means()
         self.history: list[dict[str, Any]] = []
         self.epoch = self.step = self.global_step = self.skipped_steps = 0
         self.stopped: str | None = None
@@ -211,7 +213,8 @@ class SupernetTrainer(BaseOneShotTrainer):
         self._trial_X, self._trial_y = self.fabric.to_device(split_batch(first_batch(train_loader)))
         self._run = None if run_dir is None else RunDirectory(run_dir)
         self._checkpointing, self._saved_at = checkpointing, time.monotonic()
-        of_the_loop = ("supernet", "optimizer", "weights", "nas_modules", "_broken", "_signals", "_ours")
+        self._signals: Interruption | None = None  # during `fit`
+        of_the_loop = ("supernet", "optimizer", "weights", "nas_modules", "_broken", "_ours")
         self._ours = {*vars(self), *of_the_loop}  # all other attributes are the algorithm's
 
     def take_over(
@@ -273,13 +276,14 @@ class SupernetTrainer(BaseOneShotTrainer):
                 stack.enter_context(self._run.held())
             stack.enter_context(seeded(self._own_seed(), self.device))
             self._begin(resume)
-            signals = stack.enter_context(noticing_signals(self._run is not None))
+            self._signals = stack.enter_context(noticing_signals(self._run is not None))
+            stack.callback(setattr, self, "_signals", None)
             began = time.perf_counter()
             for callback in self.callbacks:
                 stack.callback(callback.fit_ended, self)
                 callback.fit_began(self)
             while self.epoch < self.num_epochs and self.stopped is None:
-                self._fit_epoch(signals)
+                self._fit_epoch()
             self._finish(time.perf_counter() - began)
 
     def _begin(self, resume: str | os.PathLike[str] | None) -> None:
@@ -311,8 +315,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.fabric.barrier()
         self._describe("running")
 
-    def _fit_epoch(self, signals: Interruption) -> None:
-        self._signals = signals
+    def _fit_epoch(self) -> None:
         began = time.perf_counter()
         first_step = self.step
         for callback in self.callbacks:
@@ -352,15 +355,25 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.global_step += 1
         if self.log_frequency and self.step % self.log_frequency == 0:
             self._check_noted()
-            where = f"Epoch [{self.epoch + 1}/{self.num_epochs}] Step [{self.step}/{self.train_part.length or '?'}]"
-            logger.info("%s  %s", where, written(self._read_meters()))
-        if self._run is not None and self.step % self.accumulate == 0:
-            self._save_if_due()
+            logger.info("%s  %s", self.where(), written(self._read_meters()))
+        if self.step % self.accumulate == 0:
+            self.save_between_steps()
 
-    def _save_if_due(self) -> None:
+    def steps_of_an_epoch(self) -> int | None:
+        """Return how many steps an epoch has; None where that is not known (a stream)."""
+        return self.train_part.length
+
+    def where(self) -> str:
+        """Return how far the search is, for a log line."""
+        return f"Epoch [{self.epoch + 1}/{self.num_epochs}] Step [{self.step}/{self.steps_of_an_epoch() or '?'}]"
+
+    def save_between_steps(self) -> None:
+        """Write a checkpoint if one is due, and leave if a signal has asked for it; outside of `fit` do nothing."""
+        if self._run is None or self._signals is None:
+            return
         due = self._checkpointing
         minutes = (time.monotonic() - self._saved_at) / 60
-        save = bool(due.every_steps and self.step % due.every_steps == 0)
+        save = bool(due.every_steps and self.step and self.step % due.every_steps == 0)
         save |= due.every_minutes is not None and minutes >= due.every_minutes
         number = int(self._signals.signal or 0)
         if self.fabric.world_size > 1:  # the processes finish different steps when a signal comes
@@ -393,15 +406,18 @@ class SupernetTrainer(BaseOneShotTrainer):
             raise TrainingError(
                 "an epoch had no step: the training part has fewer samples than one batch; lower batch_size"
             )
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(metrics.get("valid_loss", metrics["train_loss"]))
-        elif self.scheduler is not None:
-            self.scheduler.step()
+        with warnings.catch_warnings():
+            # In an epoch that was resumed after its training part, the optimizer has stepped in another process.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            if isinstance(self.scheduler, ReduceLROnPlateau):
+                self.scheduler.step(metrics.get("valid_loss", metrics["train_loss"]))
+            elif self.scheduler is not None:
+                self.scheduler.step()
         probabilities, architecture = self.probabilities(), self.preferred()
         record = {
             "epoch": self.epoch + 1,
             **metrics,
-            **self.norms.read(),
+            **self.means.read(),
             "skipped_steps": self.skipped_steps,
             "cost": {
                 "seconds": seconds,
@@ -426,7 +442,7 @@ class SupernetTrainer(BaseOneShotTrainer):
     def _close_books(self) -> None:
         for meter in self.meters.values():
             meter.reset()
-        self.norms = Means()
+        self.means = Means()
 
     def _ask_whether_to_stop(self, record: Mapping[str, Any]) -> None:
         for rule in self.stop_when:
@@ -441,8 +457,9 @@ class SupernetTrainer(BaseOneShotTrainer):
             raise TrainingError(
                 "the processes have diverged: their weights or architecture parameters differ at the end"
             )
+        architecture = self.export()  # in all processes: some share the work
         if self._run is not None and self.fabric.is_global_zero:
-            self._run.write_result(self.model, self.export(), self.space, self.history)
+            self._run.write_result(self.model, architecture, self.space, self.history)
         self._describe("finished", seconds=seconds, result=result, stopped=self.stopped)
         self.fabric.barrier()
 
@@ -508,7 +525,8 @@ class SupernetTrainer(BaseOneShotTrainer):
         """Take one step of an optimizer down the gradient of the loss; of `accumulate` losses, if that is not 1."""
         if self.step % self.accumulate == 0:
             optimizer.zero_grad()
-        self.fabric.backward(loss / self.accumulate if self.accumulate > 1 else loss)
+        if loss.requires_grad or not self.leaves_parameters_unused:  # a path may have no parameters
+            self.fabric.backward(loss / self.accumulate if self.accumulate > 1 else loss)
         if not self._completes_a_step():
             return
         of_weights, batches = optimizer is self.optimizer, self.step % self.accumulate + 1
@@ -519,7 +537,7 @@ class SupernetTrainer(BaseOneShotTrainer):
             for p in parameters:
                 p.grad.mul_(self.accumulate / batches)
         norm = self.supernet.norm(optimizer) if clip is None else self.supernet.clip(optimizer, clip)
-        self.norms.update("weight_gradient_norm" if of_weights else "architecture_gradient_norm", norm.detach())
+        self.means.update("weight_gradient_norm" if of_weights else "architecture_gradient_norm", norm.detach())
         optimizer.step()
 
     def _completes_a_step(self) -> bool:
@@ -532,6 +550,13 @@ class SupernetTrainer(BaseOneShotTrainer):
         What an architecture step stands in: validation data moves nothing on the weights' side.
         """
         return self.supernet.weights_held()
+
+    def mean_over_processes(self, number: Any) -> float:
+        """Return the mean of a number, or of a tensor of one, over all processes; this waits for the device."""
+        value = torch.as_tensor(number, dtype=torch.float64, device="cpu").detach()
+        if self.fabric.world_size > 1:
+            value = self._summed(value) / self.fabric.world_size
+        return float(value)
 
     def check_finite(self, tensor: torch.Tensor, what: str) -> None:
         """Stop if the tensor has a NaN or an infinity.

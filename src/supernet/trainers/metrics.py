@@ -89,7 +89,7 @@ class Meter:
 
     def update(self, loss: torch.Tensor | None, output: Any, target: Any) -> None:
         """Take in one batch."""
-        size = _batch_size(target)
+        size = batch_size(target)
         values: dict[str, Any] = {} if loss is None else {"loss": loss.detach()}
         with torch.no_grad():
             if self._stateful is not None:
@@ -132,7 +132,8 @@ class Meter:
         return {"metric" if name == "<lambda>" else name: values}
 
 
-def _batch_size(target: Any) -> int:
+def batch_size(target: Any) -> int:
+    """Return how many samples a batch of targets has."""
     sizes: list[int] = []
     apply_to_collection(target, torch.Tensor, lambda t: sizes.append(len(t) if t.dim() else 1))
     return sizes[0] if sizes else 1

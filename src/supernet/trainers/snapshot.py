@@ -37,7 +37,7 @@ def snapshot(trainer: SupernetTrainer) -> dict[str, Any]:
         "scheduler": None if trainer.scheduler is None else trainer.scheduler.state_dict(),
         "precision": trainer.fabric.strategy.precision.state_dict(),
         "meters": {part: meter.state_dict() for part, meter in trainer.meters.items()},
-        "norms": trainer.norms.state_dict(),
+        "means": trainer.means.state_dict(),
         "of_the_algorithm": {name: _state_of(value) for name, value in trainer.kept_attributes()},
         "random": gathered(RandomState(trainer.device).to_tree()),
     }
@@ -63,7 +63,7 @@ def bring_back(trainer: SupernetTrainer, state: Mapping[str, Any], source: Any) 
         trainer.fabric.strategy.precision.load_state_dict(state["precision"])
         for part, meter in trainer.meters.items():
             meter.load_state_dict(state["meters"][part])
-        trainer.norms.load_state_dict(state["norms"], trainer.device)
+        trainer.means.load_state_dict(state["means"], trainer.device)
         kept = state["of_the_algorithm"]
         for name, value in trainer.kept_attributes():
             setattr(trainer, name, _brought_back(value, kept[name]))

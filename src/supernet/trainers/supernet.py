@@ -83,6 +83,14 @@ class Supernet:
         with self.unsynced(needs_no_gradient):
             return self._module(channels_last_inputs(X) if self._channels_last else X)
 
+    def alone(self, X: Any, plan: dict[str, Any]) -> Any:
+        """Run the model on a batch as `__call__` does, but apart from the other processes: without a gradient."""
+        self._plan.update(plan)
+        precision = self._fabric.strategy.precision
+        with torch.no_grad(), precision.forward_context():
+            X = precision.convert_input(channels_last_inputs(X) if self._channels_last else X)
+            return precision.convert_output(self.model(X))
+
     def gradients(self, loss: torch.Tensor, parameters: Sequence[nn.Parameter]) -> list[torch.Tensor | None]:
         """Return the loss's gradient of each parameter, None where it does not depend; `.grad` is left alone."""
         before = [p.grad for p in parameters]

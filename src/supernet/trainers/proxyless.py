@@ -1,0 +1,225 @@
+"""ProxylessNAS: Direct Neural Architecture Search on Target Task and Hardware (arXiv 1812.00332)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim import Adam, Optimizer
+from typing_extensions import Unpack
+
+from supernet.errors import ChoiceError, TrainingError
+from supernet.execution import GatedInput, GatedLayer, Gates
+from supernet.relaxations import DecisionDistribution, binary_gates
+from supernet.space import Architecture, InputDomain, LayerDomain, SearchSpace
+from supernet.trainers.data import Data, mixed_seed
+from supernet.trainers.loop import LoopOptions, SupernetTrainer
+from supernet.trainers.metrics import Metrics
+
+__all__ = ["ProxylessTrainer"]
+
+MAX_DECISIONS = 1_000  # of one InputChoice, each of which has a logit
+
+
+class ProxylessTrainer(SupernetTrainer):
+    """ProxylessNAS (arXiv 1812.00332): binary gates, two paths in memory.
+
+    One path, drawn by softmax(alpha), runs and is trained. Alphas and weights are trained in turn, on two halves of
+    the data. For a step of the alphas two decisions of each choice are drawn without replacement; the active one
+    of them runs as usual, the other only gives its output, and their gates' gradients train both alphas by the
+    probabilities among the two. All others keep their probabilities.
+
+    The estimator over all gates has the true gradient of the expected loss as its mean where the loss is linear in
+    the gates. The one over two is biased even there: with three candidates of equal probability its factor is
+    1/12 where 1/9 is exact.
+
+    An InputChoice is a choice between its sets of `n_chosen` inputs, each set with an alpha of its own.
+
+    Departs from the paper: each step of the weights has one of the alphas before it, as in Retiarii; the cost is
+    added to the loss, `loss + cost_weight * cost`, as that of the sampled path.
+
+    Args:
+        model, loss, metrics, optimizer, num_epochs, dataset: as `SupernetTrainer` has them.
+        warmup_epochs: first epochs, in which the weights alone are trained, on uniform paths. Default: 0.
+        arc_learning_rate: of Adam(betas (0, 0.999), no weight decay), which trains the alphas. Default: 1e-3.
+        estimator: "gates", or "reinforce", which needs outputs only: its reward is `reward_function` minus the
+            weighted cost. Default: "gates".
+        reward_function: `(output, target) -> number`, higher is better; for "reinforce". Default: minus the loss.
+        baseline_decay: of the moving average that "reinforce" subtracts from the reward. Default: 0.99.
+        cost: label -> candidate -> what choosing it costs, say its latency in ms. Counted where it is reached;
+            choices that are not named cost nothing. Default: none.
+        cost_weight: what one unit of cost adds to the loss. Default: 1.
+        loop: the keyword arguments of `SupernetTrainer`.
+
+    Attributes:
+        alphas: label -> logits (K,), one for each decision. They are in no optimizer of the weights.
+
+    Raises:
+        TrainingError, TakenOverError, DataError, SpaceError: as `SupernetTrainer`; the cost names what the space has
+            not, or lacks a candidate.
+        ChoiceError: an InputChoice takes any number of inputs, which may be none, or has too many sets of inputs.
+    """
+
+    leaves_parameters_unused = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[Any, Any], torch.Tensor],
+        metrics: Metrics | None,
+        optimizer: Optimizer,
+        num_epochs: int,
+        dataset: Data,
+        *,
+        warmup_epochs: int = 0,
+        arc_learning_rate: float = 1e-3,
+        estimator: Literal["gates", "reinforce"] = "gates",
+        reward_function: Callable[[Any, Any], Any] | None = None,
+        baseline_decay: float = 0.99,
+        cost: Mapping[str, Mapping[str, float]] | None = None,
+        cost_weight: float = 1.0,
+        **loop: Unpack[LoopOptions],
+    ) -> None:
+        if estimator not in ("gates", "reinforce"):
+            raise TrainingError(f"estimator is 'gates' or 'reinforce', not {estimator!r}")
+        if reward_function is not None and estimator != "reinforce":
+            raise TrainingError("a reward_function is what estimator='reinforce' takes; the gates take the loss itself")
+        super().__init__(model, loss, metrics, optimizer, num_epochs, dataset, **loop)
+        _check_domains(self.space)
+        self.cost = checked_cost(cost or {}, self.space)
+        self.warmup_epochs, self.estimator, self.cost_weight = warmup_epochs, estimator, cost_weight
+        self.reward_function, self.baseline_decay = reward_function, baseline_decay
+        self.baseline: float | None = None
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+        self._distribution = DecisionDistribution(self.space, seed=self.seed, dtype=dtype, device=self.device)
+        self.alphas = self._distribution.logits
+        self.generator = torch.Generator().manual_seed(mixed_seed(self.seed, 2))  # the same in all processes
+        self._drawn: dict[str, list[int]] = {}
+        self.architecture_optimizer: Any = self.fabric.setup_optimizers(
+            Adam(self.alphas.values(), arc_learning_rate, betas=(0.0, 0.999))
+        )
+        self.take_over(GatedLayer, GatedInput, self.space.draw(torch.Generator().manual_seed(self.seed)))
+
+    def train_step(self, trn_X: Any, trn_y: Any, val_X: Any, val_y: Any) -> None:
+        """Take a step of the alphas, unless the weights are still warming up, then one of the weights."""
+        if self.epoch >= self.warmup_epochs:
+            self.train_architecture(val_X, val_y)
+        self.train_model_weight(trn_X, trn_y)
+
+    def train_architecture(self, val_X: Any, val_y: Any) -> None:
+        """Take a step of the alphas on a validation batch."""
+        if self.estimator == "reinforce":
+            self._reinforce(val_X, val_y)
+        else:
+            self._train_two_of_each(val_X, val_y)
+        self.check_finite(torch.cat(list(self.alphas.values())), "an architecture parameter")
+
+    def train_model_weight(self, trn_X: Any, trn_y: Any) -> None:
+        """Take a step of the weights of one drawn path on a training batch."""
+        warming_up = self.epoch < self.warmup_epochs
+        path = (self.space if warming_up else self._distribution).sample(self.generator)
+        output = self.forward(trn_X, path)
+        self.descend(self.measure("train", output, trn_y), self.optimizer, clip=self.grad_clip)
+
+    def _train_two_of_each(self, val_X: Any, val_y: Any) -> None:
+        if self.step % self.accumulate == 0:  # the same two for all batches of one step
+            self._drawn = self._distribution.draw(2, self.generator)
+        gates = self._gates()
+        with self.weights_held():
+            output = self.forward(val_X, gates)
+            loss = self.measure("valid", output, val_y)
+            mass = {label: self._mass_of_two(label) for label in self.alphas}
+            self.descend(loss + self._cost_of(gates), self.architecture_optimizer)
+            with torch.no_grad():
+                for label, drawn in self._drawn.items():
+                    self.alphas[label][drawn] += mass[label] - self._mass_of_two(label)
+
+    def _gates(self) -> dict[str, Gates]:
+        """Return label -> the two decisions drawn, the active one first, and their gates."""
+        gates = {}
+        firsts = [torch.softmax(self.alphas[label].detach()[drawn], -1)[0] for label, drawn in self._drawn.items()]
+        uniforms = torch.rand(len(firsts), generator=self.generator, dtype=torch.float64)
+        is_first = (uniforms < torch.stack(firsts).double().cpu()).tolist()  # one wait for a GPU
+        for (label, drawn), first in zip(self._drawn.items(), is_first, strict=True):
+            order = drawn if first else drawn[::-1]
+            decisions = tuple(self._distribution.decisions[label][k] for k in order)
+            gates[label] = Gates(decisions, binary_gates(self.alphas[label], order, 0))
+        return gates
+
+    def _mass_of_two(self, label: str) -> torch.Tensor:
+        """Return the logarithm of `exp(alpha_i) + exp(alpha_j)` of the two drawn."""
+        return torch.logsumexp(self.alphas[label].detach()[self._drawn[label]], -1)
+
+    def _cost_of(self, gates: Mapping[str, Gates]) -> torch.Tensor | float:
+        """Return the weighted cost of the active path, with its gradient for each gate.
+
+        A gate's gradient is the cost of the path with that decision in the active one's place.
+        """
+        if not self.cost:
+            return 0.0
+        active = {label: gate.decisions[0] for label, gate in gates.items()}
+        terms = []
+        for label in self.space.canonical(active):
+            costs = [self.cost_of({**active, label: decision}) for decision in gates[label].decisions]
+            terms.append((gates[label].weights * gates[label].weights.new_tensor(costs)).sum())
+        return self.cost_weight * torch.stack(terms).sum()
+
+    def cost_of(self, architecture: Mapping[str, Any]) -> float:
+        """Return the sum of the costs of the candidates that an architecture decides for and reaches."""
+        path = self.space.canonical(architecture)
+        return sum(table[str(path[label])] for label, table in self.cost.items() if label in path)
+
+    def _reinforce(self, val_X: Any, val_y: Any) -> None:
+        path = self._distribution.sample(self.generator)
+        with torch.no_grad(), self.weights_held():
+            output = self.forward(val_X, path)
+            loss = self.measure("valid", output, val_y)
+            reward = -loss if self.reward_function is None else self.reward_function(output, val_y)
+        reward = self.mean_over_processes(reward) - self.cost_weight * self.cost_of(path)
+        self.means.update("reward", reward)
+        advantage = 0.0 if self.baseline is None else reward - self.baseline
+        self.baseline = reward - self.baseline_decay * advantage
+        self.descend(-advantage * self._distribution.log_prob(path), self.architecture_optimizer)
+
+    def export(self) -> Architecture:
+        """Return the architecture of the largest alphas."""
+        return self._distribution.most_probable()
+
+    preferred = export
+
+    def probabilities(self) -> dict[str, list[float]]:
+        """Return label -> softmax(alpha)."""
+        return {label: torch.softmax(alpha.detach(), -1).tolist() for label, alpha in self.alphas.items()}
+
+
+def checked_cost(cost: Mapping[str, Mapping[str, float]], space: SearchSpace) -> dict[str, dict[str, float]]:
+    """Return a table of costs that fits the space, or raise `TrainingError`."""
+    for label, table in cost.items():
+        domain = space.get(label)
+        if not isinstance(domain, LayerDomain):
+            known = ", ".join(other for other, d in space.items() if isinstance(d, LayerDomain))
+            raise TrainingError(f"cost names {label!r}, which is no LayerChoice of this space; it has: {known}")
+        if set(table) != set(domain.names):
+            raise TrainingError(
+                f"the cost of choice {label!r} is given for {', '.join(map(str, table))}; give a number for each of "
+                f"{', '.join(domain.names)}"
+            )
+    return {label: {name: float(value) for name, value in table.items()} for label, table in cost.items()}
+
+
+def _check_domains(space: SearchSpace) -> None:
+    for label, domain in space.items():
+        if not isinstance(domain, InputDomain):
+            continue
+        if domain.n_chosen is None:
+            raise ChoiceError(
+                f"choice {label!r} takes any number of inputs, none included, and a gate cannot stand for none; give "
+                "it n_chosen, or use a trainer that mixes all or draws by a policy"
+            )
+        if domain.size > MAX_DECISIONS:
+            raise ChoiceError(
+                f"choice {label!r} has {domain.size:,} sets of {domain.n_chosen} inputs, each of which would have an "
+                f"alpha; at most {MAX_DECISIONS:,} are borne: give it fewer inputs, or use a trainer that samples"
+            )

@@ -1,0 +1,61 @@
+"""Random Search and Reproducibility for Neural Architecture Search (arXiv 1902.07638): with shared weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from typing_extensions import Unpack
+
+from supernet.space import Architecture
+from supernet.trainers.data import Data, mixed_seed
+from supernet.trainers.metrics import Metrics
+from supernet.trainers.sampled import SampledOptions, SampledTrainer, check_counts
+
+__all__ = ["RandomTrainer"]
+
+
+class RandomTrainer(SampledTrainer):
+    """Random search with shared weights (arXiv 1902.07638): the baseline that every other method must beat.
+
+    Each step trains one path, every choice drawn uniformly or by its prior. Of random architectures, each
+    evaluated on one validation batch, the best are evaluated on the whole validation part; the best of those wins.
+
+    Departs from the paper: BatchNorm's statistics are computed anew for each architecture before it is evaluated.
+
+    Args:
+        model, loss, metrics, optimizer, num_epochs, dataset: as `SupernetTrainer` has them.
+        num_samples: architectures drawn. Default: 1,000.
+        num_finalists: of them evaluated on the whole part. Default: 10.
+        options: the keyword arguments of `SampledTrainer` and `SupernetTrainer`.
+
+    Raises:
+        TrainingError, TakenOverError, DataError, SpaceError: as `SupernetTrainer`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[Any, Any], torch.Tensor],
+        metrics: Metrics | None,
+        optimizer: Optimizer,
+        num_epochs: int,
+        dataset: Data,
+        *,
+        num_samples: int = 1_000,
+        num_finalists: int = 10,
+        **options: Unpack[SampledOptions],
+    ) -> None:
+        check_counts(num_samples=num_samples, num_finalists=num_finalists)
+        super().__init__(model, loss, metrics, optimizer, num_epochs, dataset, **options)
+        self.num_samples, self.num_finalists = num_samples, num_finalists
+        self.take_over_paths()
+
+    def export(self) -> Architecture:
+        """Return the best architecture found. All processes must call it together, once, after `fit`."""
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, 3))
+        drawn = [self.space.sample(generator) for _ in range(self.num_samples)]
+        return self.best(self.best(drawn, self.num_finalists, num_batches=1), 1)[0]
