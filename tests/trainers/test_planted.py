@@ -60,7 +60,7 @@ def negative_error(output, target):
             {
                 "num_epochs": 8,
                 "reward_function": negative_error,
-                "ctrl_steps_aggregate": 8,
+                "ctrl_steps_aggregate": 4,
                 "ctrl_lr": 0.02,
                 "baseline_decay": 0.9,
                 "ctrl_kwargs": {"lstm_size": 16, "tanh_constant": 2.5},

@@ -15,7 +15,7 @@ __all__ = ["Scored", "evolve"]
 
 Constraint = Callable[[Architecture], bool]
 
-TRIES = 100  # draws for each new architecture before a generation stays smaller
+TRIES = 20  # draws for each new architecture before a generation stays smaller
 
 
 class Scored(NamedTuple):

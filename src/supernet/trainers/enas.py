@@ -176,7 +176,8 @@ class EnasController(nn.Module):
             return torch.tensor(domain.names.index(str(decision)))
         if sets is not None:
             return torch.tensor(sets.index(decision))  # type: ignore[arg-type]
-        return torch.tensor([float(i in decision) for i in range(domain.n_candidates)])
+        chosen = [float(i in decision) for i in range(domain.n_candidates)]
+        return torch.tensor(chosen, dtype=self.start.dtype)
 
     def _decision(self, label: str, value: torch.Tensor) -> tuple[Decision, list[int]]:
         """Return the decision that a value means, and which candidates or inputs it takes."""
