@@ -5,7 +5,7 @@ user's model with choices -> SearchSpace -> supernet -> trainer.fit() -> trainer
 
 from supernet.evaluation import evaluate, train
 from supernet.execution import replace_input_choice, replace_layer_choice, restore
-from supernet.nn import InputChoice, LayerChoice
+from supernet.nn import Cell, InputChoice, LayerChoice, NasBench201Cell
 from supernet.space import (
     Architecture,
     SearchSpace,
@@ -31,10 +31,12 @@ __version__ = "0.1.0"
 __all__ = [
     "Architecture",
     "BaseOneShotTrainer",
+    "Cell",
     "DartsTrainer",
     "EnasTrainer",
     "InputChoice",
     "LayerChoice",
+    "NasBench201Cell",
     "ProxylessTrainer",
     "RandomTrainer",
     "SampledTrainer",

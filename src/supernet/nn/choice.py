@@ -29,6 +29,11 @@ def constructors_follow(decisions: Mapping[str, Any]) -> Iterator[set[str]]:
         _fixed.reset(token)
 
 
+def is_following() -> bool:
+    """Say whether choices that are constructed now become what has been decided."""
+    return _fixed.get() is not None
+
+
 class _BecomesWhatIsDecided(type):
     """Lets a constructor give the decided module itself.
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from supernet.errors import ArchitectureError, ReplacementError
-from supernet.nn import Choice, LayerChoice
+from supernet.nn import Cell, Choice, LayerChoice, NasBench201Cell
 from supernet.nn.choice import constructors_follow
 from supernet.space.space import SearchSpace
 from supernet.space.written import children_as_written, forget, replaced_children
@@ -42,7 +42,19 @@ def freeze(model: nn.Module, architecture: Mapping[str, Any]) -> nn.Module:
     network: nn.Module = copy.deepcopy(model, memo)
     for module in network.modules():
         forget(module)
-    return network
+    return _without_cells_of_ours(network)
+
+
+def _without_cells_of_ours(network: nn.Module) -> nn.Module:
+    """Put a graph module of torch in the place of each module of ours that held choices, inner ones first."""
+    plain = {network: network}
+    for module in reversed(list(network.modules())):
+        for name, child in module._modules.items():
+            if child in plain:
+                module._modules[name] = plain[child]
+        if type(module) in (Cell, NasBench201Cell):
+            plain[module] = module.plain()  # type: ignore[operator]
+    return plain[network]
 
 
 def _copy_chosen(

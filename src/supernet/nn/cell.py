@@ -1,0 +1,172 @@
+"""Cells, as published search spaces have them, made of LayerChoices and InputChoices."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import fx, nn
+
+from supernet.errors import ChoiceError
+from supernet.nn.choice import is_following, is_int
+from supernet.nn.input_choice import InputChoice
+from supernet.nn.layer_choice import LayerChoice
+
+__all__ = ["Cell", "NasBench201Cell"]
+
+Candidates: TypeAlias = Sequence[nn.Module] | Mapping[str, nn.Module] | nn.ModuleList | nn.ModuleDict
+Factories: TypeAlias = Sequence[Callable[[int, int], nn.Module]] | Mapping[str, Callable[[int, int], nn.Module]]
+
+
+class _PlainWhenDecided(type):
+    """Lets a constructor inside `fixed_architecture` give a plain module, as those of choices do."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        cell = super().__call__(*args, **kwargs)
+        return cell.plain() if is_following() and type(cell) in (Cell, NasBench201Cell) else cell
+
+
+class Composed(nn.Module, metaclass=_PlainWhenDecided):
+    """A module of ours made of choices. Base of the cells; `freeze` makes it plain."""
+
+    def plain(self) -> fx.GraphModule:
+        """Return a graph module of torch that does what `forward` does, with the same submodules and names."""
+        graph = fx.Graph()  # one that does not know the tracer, which is ours
+        graph.output(graph.graph_copy(_OwnForwardOnly().trace(self), {}))
+        for node in graph.nodes:
+            node.type = None  # annotations are texts here, which cannot be pickled as types
+        return fx.GraphModule(self, graph, class_name=type(self).__name__)
+
+
+class _OwnForwardOnly(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+
+class Cell(Composed):
+    """A cell of nodes, each of which adds up operations on earlier tensors (arXiv 1802.03268, 1707.07012).
+
+    Called with a list of `num_predecessors` tensors (N, C, ...). Each operation of a node is an InputChoice of
+    one among the predecessors and the nodes before, labelled `{label}/input_{node}_{k}`, then a LayerChoice
+    labelled `{label}__op_{node}_{k}`. The nodes are concatenated along dimension 1.
+
+    Args:
+        op_candidates: modules in a list or a dict, which are copied for each operation; or a function without
+            arguments that makes such a list or dict.
+        num_nodes: how many nodes there are.
+        num_ops_per_node: how many operations a node adds up. Default: 1.
+        num_predecessors: how many tensors the cell is called with. Default: 1.
+        merge_op: "all": the output concatenates all nodes.
+        label: of the cell; cells of one label are one decision. Default: choices are named by their paths.
+
+    Raises:
+        ChoiceError: a number is below 1, there are no candidates, or `merge_op` is not known.
+    """
+
+    def __init__(
+        self,
+        op_candidates: Candidates | Callable[[], Candidates],
+        num_nodes: int,
+        num_ops_per_node: int = 1,
+        num_predecessors: int = 1,
+        merge_op: str = "all",
+        label: str | None = None,
+    ) -> None:
+        super().__init__()
+        _check_numbers(num_nodes=num_nodes, num_ops_per_node=num_ops_per_node, num_predecessors=num_predecessors)
+        if merge_op != "all":
+            raise ChoiceError(f"merge_op is 'all', which concatenates every node, not {merge_op!r}")
+        self.num_predecessors, self.label = num_predecessors, label
+        self.ops, self.inputs = nn.ModuleList(), nn.ModuleList()
+        for node in range(num_nodes):
+            ops, inputs = nn.ModuleList(), nn.ModuleList()
+            for k in range(num_ops_per_node):
+                made = _made(op_candidates)
+                ops.append(LayerChoice(made, label=label and f"{label}__op_{node}_{k}"))
+                inputs.append(InputChoice(node + num_predecessors, 1, label=label and f"{label}/input_{node}_{k}"))
+            self.ops.append(ops)
+            self.inputs.append(inputs)
+
+    def forward(self, x: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Run the nodes one after another."""
+        states = [x[i] for i in range(self.num_predecessors)]
+        for ops, inputs in zip(self.ops, self.inputs, strict=True):
+            node = [op(pick(states)) for op, pick in zip(ops, inputs, strict=True)]  # type: ignore[call-overload]
+            states = [*states, _total(node)]
+        return torch.cat(states[self.num_predecessors :], 1)
+
+
+class NasBench201Cell(Composed):
+    """The cell of NAS-Bench-201 (arXiv 2001.00326): every pair of its tensors is joined by a LayerChoice.
+
+    Tensor `tid` is the sum over all earlier tensors `j` of a LayerChoice labelled `{label}__{j}_{tid}`; the first
+    tensor is the input, the last the output.
+
+    Args:
+        op_candidates: functions `(in_features, out_features) -> module`, in a list or a dict.
+        in_features: of the input.
+        out_features: of all other tensors.
+        num_tensors: how many tensors there are, the input among them. Default: 4.
+        label: of the cell; cells of one label are one decision. Default: choices are named by their paths.
+
+    Raises:
+        ChoiceError: a number is too small, or there are no candidates.
+    """
+
+    def __init__(
+        self,
+        op_candidates: Factories,
+        in_features: int,
+        out_features: int,
+        num_tensors: int = 4,
+        label: str | None = None,
+    ) -> None:
+        super().__init__()
+        _check_numbers(in_features=in_features, out_features=out_features, num_tensors=num_tensors)
+        if not isinstance(op_candidates, Mapping):
+            op_candidates = {str(position): make for position, make in enumerate(op_candidates)}
+        self.label = label
+        self.layers = nn.ModuleList()
+        for tid in range(1, num_tensors):
+            self.layers.append(
+                nn.ModuleList(
+                    LayerChoice(
+                        {
+                            name: make(in_features if j == 0 else out_features, out_features)
+                            for name, make in op_candidates.items()
+                        },
+                        label=label and f"{label}__{j}_{tid}",
+                    )
+                    for j in range(tid)
+                )
+            )
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Run the layers one after another."""
+        tensors = [inputs]
+        for layer in self.layers:
+            tensors.append(_total([op(tensor) for op, tensor in zip(layer, tensors, strict=True)]))  # type: ignore[call-overload]
+        return tensors[-1]
+
+
+def _total(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    total = tensors[0]
+    for tensor in tensors[1:]:
+        total = total + tensor
+    return total
+
+
+def _made(candidates: Candidates | Callable[[], Candidates]) -> Candidates:
+    """Return candidates of their own for one operation."""
+    if isinstance(candidates, Sequence | Mapping | nn.ModuleList | nn.ModuleDict) or not callable(candidates):
+        return copy.deepcopy(candidates)
+    return candidates()
+
+
+def _check_numbers(**numbers: Any) -> None:
+    for name, number in numbers.items():
+        lowest = 2 if name == "num_tensors" else 1
+        if not is_int(number) or number < lowest:
+            raise ChoiceError(f"{name} is a number from {lowest} on, not {number!r}")
