@@ -16,7 +16,7 @@ RANKS = [
     {"trainers"},
     {"evaluation"},
     {"demo", "rerun"},
-    {"cli"},
+    {"cli", "retiarii"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
 

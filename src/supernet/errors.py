@@ -11,6 +11,7 @@ SupernetError
 ├── TrainingError          a trainer or its arguments cannot work, or training broke down
 │   └── NonFiniteError     a loss or an architecture parameter is NaN or infinite
 ├── FileFormatError        a file is not what it should be
+├── NameTakenError         a real nni is installed where its names are asked for
 └── MissingExtraError      an optional dependency is not installed
 """
 
@@ -20,6 +21,7 @@ __all__ = [
     "DataError",
     "FileFormatError",
     "MissingExtraError",
+    "NameTakenError",
     "NonFiniteError",
     "ReplacementError",
     "SpaceError",
@@ -76,3 +78,7 @@ class FileFormatError(SupernetError, ValueError):
 
 class MissingExtraError(SupernetError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+class NameTakenError(SupernetError, ImportError):
+    """A real nni is installed, so its names cannot be given to our classes unasked."""

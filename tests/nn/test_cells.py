@@ -85,7 +85,8 @@ def test_a_frozen_cell_is_read_where_this_library_is_not_installed(tmp_path):
     (tmp_path / "net.pkl").write_bytes(pickle.dumps((network, x, network(x))))
     code = (
         "import pickle, sys, torch; sys.modules['supernet'] = None\n"
-        f"network, x, y = pickle.load(open({str(tmp_path / 'net.pkl')!r}, 'rb')); torch.testing.assert_close(network(x), y)"
+        f"network, x, y = pickle.load(open({str(tmp_path / 'net.pkl')!r}, 'rb'))\n"
+        "torch.testing.assert_close(network(x), y)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from supernet.errors import ArchitectureError, ReplacementError
-from supernet.nn import Cell, Choice, LayerChoice, NasBench201Cell
+from supernet.nn import Choice, LayerChoice
+from supernet.nn.cell import Composed
 from supernet.nn.choice import constructors_follow
 from supernet.space.space import SearchSpace
 from supernet.space.written import children_as_written, forget, replaced_children
@@ -52,8 +53,8 @@ def _without_cells_of_ours(network: nn.Module) -> nn.Module:
         for name, child in module._modules.items():
             if child in plain:
                 module._modules[name] = plain[child]
-        if type(module) in (Cell, NasBench201Cell):
-            plain[module] = module.plain()  # type: ignore[operator]
+        if isinstance(module, Composed):
+            plain[module] = module.plain()
     return plain[network]
 
 

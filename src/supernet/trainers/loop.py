@@ -355,7 +355,8 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.global_step += 1
         if self.log_frequency and self.step % self.log_frequency == 0:
             self._check_noted()
-            logger.info("%s  %s", self.where(), written(self._read_meters()))
+            last = {f"{part}_{name}": v for part, meter in self.meters.items() for name, v in meter.last().items()}
+            logger.info("%s  %s", self.where(), written(self._read_meters(), last))
         if self.step % self.accumulate == 0:
             self.save_between_steps()
 

@@ -34,11 +34,13 @@ class Means:
     def __init__(self) -> None:
         self._sums: dict[str, Any] = {}
         self._weights: dict[str, int] = {}
+        self._last: dict[str, Any] = {}
 
     def update(self, name: str, value: Any, weight: int = 1) -> None:
         """Take in one number, or a tensor of one."""
         self._sums[name] = self._sums.get(name, 0.0) + value * weight
         self._weights[name] = self._weights.get(name, 0) + weight
+        self._last[name] = value
 
     def read(self, summed: Summed | None = None) -> dict[str, float]:
         """Return name -> mean so far, over all processes where `summed` is given."""
@@ -47,6 +49,10 @@ class Means:
         pairs = [[float(total), float(self._weights[name])] for name, total in self._sums.items()]
         totals = summed(torch.tensor(pairs, dtype=torch.float64)).tolist()
         return {name: total / weight for name, (total, weight) in zip(self._sums, totals, strict=True)}
+
+    def last(self) -> dict[str, float]:
+        """Return name -> the number taken in last, in this process."""
+        return {name: float(value) for name, value in self._last.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been taken in."""
@@ -108,6 +114,10 @@ class Meter:
         if self._stateful is not None and self._has_batches:  # torchmetrics reduce over processes themselves
             values |= {name: float(value) for name, value in self._named(self._stateful.compute()).items()}
         return values
+
+    def last(self) -> dict[str, float]:
+        """Return name -> value of the last batch, of what is a mean over batches."""
+        return self._means.last()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has been taken in."""

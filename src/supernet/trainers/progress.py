@@ -61,6 +61,10 @@ def numbers_of(record: Mapping[str, Any]) -> dict[str, float]:
     return {name: v for name, v in {**record, **cost}.items() if isinstance(v, int | float) and name != "epoch"}
 
 
-def written(metrics: Mapping[str, float]) -> str:
-    """Return metrics as one line."""
-    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+def written(metrics: Mapping[str, float], last: Mapping[str, float] | None = None) -> str:
+    """Return metrics as one line; where there are last values beside them, as `name value (mean)`."""
+    last = last or {}
+    return "  ".join(
+        f"{name} {last[name]:.4g} ({value:.4g})" if name in last else f"{name} {value:.4g}"
+        for name, value in metrics.items()
+    )

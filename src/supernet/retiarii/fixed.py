@@ -1,0 +1,92 @@
+"""Fixed architectures in Retiarii's form: plain JSON, label -> name, position or list of positions."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from supernet.errors import ArchitectureError, FileFormatError
+from supernet.nn.choice import Choice, constructors_follow
+from supernet.nn.layer_choice import LayerChoice
+
+__all__ = ["apply_fixed_architecture", "fixed_arch"]
+
+logger = logging.getLogger("supernet")
+
+Fixed = str | os.PathLike[str] | Mapping[str, Any]
+
+
+@contextmanager
+def fixed_arch(fixed_arch: Fixed, verbose: bool = True) -> Iterator[None]:
+    """Let choices that are constructed inside this context be what a file or dict decides.
+
+    Raises:
+        FileFormatError: the file holds no JSON object.
+        ArchitectureError: a decision is not possible for its choice, or none of its labels was constructed.
+    """
+    decisions = _read(fixed_arch)
+    if verbose:
+        logger.info("fixed architecture: %s", decisions)
+    with constructors_follow(decisions) as met:
+        yield
+    if decisions and not met & set(decisions):
+        raise ArchitectureError(
+            f"no choice with a label of this architecture was constructed: it has {', '.join(decisions)}; constructed "
+            f"were {', '.join(sorted(met)) or 'none'}. @model_wrapper makes automatic labels begin anew for each model"
+        )
+    for label in sorted(met - set(decisions)):
+        logger.warning("choice %r is not decided by this architecture, and cannot run where it is reached", label)
+
+
+def apply_fixed_architecture(model: nn.Module, fixed_arc: Fixed, verbose: bool = True) -> None:
+    """Put the decided candidates and inputs in the place of the choices of a model that is already built.
+
+    Values are names, positions, lists of either, or one-hot lists of booleans or floats.
+
+    Raises:
+        FileFormatError: the file holds no JSON object.
+        ArchitectureError: a label is missing, or a decision is not possible for its choice.
+    """
+    decisions = _read(fixed_arc)
+    if verbose:
+        logger.info("fixed architecture: %s", decisions)
+    _apply(model, decisions)
+
+
+def _apply(module: nn.Module, decisions: Mapping[str, Any]) -> None:
+    for name, child in list(module.named_children()):
+        while isinstance(child, Choice):
+            if child.label is None or child.label not in decisions:
+                raise ArchitectureError(f"{child.description()} has no decision; there are: {', '.join(decisions)}")
+            decision = _positions(decisions[child.label])
+            if isinstance(child, LayerChoice) and isinstance(decision, list) and len(decision) == 1:
+                decision = decision[0]
+            child = child.decided(decision)
+        module._modules[name] = child
+        _apply(child, decisions)
+
+
+def _positions(decision: Any) -> Any:
+    """Return a one-hot list as the positions that it marks, and all else as it is."""
+    if isinstance(decision, list) and decision and all(isinstance(item, bool | float) for item in decision):
+        return [position for position, item in enumerate(decision) if item]
+    return decision
+
+
+def _read(fixed: Fixed) -> dict[str, Any]:
+    if isinstance(fixed, Mapping):
+        return dict(fixed)
+    try:
+        decisions = json.loads(Path(fixed).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{fixed} is not a whole JSON file: {error}") from error
+    if not isinstance(decisions, dict):
+        raise FileFormatError(f"{fixed} holds no architecture: a JSON object label -> decision is needed")
+    return decisions

@@ -1,0 +1,15 @@
+"""`nni.retiarii.nn.pytorch`: torch's layers and Retiarii's choices."""
+
+from torch.nn import *  # noqa: F403
+
+from supernet.retiarii.absent import absent
+from supernet.retiarii.choices import Cell, ChosenInputs, InputChoice, LayerChoice, NasBench201Cell
+
+__all__ = ["Cell", "ChosenInputs", "InputChoice", "LayerChoice", "NasBench201Cell"]  # beside torch's
+
+_LAYERS = "write a LayerChoice between modules with these values"
+ValueChoice = absent("ValueChoice", _LAYERS)
+Repeat = absent("Repeat", "write each depth as a candidate of a LayerChoice, nn.Sequential(*blocks[:depth])")
+NasBench101Cell = absent("NasBench101Cell", "write its nodes by LayerChoice and InputChoice, or use Cell")
+Placeholder = absent("Placeholder", "write a LayerChoice where a mutator would have put one")
+ModelParameterChoice = absent("ModelParameterChoice", _LAYERS)

@@ -1,0 +1,5 @@
+"""`nni.retiarii.oneshot`."""
+
+from supernet.trainers import BaseOneShotTrainer
+
+__all__ = ["BaseOneShotTrainer"]

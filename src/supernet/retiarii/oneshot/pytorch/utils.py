@@ -1,0 +1,85 @@
+"""`nni.retiarii.oneshot.pytorch.utils`: replacing, moving to a device, and averages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch.utils.data import Dataset, Subset
+
+from supernet.errors import DataError
+from supernet.execution import replace_input_choice, replace_layer_choice
+
+__all__ = ["AverageMeter", "AverageMeterGroup", "replace_input_choice", "replace_layer_choice", "to_device"]
+
+Split = Literal["random", "sequential"]
+
+
+def to_device(obj: Any, device: str | torch.device) -> Any:
+    """Return tensors, and lists, tuples and dicts of them, on the device."""
+    return apply_to_collection(obj, torch.Tensor, lambda tensor: tensor.to(device))
+
+
+def halves(dataset: Dataset[Any], split: Split) -> dict[str, Any]:
+    """Return the data of a trainer: split at random by the trainer, or cut in the middle as Retiarii did."""
+    if split == "random":
+        return {"dataset": dataset}
+    if split != "sequential":
+        raise DataError(f"split is 'random' or 'sequential', not {split!r}")
+    count = len(dataset)  # type: ignore[arg-type]
+    first, second = range(count // 2), range(count // 2, count)
+    return {"dataset": Subset(dataset, first), "valid_dataset": Subset(dataset, second)}
+
+
+class AverageMeter:
+    """The last value of a number, and the average so far."""
+
+    def __init__(self, name: str, fmt: str = ":f") -> None:
+        self.name, self.fmt = name, fmt
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self.val = self.avg = self.sum = 0.0
+        self.count = 0
+
+    def update(self, val: float, n: int = 1) -> None:
+        """Take in a value that stands for `n` samples."""
+        self.val = float(val)
+        self.sum += self.val * n
+        self.count += n
+        self.avg = self.sum / self.count
+
+    def __str__(self) -> str:
+        return f"{{}} {{{self.fmt}}} ({{{self.fmt}}})".format(self.name, self.val, self.avg)
+
+    def summary(self) -> str:
+        """Return name and average as text."""
+        return f"{{}}: {{{self.fmt}}}".format(self.name, self.avg)
+
+
+class AverageMeterGroup:
+    """Averages of several numbers, by name."""
+
+    def __init__(self) -> None:
+        self.meters: dict[str, AverageMeter] = {}
+
+    def update(self, data: Mapping[str, float], n: int = 1) -> None:
+        """Take in one value of each."""
+        for name, value in data.items():
+            self.meters.setdefault(name, AverageMeter(name, ":4f")).update(value, n)
+
+    def __getattr__(self, name: str) -> AverageMeter:
+        return self[name]
+
+    def __getitem__(self, name: str) -> AverageMeter:
+        return self.__dict__["meters"][name]
+
+    def __str__(self) -> str:
+        return "  ".join(map(str, self.meters.values()))
+
+    def summary(self) -> str:
+        """Return all averages as text."""
+        return "  ".join(meter.summary() for meter in self.meters.values())
