@@ -405,6 +405,13 @@ def test_export_names_the_set_of_inputs_of_the_largest_alpha():
     assert trainer.export() == {"op": "deep", "inner": "relu", "skip": [0, 2]}
 
 
+def test_the_record_has_a_distribution_over_inputs_where_alphas_belong_to_sets():
+    trainer = small_trainer()
+    with torch.no_grad():
+        trainer.alphas["skip"].copy_(torch.tensor([0.2, 0.5, 0.3]).log())  # [0, 1], [0, 2], [1, 2]
+    assert trainer.probabilities()["skip"] == pytest.approx([0.35, 0.25, 0.4])
+
+
 def test_what_has_no_meaning_is_refused_at_construction_and_the_model_is_as_it_was():
     class Any(nn.Module):
         def __init__(self, n_candidates, n_chosen):

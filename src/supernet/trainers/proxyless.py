@@ -190,8 +190,16 @@ class ProxylessTrainer(SupernetTrainer):
     preferred = export
 
     def probabilities(self) -> dict[str, list[float]]:
-        """Return label -> softmax(alpha)."""
-        return {label: torch.softmax(alpha.detach(), -1).tolist() for label, alpha in self.alphas.items()}
+        """Return label -> softmax(alpha); of inputs that are taken several at a time, each one's share of the sets."""
+        shares = {}
+        for label, alpha in self.alphas.items():
+            p, domain = torch.softmax(alpha.detach(), -1), self.space[label]
+            if isinstance(domain, InputDomain):
+                sets = self._distribution.decisions[label]
+                holds = torch.tensor([[i in chosen for chosen in sets] for i in range(domain.n_candidates)]).to(p)
+                p = holds @ p / (domain.n_chosen or 1)
+            shares[label] = p.tolist()
+        return shares
 
 
 def checked_cost(cost: Mapping[str, Mapping[str, float]], space: SearchSpace) -> dict[str, dict[str, float]]:
