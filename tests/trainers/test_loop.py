@@ -554,6 +554,7 @@ def test_a_nan_loss_stops_the_search_naming_epoch_and_step_with_the_weights_whol
         return LOSS(output, target) * (float("nan") if len(seen) > 10 else 1)
 
     trainer = net_trainer(loss=loss, num_epochs=3)
+    seen.clear()  # of the trials
     with pytest.raises(NonFiniteError, match=r"the loss on the .* part is not finite .* in epoch 2, step 2"):
         trainer.fit()
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())

@@ -14,7 +14,7 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import nn
 
-__all__ = ["channels_last_inputs", "choose_memory_format"]
+__all__ = ["agree", "channels_last_inputs", "choose_memory_format"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def choose_memory_format(model: nn.Module, X: Any, run: Callable[[Any], Any]) ->
     for p in weights:
         p.data = _channels_last(p.data)
     try:
-        agrees = _agree(expected, run(channels_last_inputs(X)))
+        agrees = agree(expected, run(channels_last_inputs(X)))
         why = "its output differs in channels_last"
     except RuntimeError as error:  # such as .view on a feature map
         agrees, why = False, f"in channels_last it raises: {str(error).splitlines()[0]}"
@@ -75,7 +75,8 @@ def _is_image(tensor: torch.Tensor) -> bool:
     return tensor.dim() == 4 and tensor.is_floating_point()
 
 
-def _agree(expected: Any, got: Any) -> bool:
+def agree(expected: Any, got: Any) -> bool:
+    """Say whether two outputs are the same up to the order of their sums."""
     first: list[torch.Tensor] = []
     second: list[torch.Tensor] = []
     apply_to_collection(expected, torch.Tensor, first.append)

@@ -9,6 +9,10 @@ import torch
 from torch import nn
 
 from supernet.errors import ChoiceError
+from supernet.execution.fast.candidates import Candidates, can_be_fast
+from supernet.execution.fast.reading import Known
+from supernet.execution.fast.shared import Shared
+from supernet.execution.fast.weighted_sum import Term, weighted_sum
 from supernet.execution.plan import Plan
 from supernet.nn import InputChoice, LayerChoice
 
@@ -18,7 +22,8 @@ __all__ = ["MixedInput", "MixedLayer", "mixed"]
 class MixedLayer(nn.Module):
     """Stands in a `LayerChoice`'s place: `sum_k p_k o_k(x)`, p the plan's weights for the choice's label.
 
-    Candidates may return a tensor, or tuples, lists and dicts of tensors and None; all the same structure.
+    Candidates may return a tensor, or tuples, lists and dicts of tensors and None; all the same structure. Where
+    all is as the fast way knows it, the mixture is computed so, with the same result.
     """
 
     def __init__(self, choice: LayerChoice, plan: Plan) -> None:
@@ -26,12 +31,43 @@ class MixedLayer(nn.Module):
         self.label = str(choice.label)
         self.candidates = nn.ModuleDict(dict(choice.named_children()))
         self.plan = plan
+        self._read: Candidates | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run every candidate and mix what they return."""
         weights = self.plan[self.label]
+        if self.plan.fast and len(args) == 1 and not kwargs and can_be_fast(args[0], weights):
+            candidates = self._read or self.read({})
+            if candidates.common is None:
+                outputs = candidates.mixed(args[0], weights, self.plan.shared_now())
+                return outputs if isinstance(outputs, torch.Tensor) else mixed(outputs, weights, self.label)
+        return self.plain(*args, **kwargs)
+
+    def plain(self, *args: Any, **kwargs: Any) -> Any:
+        """Do the same candidate by candidate: the twin that the fast way is held against."""
         outputs = {name: candidate(*args, **kwargs) for name, candidate in self.candidates.items()}
-        return mixed(outputs, weights, self.label)
+        return mixed(outputs, self.plan[self.label], self.label)
+
+    def read(self, known: Known) -> Candidates:
+        """Find out what the candidates are made of, now that all inside them is in its place.
+
+        Args:
+            known: what other choices' candidates are made of; new findings are added.
+        """
+        self._read = Candidates(dict(self.candidates.named_children()), known)
+        return self._read
+
+    def explain(self) -> str:
+        """Return how each candidate runs, a line each."""
+        if not self.plan.fast:
+            return "  candidate by candidate, as they are"
+        candidates = self._read or self.read({})
+        if candidates.common is not None:
+            return f"  candidate by candidate, as they are: {candidates.common}"
+        return "\n".join(f"  {name}: {reading.text}" for name, reading in candidates.readings.items())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_read": None}  # a copy reads its own candidates
 
 
 class MixedInput(nn.Module):
@@ -59,8 +95,11 @@ class MixedInput(nn.Module):
 
     def forward(self, inputs: Sequence[Any] | Mapping[str, Any]) -> Any:
         """Mix the inputs: a list of tensors, or a dict of them where the choice names its inputs."""
-        weights = self.plan[self.label]
-        return mixed(self._named(inputs), weights, self.label)
+        weights, named = self.plan[self.label], self._named(inputs)
+        tensors = list(named.values())
+        if self.plan.fast and all(can_be_fast(x, weights) and x.shape == tensors[0].shape for x in tensors):
+            return weighted_sum(weights, [Term(k, x) for k, x in enumerate(tensors)], Shared())
+        return mixed(named, weights, self.label)
 
     def _named(self, inputs: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
         if self.by_name:

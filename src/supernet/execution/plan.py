@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from supernet.errors import UnresolvedChoiceError
+from supernet.execution.fast.shared import Shared
 
 __all__ = ["Plan"]
 
@@ -17,7 +20,14 @@ class Plan(dict[str, Any]):
     One plan belongs to one supernet: its trainer writes it before each forward pass, and the modules in the
     choices' places read it. A copy of a supernet begins with an empty plan, for the tensors of the last pass
     belong to a graph that cannot be copied.
+
+    Attributes:
+        fast: whether mixtures may take the fast way. Default: they may.
+        shared: what edges have in common in the pass that runs now; None outside of one.
     """
+
+    fast = True
+    shared: Shared | None = None
 
     def __missing__(self, label: str) -> torch.Tensor:
         raise UnresolvedChoiceError(
@@ -27,3 +37,21 @@ class Plan(dict[str, Any]):
 
     def __reduce__(self) -> tuple[type[Plan], tuple[()]]:
         return Plan, ()
+
+    @contextmanager
+    def one_pass(self) -> Iterator[None]:
+        """What a forward pass of the whole supernet stands in: edges share what they have in common."""
+        self.shared = Shared()
+        try:
+            yield
+        finally:
+            self.shared = None
+
+    def shared_now(self) -> Shared:
+        """Return what edges have in common in the pass that runs, or nothing yet.
+
+        A stretch under `torch.utils.checkpoint` runs again by itself in the backward pass, so it shares with none.
+        """
+        hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+        is_checkpointed = hooks is not None and hooks[0].__module__ == "torch.utils.checkpoint"
+        return Shared() if self.shared is None or is_checkpointed else self.shared

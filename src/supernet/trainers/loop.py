@@ -241,18 +241,22 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.optimizer = self.supernet.optimizer
         del self._trial_X, self._trial_y
 
-    def _trial(self, X: Any) -> Any:
-        """Run model and loss as a training step would, and return the output in eval form."""
+    def explain(self) -> None:
+        """Print how each choice runs: which candidates the fast way, and which as they are and why."""
+        print(self.supernet.explain())
+
+    def _trial(self, X: Any) -> tuple[Any, Any]:
+        """Run model and loss as a training step would, and return the outputs in training and in eval form."""
         with seeded(self.seed, self.device), torch.no_grad():
-            output = self.model.train()(X)
-            loss = self.loss(output, self._trial_y)
-            output = self.model.eval()(X)
+            trained = self.model.train()(X)
+            loss = self.loss(trained, self._trial_y)
+            evaluated = self.model.eval()(X)
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
             raise TrainingError(
                 f"loss must return a tensor of one number, but it returned {what}; reduce it, say by .mean()"
             )
-        return output
+        return trained, evaluated
 
     # --- the loop ------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from supernet.execution import Plan, replace_input_choice, replace_layer_choice, restore
-from supernet.execution.memory_format import channels_last_inputs, choose_memory_format
+from supernet.execution import MixedLayer, Plan, replace_input_choice, replace_layer_choice, restore
+from supernet.execution.memory_format import agree, channels_last_inputs, choose_memory_format
 from supernet.nn import InputChoice, LayerChoice
 from supernet.trainers.state import Buffers, held
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 __all__: list[str] = []
+
+logger = logging.getLogger("supernet")
 
 
 class Supernet:
@@ -31,7 +34,8 @@ class Supernet:
         input: the same for an `InputChoice`.
         plan: one that the trial can follow.
         optimizer: of the model's parameters.
-        trial: tries a batch: `trial(X)` runs the model as it will run, and returns its output in eval form.
+        trial: tries a batch: `trial(X)` runs the model as it will run, and returns its outputs in training form and
+            in eval form.
         X: the batch to try.
 
     Attributes:
@@ -51,7 +55,7 @@ class Supernet:
         input: Callable[[InputChoice, Plan], nn.Module],
         plan: dict[str, Any],
         optimizer: Optimizer,
-        trial: Callable[[Any], Any],
+        trial: Callable[[Any], tuple[Any, Any]],
         X: Any,
     ) -> None:
         self.model, self._fabric, self._plan = model, fabric, Plan(plan)
@@ -64,11 +68,13 @@ class Supernet:
             self._buffers = Buffers(model)
             self.weights = [p for p in model.parameters() if p.requires_grad]
 
-            def leaving_no_trace(X: Any) -> Any:
-                with self._buffers.kept():
+            def leaving_no_trace(X: Any) -> tuple[Any, Any]:
+                with self._buffers.kept(), self._plan.one_pass():
                     return trial(X)
 
-            self._channels_last = choose_memory_format(model, X, leaving_no_trace)
+            self._plan.fast = False  # first as written: what is wrong with a model is said in its own terms
+            self._channels_last = choose_memory_format(model, X, lambda X: leaving_no_trace(X)[1])
+            self._go_fast(lambda: leaving_no_trace(self._laid_out(X)))
             self._module, self.optimizer = fabric.setup(model, optimizer)
         except BaseException:
             restore(model)
@@ -76,19 +82,57 @@ class Supernet:
         finally:
             model.train(was_training)
 
+    def _go_fast(self, trial: Callable[[], Any]) -> None:
+        """Let mixtures take the fast way, if a trial gives the same outputs so."""
+        mixtures = [module for _, module in self.replaced if isinstance(module, MixedLayer)]
+        if not mixtures:
+            return
+        expected = trial()
+        known: dict[Any, Any] = {}
+        readings = [reading for mixture in mixtures for reading in mixture.read(known).readings.values()]
+        self._plan.fast = True
+        try:
+            differs = None if agree(expected, trial()) else "gives another output"
+        except Exception as error:
+            differs = f"raises {type(error).__name__} ({str(error).splitlines()[0] if str(error) else error!r})"
+        if differs is None:
+            count = sum(not reading.is_plain for reading in readings)
+            logger.info(
+                "%d of the %d candidates in %d choices run the fast way, %d as they are; trainer.explain() says why",
+                *(count, len(readings), len(mixtures), len(readings) - count),
+            )
+        else:
+            self._plan.fast = False
+            logger.warning(
+                "%s %s the fast way, so all its choices run candidate by candidate; please report the model",
+                type(self.model).__name__,
+                differs,
+            )
+
+    def explain(self) -> str:
+        """Return how the choices run, those of the same candidates together."""
+        labels: dict[str, list[str]] = {}
+        for label, module in self.replaced:
+            how = module.explain() if isinstance(module, MixedLayer) else f"  {type(module).__name__}"
+            labels.setdefault(how, []).append(label)
+        return "\n".join(f"{', '.join(dict.fromkeys(same))}:\n{how}" for how, same in labels.items())
+
     def __call__(self, X: Any, plan: dict[str, Any]) -> Any:
         """Run the model on a batch, its choices following the plan."""
         self._plan.update(plan)
         needs_no_gradient = not any(w.requires_grad for w in self.weights[:1])
-        with self.unsynced(needs_no_gradient):
-            return self._module(channels_last_inputs(X) if self._channels_last else X)
+        with self.unsynced(needs_no_gradient), self._plan.one_pass():
+            return self._module(self._laid_out(X))
+
+    def _laid_out(self, X: Any) -> Any:
+        return channels_last_inputs(X) if self._channels_last else X
 
     def alone(self, X: Any, plan: dict[str, Any]) -> Any:
         """Run the model on a batch as `__call__` does, but apart from the other processes: without a gradient."""
         self._plan.update(plan)
         precision = self._fabric.strategy.precision
-        with torch.no_grad(), precision.forward_context():
-            X = precision.convert_input(channels_last_inputs(X) if self._channels_last else X)
+        with torch.no_grad(), precision.forward_context(), self._plan.one_pass():
+            X = precision.convert_input(self._laid_out(X))
             return precision.convert_output(self.model(X))
 
     def gradients(self, loss: torch.Tensor, parameters: Sequence[nn.Parameter]) -> list[torch.Tensor | None]:

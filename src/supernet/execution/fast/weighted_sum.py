@@ -1,0 +1,214 @@
+"""The weighted sum of candidates' outputs, with a last BatchNorm folded into it.
+
+With `xhat_k = (z_k - mu_k) r_k` per channel, `r_k = 1 / sqrt(var_k + eps)`, the mixture of normalized outputs is one
+sum with a factor a channel: `m = sum_k (p_k gamma_k r_k) z_k + sum_k p_k (beta_k - gamma_k r_k mu_k)`. Its gradients,
+with `g = dL/dm`, `S = sum g` and `P_k = sum g xhat_k` over the n positions of a channel:
+`dp_k = sum_c (gamma_k P_k + beta_k S)`, `dgamma_k = p_k P_k`, `dbeta_k = p_k S`,
+`dz_k = p_k gamma_k r_k (g - S / n - xhat_k P_k / n)`. In eval mode mu and r are constants, and the last two terms
+vanish. So neither a normalized nor a weighted output is held: only `z_k`, which the layer before gives, and (C,)
+numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.autograd import Function
+
+from supernet.execution.fast.convolution import layout_of
+from supernet.execution.fast.segment import (
+    Norm,
+    count_batch,
+    differentiable_gradients,
+    normalized_gradients,
+    plainly_normalized,
+)
+from supernet.execution.fast.shared import Shared
+
+__all__ = ["Term", "weighted_sum"]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A candidate's output.
+
+    Args:
+        position: of its weight.
+        tensor: (N, C, ...) with a norm, else (...).
+        norm: the BatchNorm that is still to be applied to it.
+        is_shared: whether the tensor is that of other edges too, so that its statistics are worth being kept.
+    """
+
+    position: int
+    tensor: torch.Tensor
+    norm: Norm | None = None
+    is_shared: bool = False
+
+    def output(self) -> Any:
+        """Return the tensor, normalized."""
+        return self.tensor if self.norm is None else self.norm(self.tensor)
+
+
+def weighted_sum(p: torch.Tensor, terms: Sequence[Term], shared: Shared) -> torch.Tensor:
+    """Return `sum_k p[k] * norm_k(tensor_k)` over the terms; running statistics move as the norms' own would.
+
+    Args:
+        p: (K,).
+        terms: at least one; tensors of one shape and dtype.
+        shared: what is known in this pass.
+    """
+    affine = [tensor for t in terms if t.norm is not None for tensor in (t.norm.weight, t.norm.bias)]
+    return _WeightedSum.apply(p, terms, shared, *(t.tensor for t in terms), *affine)
+
+
+class _WeightedSum(Function):
+    @staticmethod
+    def forward(ctx: Any, p: torch.Tensor, terms: Sequence[Term], shared: Shared, *tensors: Any) -> torch.Tensor:
+        outputs, affine = tensors[: len(terms)], tensors[len(terms) :]
+        of_norms = [t.norm for t in terms if t.norm is not None]
+        rows = {i: row for row, i in enumerate(i for i, t in enumerate(terms) if t.norm is not None)}
+        weights = p.detach()[[t.position for t in terms]]
+        mean = rstd = gamma = beta = None
+        factors: Any = weights
+        if of_norms:
+            statistics = [_statistics(t, z, shared) for t, z in zip(terms, outputs, strict=True) if t.norm is not None]
+            mean = torch.stack([m for m, _ in statistics])
+            rstd = torch.rsqrt(_plus_eps(torch.stack([v for _, v in statistics]), of_norms))
+            gamma, beta = _stacked(affine[::2], 1.0, mean), _stacked(affine[1::2], 0.0, mean)
+            normed = list(rows)
+            of_normed = weights[normed, None] * rstd
+            of_normed = of_normed if gamma is None else of_normed * gamma
+            offsets = (
+                -of_normed * mean
+                if beta is None
+                else torch.addcmul(weights[normed, None] * beta, of_normed, mean, value=-1)
+            )
+            factors = weights[:, None].repeat(1, mean.shape[1])
+            factors[normed] = of_normed
+            column = (1, -1, *(1,) * (outputs[0].dim() - 2))
+            factors = factors.view(len(terms), *column)
+            total = torch.addcmul(offsets.sum(0).view(column), outputs[0], factors[0])
+        else:
+            total = outputs[0] * factors[0]
+        for output, factor in zip(outputs[1:], factors[1:], strict=True):
+            total.addcmul_(output, factor)
+        ctx.terms, ctx.rows, ctx.in_training = terms, rows, [norm.training for norm in of_norms]
+        ctx.save_for_backward(p, mean, rstd, gamma, beta, *tensors)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> Any:
+        p, mean, rstd, gamma, beta, *tensors = ctx.saved_tensors
+        terms, rows, in_training = ctx.terms, ctx.rows, ctx.in_training
+        outputs, affine = tensors[: len(terms)], tensors[len(terms) :]
+        wants_p, wants = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
+        if torch.is_grad_enabled():  # a second backward: through operations that have one
+            with torch.enable_grad():
+                total = _plainly(p, terms, outputs, affine, in_training, mean, rstd)
+            of_p, *others = differentiable_gradients(total, g, (wants_p, *wants), (p, *tensors))
+            return of_p, None, None, *others
+        g = g.contiguous(memory_format=layout_of(outputs[0]))
+        of_outputs: list[Any] = [None] * len(terms)
+        with_xhat: list[Any] = [None] * len(rows)  # P
+        of_mixture = None  # S
+        products: list[Any] = [None] * len(terms)  # dL/dp
+        for i, (term, z) in enumerate(zip(terms, outputs, strict=True)):
+            weight = p[term.position]
+            if term.norm is None:
+                products[i] = _dot(g, z) if wants_p else None
+                of_outputs[i] = g * weight if wants[i] else None
+                continue
+            row = rows[i]
+            scale = weight.expand(mean.shape[1]) if gamma is None else weight * gamma[row]
+            of_outputs[i], with_xhat[row], of_mixture = normalized_gradients(
+                g, z, scale.contiguous(), mean[row], rstd[row], term.norm, in_training[row]
+            )
+        of_affine: list[Any] = [None] * len(affine)
+        if rows:
+            P = torch.stack(with_xhat)
+            together = P if gamma is None else gamma * P
+            together = (together if beta is None else together + beta * of_mixture).sum(1)
+            of_normed = p[[terms[i].position for i in rows]][:, None]
+            of_gamma, of_beta = of_normed * P, of_normed * of_mixture
+            for i, row in rows.items():
+                products[i] = together[row]
+                for j, gradients in ((2 * row, of_gamma), (2 * row + 1, of_beta)):
+                    of_affine[j] = gradients[row] if wants[len(terms) + j] else None
+        of_p = None
+        if wants_p:
+            of_p = torch.zeros_like(p)  # what is not among the terms is zero
+            of_p[[t.position for t in terms]] = torch.stack(products).to(p.dtype)
+        return of_p, None, None, *of_outputs, *of_affine
+
+
+def _statistics(term: Term, z: torch.Tensor, shared: Shared) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and biased variance (C,) that the term's norm takes, and move its running statistics."""
+    norm = term.norm
+    assert norm is not None and norm.running_mean is not None and norm.running_var is not None
+    if not norm.training:
+        return norm.running_mean.clone(), norm.running_var
+    count_batch(norm)
+    momentum: float = norm.momentum  # type: ignore[assignment]  # one without is not folded
+    if z.device.type == "cpu" and not term.is_shared:
+        mean, variance = torch.ops.aten.batch_norm_update_stats(z, norm.running_mean, norm.running_var, momentum)
+        return mean, variance
+    mean, variance = shared.of(term.tensor, "statistics", lambda _: _moments(z))
+    positions = z.numel() // z.shape[1]
+    norm.running_mean.lerp_(mean, momentum)
+    norm.running_var.lerp_(variance * (positions / (positions - 1)), momentum)
+    return mean, variance
+
+
+def _moments(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    if z.device.type == "cpu":  # var_mean takes 15 times as long in channels_last
+        unread = torch.zeros(2, z.shape[1], dtype=z.dtype)
+        mean, variance = torch.ops.aten.batch_norm_update_stats(z, unread[0], unread[1], 0.0)
+        return mean, variance
+    variance, mean = torch.var_mean(z, [dim for dim in range(z.dim()) if dim != 1], correction=0)
+    return mean, variance
+
+
+def _plus_eps(variance: torch.Tensor, norms: Sequence[Norm]) -> torch.Tensor:
+    eps = [norm.eps for norm in norms]
+    return variance + (eps[0] if len(set(eps)) == 1 else variance.new_tensor(eps)[:, None])
+
+
+def _stacked(vectors: Sequence[torch.Tensor | None], neutral: float, like: torch.Tensor) -> torch.Tensor | None:
+    """Return (K, C) of vectors, None where all lack."""
+    if all(vector is None for vector in vectors):
+        return None
+    return torch.stack([like.new_full(like.shape[1:], neutral) if v is None else v.detach() for v in vectors])
+
+
+def _plainly(
+    p: torch.Tensor,
+    terms: Sequence[Term],
+    outputs: Sequence[torch.Tensor],
+    affine: Sequence[torch.Tensor | None],
+    in_training: Sequence[bool],
+    mean: torch.Tensor | None,
+    rstd: torch.Tensor | None,
+) -> torch.Tensor:
+    """Return the sum by operations that can be differentiated twice; statistics do not move."""
+    total, row = torch.zeros_like(outputs[0]), 0
+    for term, z in zip(terms, outputs, strict=True):
+        if term.norm is not None:
+            assert mean is not None and rstd is not None
+            gamma, beta = affine[2 * row : 2 * row + 2]
+            z = plainly_normalized(term.norm, z, gamma, beta, in_training[row], mean[row], rstd[row])
+            row += 1
+        total = total + p[term.position] * z
+    return total
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.dot(*(t.as_strided((t.numel(),), (1,)) for t in (a, b))) if _alike(a, b) else (a * b).sum()
+
+
+def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Say whether two tensors lie in memory in the same way, without gaps."""
+    dense = a.is_contiguous() or a.is_contiguous(memory_format=torch.channels_last)
+    return dense and a.stride() == b.stride() and a.shape == b.shape
