@@ -551,7 +551,7 @@ def test_a_nan_loss_stops_the_search_naming_epoch_and_step_with_the_weights_whol
 
     def loss(output, target):
         seen.append(output)
-        return LOSS(output, target) * (float("nan") if len(seen) > 10 else 1)
+        return LOSS(output, target) * (float("nan") if len(seen) > 9 else 1)
 
     trainer = net_trainer(loss=loss, num_epochs=3)
     seen.clear()  # of the trials
