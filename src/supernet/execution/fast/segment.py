@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,12 +82,15 @@ class _Segment(Function):
         segment, shapes = ctx.segment, ctx.shapes
         wants_x, wants_gamma, wants_beta, *wants_of_convs = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():  # a second backward: through operations that have one
-            with torch.enable_grad():
+
+            def again(x: Any, gamma: Any, beta: Any, *of_convs: Any) -> torch.Tensor:
                 y = plainly_normalized(segment.norm, x, gamma, beta, ctx.in_training, mean, rstd)
                 y = y.relu() if segment.rectified else y
                 for w, bias, s in zip(of_convs[::2], of_convs[1::2], shapes, strict=True):
                     y = F.conv2d(y, w, bias, s.stride, s.padding, s.dilation, s.groups)
-            return None, *differentiable_gradients(y, g, ctx.needs_input_grad[1:], (x, gamma, beta, *of_convs))
+                return y
+
+            return None, *differentiable_gradients(again, g, ctx.needs_input_grad[1:], (x, gamma, beta, *of_convs))
         y = x
         if segment.norm is not None:
             factor = rstd if gamma is None else rstd * gamma
@@ -205,9 +209,13 @@ def plainly_normalized(
 
 
 def differentiable_gradients(
-    output: torch.Tensor, g: torch.Tensor, wanted: Any, inputs: tuple[torch.Tensor | None, ...]
+    function: Callable[..., torch.Tensor], g: torch.Tensor, wanted: Any, inputs: tuple[torch.Tensor | None, ...]
 ) -> list[torch.Tensor | None]:
     """Return the gradient of each input that is wanted, None for the others, with a graph of their own."""
-    sought = [x for x, wants in zip(inputs, wanted, strict=True) if wants and x is not None]
+    with torch.enable_grad():
+        # An input may be made of another one. Seen through aliases, no input lies on the way to another.
+        aliases = [None if x is None else x.view_as(x) for x in inputs]
+        output = function(*aliases)
+    sought = [x for x, wants in zip(aliases, wanted, strict=True) if wants and x is not None]
     found = iter(torch.autograd.grad(output, sought, g, create_graph=True, allow_unused=True))
     return [next(found) if wants and x is not None else None for x, wants in zip(inputs, wanted, strict=True)]

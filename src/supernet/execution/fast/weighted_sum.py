@@ -106,9 +106,12 @@ class _WeightedSum(Function):
         outputs, affine = tensors[: len(terms)], tensors[len(terms) :]
         wants_p, wants = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():  # a second backward: through operations that have one
-            with torch.enable_grad():
-                total = _plainly(p, terms, outputs, affine, in_training, mean, rstd)
-            of_p, *others = differentiable_gradients(total, g, (wants_p, *wants), (p, *tensors))
+
+            def again(p: Any, *tensors: Any) -> torch.Tensor:
+                outputs, affine = tensors[: len(terms)], tensors[len(terms) :]
+                return _plainly(p, terms, outputs, affine, in_training, mean, rstd)
+
+            of_p, *others = differentiable_gradients(again, g, (wants_p, *wants), (p, *tensors))
             return of_p, None, None, *others
         g = g.contiguous(memory_format=layout_of(outputs[0]))
         of_outputs: list[Any] = [None] * len(terms)
