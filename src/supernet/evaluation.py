@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader
 
 from supernet.errors import DataError, NonFiniteError, TrainingError, UnresolvedChoiceError
 from supernet.execution.memory_format import channels_last_inputs, choose_memory_format
+from supernet.execution.state import Buffers, seeded
 from supernet.space import SearchSpace
 from supernet.trainers.data import Data, Part, first_batch, length_of, loader_of, split_batch
 from supernet.trainers.fabric import new_fabric
 from supernet.trainers.loop import check_optimizer
 from supernet.trainers.metrics import Meter, Metrics
 from supernet.trainers.progress import ProgressBar
-from supernet.trainers.state import Buffers, seeded
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

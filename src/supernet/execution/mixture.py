@@ -13,7 +13,9 @@ from supernet.execution.fast.candidates import Candidates, can_be_fast
 from supernet.execution.fast.reading import Known
 from supernet.execution.fast.shared import Shared
 from supernet.execution.fast.weighted_sum import Term, weighted_sum
-from supernet.execution.plan import Plan
+from supernet.execution.lean import recomputed
+from supernet.execution.plan import Plan, is_checkpointed
+from supernet.execution.state import Buffers
 from supernet.nn import InputChoice, LayerChoice
 
 __all__ = ["MixedInput", "MixedLayer", "mixed"]
@@ -24,17 +26,30 @@ class MixedLayer(nn.Module):
 
     Candidates may return a tensor, or tuples, lists and dicts of tensors and None; all the same structure. Where
     all is as the fast way knows it, the mixture is computed so, with the same result.
+
+    Args:
+        choice: in whose place it stands.
+        plan: what it follows.
+        lean: hold the input only, and compute the mixture again in the backward pass. Default: hold what that needs.
     """
 
-    def __init__(self, choice: LayerChoice, plan: Plan) -> None:
+    def __init__(self, choice: LayerChoice, plan: Plan, lean: bool = False) -> None:
         super().__init__()
         self.label = str(choice.label)
         self.candidates = nn.ModuleDict(dict(choice.named_children()))
-        self.plan = plan
+        self.plan, self.lean = plan, lean
         self._read: Candidates | None = None
+        self._state: Buffers | None = None  # what computing it again must leave as it was
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run every candidate and mix what they return."""
+        if not self.lean or not torch.is_grad_enabled() or is_checkpointed():
+            return self._run(*args, **kwargs)
+        device = self.plan[self.label].device
+        self._state = self._state or Buffers(self.candidates)
+        return recomputed(self._run, args, kwargs, self.plan, self._state, device)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
         weights = self.plan[self.label]
         if self.plan.fast and len(args) == 1 and not kwargs and can_be_fast(args[0], weights):
             candidates = self._read or self.read({})
@@ -67,7 +82,7 @@ class MixedLayer(nn.Module):
         return "\n".join(f"  {name}: {reading.text}" for name, reading in candidates.readings.items())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_read": None}  # a copy reads its own candidates
+        return {**self.__dict__, "_read": None, "_state": None}  # a copy has candidates of its own
 
 
 class MixedInput(nn.Module):

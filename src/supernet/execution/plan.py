@@ -11,7 +11,7 @@ import torch
 from supernet.errors import UnresolvedChoiceError
 from supernet.execution.fast.shared import Shared
 
-__all__ = ["Plan"]
+__all__ = ["Plan", "is_checkpointed"]
 
 
 class Plan(dict[str, Any]):
@@ -52,6 +52,10 @@ class Plan(dict[str, Any]):
 
         A stretch under `torch.utils.checkpoint` runs again by itself in the backward pass, so it shares with none.
         """
-        hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
-        is_checkpointed = hooks is not None and hooks[0].__module__ == "torch.utils.checkpoint"
-        return Shared() if self.shared is None or is_checkpointed else self.shared
+        return Shared() if self.shared is None or is_checkpointed() else self.shared
+
+
+def is_checkpointed() -> bool:
+    """Say whether what runs now runs under `torch.utils.checkpoint`."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    return hooks is not None and hooks[0].__module__ == "torch.utils.checkpoint"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -12,12 +13,12 @@ from typing_extensions import Unpack
 
 from supernet.errors import TrainingError
 from supernet.execution import MixedInput, MixedLayer
+from supernet.execution.state import RandomState, held, kept
 from supernet.relaxations import most_probable, new_logits, probabilities
 from supernet.space import Architecture
 from supernet.trainers.data import Data
 from supernet.trainers.loop import LoopOptions, SupernetTrainer
 from supernet.trainers.metrics import Metrics
-from supernet.trainers.state import RandomState, held, kept
 
 __all__ = ["DartsTrainer"]
 
@@ -33,6 +34,8 @@ class DartsTrainer(SupernetTrainer):
     Args:
         model, loss, metrics, optimizer, num_epochs, dataset: as `SupernetTrainer` has them.
         arc_learning_rate: of Adam(betas (0.5, 0.999), weight decay 1e-3), which trains the alphas. Default: 3e-4.
+        memory: "lean" holds only the inputs of mixtures for the backward pass, and computes these again there: a
+            fraction of the memory for some more time, with the same results. Default: "fast".
         unrolled: second order: the alphas' gradient looks through one virtual step of the weights. The
             optimizer must be `torch.optim.SGD`. Default: first order.
         loop: the keyword arguments of `SupernetTrainer`.
@@ -56,9 +59,12 @@ class DartsTrainer(SupernetTrainer):
         dataset: Data,
         *,
         arc_learning_rate: float = 3e-4,
+        memory: Literal["fast", "lean"] = "fast",
         unrolled: bool = False,
         **loop: Unpack[LoopOptions],
     ) -> None:
+        if memory not in ("fast", "lean"):
+            raise TrainingError(f"memory is 'fast' or 'lean', not {memory!r}")
         if unrolled and type(optimizer) is not SGD:
             name = type(optimizer).__name__
             raise TrainingError(f"unrolled=True knows the step of torch.optim.SGD, not that of {name}; use SGD")
@@ -71,7 +77,7 @@ class DartsTrainer(SupernetTrainer):
         self.architecture_optimizer: Any = self.fabric.setup_optimizers(
             Adam(self.alphas.values(), arc_learning_rate, betas=(0.5, 0.999), weight_decay=1e-3)
         )
-        self.take_over(MixedLayer, MixedInput, self.plan())
+        self.take_over(partial(MixedLayer, lean=memory == "lean"), MixedInput, self.plan())
 
     def plan(self) -> dict[str, torch.Tensor]:
         """Return label -> mixing weights (K,)."""

@@ -24,7 +24,7 @@ from torch.utils.data import (
 )
 
 from supernet.errors import DataError
-from supernet.trainers.state import RandomState, random_numbers_kept, reseed
+from supernet.execution.state import RandomState, random_numbers_kept, reseed
 
 __all__: list[str] = []
 

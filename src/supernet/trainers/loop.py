@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from supernet.errors import NonFiniteError, TrainingError
 from supernet.execution import Plan
 from supernet.execution.replace import check_not_taken
+from supernet.execution.state import seeded
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space import SearchSpace
 from supernet.trainers.base import BaseOneShotTrainer
@@ -33,7 +34,6 @@ from supernet.trainers.metrics import Means, Meter, Metrics
 from supernet.trainers.progress import written
 from supernet.trainers.run_directory import Checkpointing, RunDirectory
 from supernet.trainers.snapshot import bring_back, digest, gathered, is_kept, snapshot
-from supernet.trainers.state import seeded
 from supernet.trainers.supernet import Supernet
 
 __all__ = ["LoopOptions", "SupernetTrainer"]

@@ -15,12 +15,12 @@ from typing_extensions import Unpack
 
 from supernet.errors import TrainingError
 from supernet.execution import PathInput, PathLayer
+from supernet.execution.state import seeded
 from supernet.space import Architecture
 from supernet.trainers.data import Data, mixed_seed
 from supernet.trainers.loop import LoopOptions, SupernetTrainer
 from supernet.trainers.metrics import Meter, Metrics, batch_size
 from supernet.trainers.snapshot import gathered
-from supernet.trainers.state import seeded
 
 __all__ = ["SampledOptions", "SampledTrainer"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from supernet.errors import FileFormatError, TrainingError
-from supernet.trainers.state import RandomState
+from supernet.execution.state import RandomState
 
 if TYPE_CHECKING:
     from supernet.trainers.loop import SupernetTrainer

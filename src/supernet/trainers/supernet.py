@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 
 from supernet.execution import MixedLayer, Plan, replace_input_choice, replace_layer_choice, restore
 from supernet.execution.memory_format import agree, channels_last_inputs, choose_memory_format
+from supernet.execution.state import Buffers, held
 from supernet.nn import InputChoice, LayerChoice
-from supernet.trainers.state import Buffers, held
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -95,55 +95,57 @@ class _WeightedSum(Function):
             total = outputs[0] * factors[0]
         for output, factor in zip(outputs[1:], factors[1:], strict=True):
             total.addcmul_(output, factor)
-        ctx.terms, ctx.rows, ctx.in_training = terms, rows, [norm.training for norm in of_norms]
+        # Without the tensors, which belong to what autograd saves.
+        ctx.positions, ctx.norms = [t.position for t in terms], [t.norm for t in terms]
+        ctx.rows, ctx.in_training = rows, [norm.training for norm in of_norms]
         ctx.save_for_backward(p, mean, rstd, gamma, beta, *tensors)
         return total
 
     @staticmethod
     def backward(ctx: Any, g: torch.Tensor) -> Any:
         p, mean, rstd, gamma, beta, *tensors = ctx.saved_tensors
-        terms, rows, in_training = ctx.terms, ctx.rows, ctx.in_training
-        outputs, affine = tensors[: len(terms)], tensors[len(terms) :]
+        positions, norms, rows, in_training = ctx.positions, ctx.norms, ctx.rows, ctx.in_training
+        outputs, affine = tensors[: len(norms)], tensors[len(norms) :]
         wants_p, wants = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():  # a second backward: through operations that have one
 
             def again(p: Any, *tensors: Any) -> torch.Tensor:
-                outputs, affine = tensors[: len(terms)], tensors[len(terms) :]
-                return _plainly(p, terms, outputs, affine, in_training, mean, rstd)
+                outputs, affine = tensors[: len(norms)], tensors[len(norms) :]
+                return _plainly(p, positions, norms, outputs, affine, in_training, mean, rstd)
 
             of_p, *others = differentiable_gradients(again, g, (wants_p, *wants), (p, *tensors))
             return of_p, None, None, *others
         g = g.contiguous(memory_format=layout_of(outputs[0]))
-        of_outputs: list[Any] = [None] * len(terms)
+        of_outputs: list[Any] = [None] * len(norms)
         with_xhat: list[Any] = [None] * len(rows)  # P
         of_mixture = None  # S
-        products: list[Any] = [None] * len(terms)  # dL/dp
-        for i, (term, z) in enumerate(zip(terms, outputs, strict=True)):
-            weight = p[term.position]
-            if term.norm is None:
+        products: list[Any] = [None] * len(norms)  # dL/dp
+        for i, (position, norm, z) in enumerate(zip(positions, norms, outputs, strict=True)):
+            weight = p[position]
+            if norm is None:
                 products[i] = _dot(g, z) if wants_p else None
                 of_outputs[i] = g * weight if wants[i] else None
                 continue
             row = rows[i]
             scale = weight.expand(mean.shape[1]) if gamma is None else weight * gamma[row]
             of_outputs[i], with_xhat[row], of_mixture = normalized_gradients(
-                g, z, scale.contiguous(), mean[row], rstd[row], term.norm, in_training[row]
+                g, z, scale.contiguous(), mean[row], rstd[row], norm, in_training[row]
             )
         of_affine: list[Any] = [None] * len(affine)
         if rows:
             P = torch.stack(with_xhat)
             together = P if gamma is None else gamma * P
             together = (together if beta is None else together + beta * of_mixture).sum(1)
-            of_normed = p[[terms[i].position for i in rows]][:, None]
+            of_normed = p[[positions[i] for i in rows]][:, None]
             of_gamma, of_beta = of_normed * P, of_normed * of_mixture
             for i, row in rows.items():
                 products[i] = together[row]
                 for j, gradients in ((2 * row, of_gamma), (2 * row + 1, of_beta)):
-                    of_affine[j] = gradients[row] if wants[len(terms) + j] else None
+                    of_affine[j] = gradients[row] if wants[len(norms) + j] else None
         of_p = None
         if wants_p:
             of_p = torch.zeros_like(p)  # what is not among the terms is zero
-            of_p[[t.position for t in terms]] = torch.stack(products).to(p.dtype)
+            of_p[positions] = torch.stack(products).to(p.dtype)
         return of_p, None, None, *of_outputs, *of_affine
 
 
@@ -188,7 +190,8 @@ def _stacked(vectors: Sequence[torch.Tensor | None], neutral: float, like: torch
 
 def _plainly(
     p: torch.Tensor,
-    terms: Sequence[Term],
+    positions: Sequence[int],
+    norms: Sequence[Norm | None],
     outputs: Sequence[torch.Tensor],
     affine: Sequence[torch.Tensor | None],
     in_training: Sequence[bool],
@@ -197,13 +200,13 @@ def _plainly(
 ) -> torch.Tensor:
     """Return the sum by operations that can be differentiated twice; statistics do not move."""
     total, row = torch.zeros_like(outputs[0]), 0
-    for term, z in zip(terms, outputs, strict=True):
-        if term.norm is not None:
+    for position, norm, z in zip(positions, norms, outputs, strict=True):
+        if norm is not None:
             assert mean is not None and rstd is not None
             gamma, beta = affine[2 * row : 2 * row + 2]
-            z = plainly_normalized(term.norm, z, gamma, beta, in_training[row], mean[row], rstd[row])
+            z = plainly_normalized(norm, z, gamma, beta, in_training[row], mean[row], rstd[row])
             row += 1
-        total = total + p[term.position] * z
+        total = total + p[position] * z
     return total
 
 

@@ -1,0 +1,63 @@
+"""Mixtures that hold their input only, and are computed again in the backward pass (arXiv 1604.06174)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from supernet.execution.plan import Plan
+from supernet.execution.state import Buffers, RandomState
+
+__all__: list[str] = []
+
+
+def recomputed(
+    run: Callable[..., Any], args: Any, kwargs: Any, plan: Plan, buffers: Buffers, device: torch.device
+) -> Any:
+    """Return `run(*args, **kwargs)`, holding for the backward pass nothing but its arguments.
+
+    When it runs again, it follows the plan and draws the random numbers of the first time, and what it does to the
+    buffers is undone.
+
+    Args:
+        run: what is computed.
+        args, kwargs: its arguments.
+        plan: what it follows.
+        buffers: those it may change.
+        device: one whose random numbers count too.
+    """
+    # A pass of a whole network may come between the two; so all that it follows is noted now.
+    again = _as_then(plan, dict(plan), plan.fast, buffers, RandomState(device), device)
+    return checkpoint(
+        run,
+        *args,
+        use_reentrant=False,
+        preserve_rng_state=False,  # that of torch alone would be
+        context_fn=lambda: (nullcontext(), again),
+        **kwargs,
+    )
+
+
+@contextmanager
+def _as_then(
+    plan: Plan, followed: dict[str, Any], fast: bool, buffers: Buffers, drawn: RandomState, device: torch.device
+) -> Iterator[None]:
+    now, followed_now, fast_now = RandomState(device), dict(plan), plan.fast
+    drawn.put_back()
+    _follow(plan, followed, fast)
+    try:
+        with buffers.kept():
+            yield
+    finally:
+        _follow(plan, followed_now, fast_now)
+        now.put_back()
+
+
+def _follow(plan: Plan, followed: dict[str, Any], fast: bool) -> None:
+    plan.clear()
+    plan.update(followed)
+    plan.fast = fast
