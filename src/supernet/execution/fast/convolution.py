@@ -14,11 +14,14 @@ channels of 32x32, torch's own route against the one here:
   stride 1 on a quarter of the image: input gradient 3x3 3.0 and 5x5 4.9 to 0.1, weight gradient 0.9 and 2.0 to 0.1 and
   0.3.
 
+A call of oneDNN costs 0.03 beside its work, and so does choosing a route: routes are chosen once for each shape.
 Elsewhere (other devices, other memory formats, other shapes) torch's own routes are taken.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -30,112 +33,202 @@ __all__: list[str] = []
 WIDEST = 3  # kernel width up to which oneDNN's weight gradient of a depthwise convolution is fast
 
 Pair = tuple[int, int]
+Run = Callable[..., torch.Tensor]
+Sides = tuple[int, int, int, int]  # (N, C, H, W) of an image
 
 
 class Shape(NamedTuple):
-    """What of a convolution is not its weight: (rows, columns) of each."""
+    """What of a convolution is not its weight's values: (rows, columns) of each."""
 
+    kernel: Pair
     stride: Pair
     padding: Pair
     dilation: Pair
     groups: int
 
+    def is_pointwise(self) -> bool:
+        """Say whether each position is a matrix product of its own."""
+        return (self.kernel, self.padding, self.groups) == ((1, 1), (0, 0), 1)
+
+    def sides_after(self, sides: Pair) -> tuple[int, ...]:
+        """Return height and width of the result."""
+        each = zip(sides, self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        return tuple((side + 2 * p - d * (k - 1) - 1) // s + 1 for side, k, s, p, d in each)
+
 
 def shape_of(conv: nn.Conv2d) -> Shape:
     """Return the shape of a convolution whose padding is given in numbers."""
     assert not isinstance(conv.padding, str)
-    return Shape(conv.stride, conv.padding, conv.dilation, conv.groups)  # type: ignore[arg-type]
+    return Shape(conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)  # type: ignore[arg-type]
 
 
-def convolved(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, shape: Shape) -> torch.Tensor:
-    """Return the convolution of x (N, C, H, W) with w (C', C / groups, k, k)."""
-    if _is_pointwise(w, shape) and _on_fast_routes(x):
-        flat = _flat(x)
-        product = flat @ w.view(w.shape[:2]).t() if bias is None else torch.addmm(bias, flat, w.view(w.shape[:2]).t())
-        return _image(product, x)
-    return F.conv2d(x, w, bias, shape.stride, shape.padding, shape.dilation, shape.groups)
+class Route(NamedTuple):
+    """How a convolution of x (N, C, H, W) with w (C', C / groups, k, k) runs, g being the gradient of its result."""
+
+    forward: Run  # of x, w, bias
+    input_gradient: Run  # of g, w
+    weight_gradient: Run  # of g, x, w
 
 
-def input_gradient(g: torch.Tensor, x_shape: torch.Size, w: torch.Tensor, shape: Shape) -> torch.Tensor:
-    """Return the gradient of the input, of shape `x_shape`, from that of the output."""
-    if _on_fast_routes(g):
-        if _is_pointwise(w, shape):
-            return _image(_flat(g) @ w.view(w.shape[:2]), g)
-        if _is_depthwise(w, shape):
-            if _sees_a_subgrid(shape):
-                return _spread(_flipped(g, w, _on_subgrid(shape)), x_shape, shape.stride)
-            if shape.stride == (1, 1) and _can_flip(w, shape):
-                return _flipped(g, w, shape)
-    x = _unwritten(x_shape, g)  # nothing but its shape is read
-    return _backward(g, x, w, shape, (True, False))[0]
+@lru_cache(maxsize=4096)
+def route(shape: Shape, channels: int, x: Sides, is_fast: bool) -> Route:
+    """Return the route of a convolution to `channels` channels.
+
+    Args:
+        shape: the convolution's.
+        channels: of the result.
+        x: the input's sides.
+        is_fast: whether input and gradients are such that `has_fast_routes` holds.
+    """
+    forward: Run = partial(_forward, shape)
+    of_input: Run = partial(_of_input, shape, x)
+    of_weight: Run = partial(_of_weight, shape)
+    if not is_fast:
+        return Route(forward, of_input, of_weight)
+    if shape.is_pointwise() and shape.stride == (1, 1):
+        return Route(*_pointwise(x, channels))
+    if shape.groups == x[1] == channels > 1:
+        of_input, of_weight = _of_depthwise_input(shape, x) or of_input, _of_depthwise_weight(shape, x) or of_weight
+    return Route(_in_channels_last(forward), _in_channels_last(of_input), of_weight)
 
 
-def weight_gradient(g: torch.Tensor, x: torch.Tensor, w: torch.Tensor, shape: Shape) -> torch.Tensor:
-    """Return the gradient of the weight from the output's gradient and the input."""
-    if _on_fast_routes(g) and _on_fast_routes(x):
-        if _is_pointwise(w, shape):
-            return (_flat(g).t() @ _flat(x)).view(w.shape)
-        if _is_depthwise(w, shape):
-            if _sees_a_subgrid(shape):
-                rows, columns = shape.stride
-                x = x[:, :, ::rows, ::columns].contiguous(memory_format=torch.channels_last)
-                shape = _on_subgrid(shape)
-            return _of_depthwise_weight(g, x, w, shape)
-    return _backward(g, x, w, shape, (False, True))[1]
+def _in_channels_last(run: Run) -> Run:
+    """Return what lays the result out in channels_last, where torch has not done so (it has not in float64)."""
+    return lambda *tensors: run(*tensors).contiguous(memory_format=torch.channels_last)
 
 
-def _of_depthwise_weight(g: torch.Tensor, x: torch.Tensor, w: torch.Tensor, shape: Shape) -> torch.Tensor:
-    height, width = w.shape[2:]
-    rows, columns = shape.padding
-    in_parities = not (x.shape[3] % 2 or columns % 2)
-    if in_parities and shape.dilation == (2, 2) and shape.stride == (1, 1) and g.shape[3] % 2 == 0:
-        undilated = Shape((1, 1), (rows, columns // 2), (1, 1), 2 * shape.groups)
+# --- torch's own routes ------------------------------------------------------------------------------------
+
+
+def _forward(shape: Shape, x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return torch.conv2d(x, w, bias, shape.stride, shape.padding, shape.dilation, shape.groups)
+
+
+def _of_input(shape: Shape, x: Sides, g: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    unread = _unwritten(x, g)  # nothing but its shape is read
+    return _backward(shape, g, unread, w, [True, False, False])[0]
+
+
+def _of_weight(shape: Shape, g: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    return _backward(shape, g, x, w, [False, True, False])[1]
+
+
+def _backward(
+    shape: Shape, g: torch.Tensor, x: torch.Tensor, w: torch.Tensor, wanted: list[bool]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    _, stride, padding, dilation, groups = shape
+    result: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = _convolution_backward(
+        g, x, w, None, stride, padding, dilation, False, (0, 0), groups, wanted
+    )
+    return result
+
+
+_convolution_backward = torch.ops.aten.convolution_backward.default
+
+
+# --- pointwise: matrix products ----------------------------------------------------------------------------
+
+
+def _pointwise(x: Sides, c_out: int) -> tuple[Run, Run, Run]:
+    n, c_in, h, w = x
+    positions = n * h * w
+    of_x, of_y = (positions, c_in), (positions, c_out)
+    image_x, strides_x = (n, c_in, h, w), (h * w * c_in, 1, w * c_in, c_in)
+    image_y, strides_y = (n, c_out, h, w), (h * w * c_out, 1, w * c_out, c_out)
+    rows_x, rows_y = (c_in, 1), (c_out, 1)
+
+    # In channels_last an image is a matrix (N * H * W, C) as it lies.
+    def forward(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        flat, wt = x.as_strided(of_x, rows_x), w.reshape(c_out, c_in).t()
+        product = torch.mm(flat, wt) if bias is None else torch.addmm(bias, flat, wt)
+        return product.as_strided(image_y, strides_y)
+
+    def input_gradient(g: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return torch.mm(g.as_strided(of_y, rows_y), w.reshape(c_out, c_in)).as_strided(image_x, strides_x)
+
+    def weight_gradient(g: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return torch.mm(g.as_strided(of_y, rows_y).t(), x.as_strided(of_x, rows_x)).view(w.shape)
+
+    return forward, input_gradient, weight_gradient
+
+
+# --- depthwise ---------------------------------------------------------------------------------------------
+
+
+def _of_depthwise_input(shape: Shape, x: Sides) -> Run | None:
+    kernel, stride, _, _, groups = shape
+    sees_a_subgrid = _sees_a_subgrid(shape)
+    on_subgrid = _on_subgrid(shape) if sees_a_subgrid else shape
+    padding = tuple(d * (k - 1) - p for d, k, p in zip(on_subgrid.dilation, kernel, on_subgrid.padding, strict=True))
+    if min(padding) < 0 or not (sees_a_subgrid or stride == (1, 1)):
+        return None
+    dilation = on_subgrid.dilation
+
+    def input_gradient(g: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        """Convolve with the flipped kernel."""
+        result = torch.conv2d(g, w.flip(2, 3), None, 1, padding, dilation, groups)
+        return spread(result, x, (0, 0), stride) if sees_a_subgrid else result
+
+    return input_gradient
+
+
+def _of_depthwise_weight(shape: Shape, x: Sides) -> Run | None:
+    if _sees_a_subgrid(shape):
+        (s, t), (n, c, h, w) = shape.stride, x
+        on_subgrid = _on_subgrid(shape)
+        seen = (n, c, -(-h // s), -(-w // t))
+        inner: Run = _of_depthwise_weight(on_subgrid, seen) or partial(_of_weight, on_subgrid)
+        return lambda g, x, w: inner(g, picked(x, (0, 0), (s, t)), w)
+    (height, width), (rows, columns), groups = shape.kernel, shape.padding, shape.groups
+    columns_out = (x[3] + 2 * columns - shape.dilation[1] * (width - 1) - 1) // shape.stride[1] + 1
+    in_parities = not (x[3] % 2 or columns % 2)
+    if in_parities and shape.dilation == (2, 2) and shape.stride == (1, 1) and columns_out % 2 == 0:
         # The kernel has a row between each two: its gradient is computed too, and dropped.
-        both = _in_narrow_parts(_by_column_parity(g), _by_column_parity(x), 2 * height - 1, width, undilated)
-        return both[:, :, ::2].reshape(2, *w.shape).sum(0)
+        undilated = Shape((2 * height - 1, width), (1, 1), (rows, columns // 2), (1, 1), 2 * groups)
+        in_parts = _in_narrow_parts(undilated)
+
+        def of_dilated(g: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+            both = in_parts(_by_column_parity(g), _by_column_parity(x))
+            return both[:, :, ::2].reshape(2, *w.shape).sum(0)
+
+        return of_dilated
     if shape.dilation != (1, 1) or width <= WIDEST:
-        return _backward(g, x, w, shape, (False, True))[1]
+        return None
     if shape.stride == (1, 1):
-        return _in_narrow_parts(g, x, height, width, shape)
+        in_parts = _in_narrow_parts(shape)
+        return lambda g, x, w: in_parts(g, x)
     half = (width + 1) // 2
-    if in_parities and shape.stride == (2, 2) and half <= WIDEST and g.shape[3] == x.shape[3] // 2 + columns - half + 1:
+    if in_parities and shape.stride == (2, 2) and half <= WIDEST and columns_out == x[3] // 2 + columns - half + 1:
         # Even columns of the kernel meet even columns of the image, odd ones odd ones.
-        narrow = Shape((2, 1), (rows, columns // 2), (1, 1), 2 * shape.groups)
-        both = _in_narrow_parts(torch.cat([g, g], 1), _by_column_parity(x), height, half, narrow)
-        even, odd = both.chunk(2)
-        result = torch.empty_like(w)
-        result[..., ::2], result[..., 1::2] = even, odd[..., : width // 2]
-        return result
-    return _backward(g, x, w, shape, (False, True))[1]
+        in_parts = _in_narrow_parts(Shape((height, half), (2, 1), (rows, columns // 2), (1, 1), 2 * groups))
+
+        def of_halving(g: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+            even, odd = in_parts(torch.cat([g, g], 1), _by_column_parity(x)).chunk(2)
+            result = torch.empty_like(w)
+            result[..., ::2], result[..., 1::2] = even, odd[..., : width // 2]
+            return result
+
+        return of_halving
+    return None
 
 
-def _in_narrow_parts(g: torch.Tensor, x: torch.Tensor, height: int, width: int, shape: Shape) -> torch.Tensor:
-    """Return the gradient of an undilated depthwise weight (C, 1, height, width), a few columns at a time."""
+def _in_narrow_parts(shape: Shape) -> Run:
+    """Return what computes the gradient of an undilated depthwise weight (C, 1, k, k), a few columns at a time."""
+    (height, width), (rows, columns), groups = shape.kernel, shape.padding, shape.groups
     if width <= WIDEST:
-        return _backward(g, x, g.new_empty(g.shape[1], 1, height, width), shape, (False, True))[1]
-    rows, columns = shape.padding
-    padded = F.pad(x, (columns, columns, rows, rows))
-    parts = []
-    for first in range(0, width, WIDEST):
-        part = min(WIDEST, width - first)
-        seen = padded[..., first : first + g.shape[3] - 1 + part]
-        w = g.new_empty(g.shape[1], 1, height, part)
-        parts.append(_backward(g, seen, w, shape._replace(padding=(0, 0)), (False, True))[1])
-    return torch.cat(parts, 3)
+        return lambda g, x: _of_weight(shape, g, x, g.new_empty(groups, 1, height, width))
+    unpadded = shape._replace(padding=(0, 0))
+    parts = [(first, min(WIDEST, width - first)) for first in range(0, width, WIDEST)]
 
+    def in_parts(g: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        padded, seen = F.pad(x, (columns, columns, rows, rows)), g.shape[3] - 1
+        found = [
+            _of_weight(unpadded, g, padded[..., first : first + seen + part], g.new_empty(groups, 1, height, part))
+            for first, part in parts
+        ]
+        return torch.cat(found, 3)
 
-def _flipped(g: torch.Tensor, w: torch.Tensor, shape: Shape) -> torch.Tensor:
-    """Return the input gradient of a depthwise convolution of stride 1."""
-    return F.conv2d(g, w.flip(2, 3), None, 1, _padding_when_flipped(w, shape), shape.dilation, shape.groups)
-
-
-def _padding_when_flipped(w: torch.Tensor, shape: Shape) -> Pair:
-    rows, columns = (d * (k - 1) - p for d, k, p in zip(shape.dilation, w.shape[2:], shape.padding, strict=True))
-    return rows, columns
-
-
-def _can_flip(w: torch.Tensor, shape: Shape) -> bool:
-    return min(_padding_when_flipped(w, shape)) >= 0
+    return in_parts
 
 
 def _sees_a_subgrid(shape: Shape) -> bool:
@@ -147,17 +240,7 @@ def _sees_a_subgrid(shape: Shape) -> bool:
 
 def _on_subgrid(shape: Shape) -> Shape:
     (s, t), (p, q), (d, e) = shape.stride, shape.padding, shape.dilation
-    return Shape((1, 1), (p // s, q // t), (d // s, e // t), shape.groups)
-
-
-def _spread(on_subgrid: torch.Tensor, shape: torch.Size, stride: Pair) -> torch.Tensor:
-    result = _unwritten(shape, on_subgrid).zero_()
-    result[:, :, :: stride[0], :: stride[1]] = on_subgrid
-    return result
-
-
-def _unwritten(shape: torch.Size, like: torch.Tensor) -> torch.Tensor:
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout_of(like))
+    return Shape(shape.kernel, (1, 1), (p // s, q // t), (d // s, e // t), shape.groups)
 
 
 def _by_column_parity(x: torch.Tensor) -> torch.Tensor:
@@ -166,16 +249,33 @@ def _by_column_parity(x: torch.Tensor) -> torch.Tensor:
     return x.permute(0, 2, 3, 1).reshape(n, h, w // 2, 2 * c).permute(0, 3, 1, 2)
 
 
-def _is_pointwise(w: torch.Tensor, shape: Shape) -> bool:
-    return w.shape[2:] == (1, 1) and shape.stride == (1, 1) and shape.padding == (0, 0) and shape.groups == 1
+# --- layouts -----------------------------------------------------------------------------------------------
 
 
-def _is_depthwise(w: torch.Tensor, shape: Shape) -> bool:
-    return w.shape[0] == shape.groups and w.shape[1] == 1 and shape.groups > 1
+def picked(x: torch.Tensor, corner: Pair, stride: Pair) -> torch.Tensor:
+    """Return a copy of every s-th row and column of x (N, C, H, W) from a corner on, in its memory format."""
+    rows, columns = corner
+    s, t = stride
+    result = x[:, :, rows::s, columns::t]
+    return result.clone(memory_format=layout_of(x))
 
 
-def _on_fast_routes(x: torch.Tensor) -> bool:
-    return x.device.type == "cpu" and layout_of(x) == torch.channels_last and x.numel() > 0
+def spread(g: torch.Tensor, shape: Sides, corner: Pair, stride: Pair) -> torch.Tensor:
+    """Return the gradient of what `picked` was given, from that of what it returned."""
+    rows, columns = corner
+    s, t = stride
+    result = _unwritten(shape, g).zero_()
+    result[:, :, rows::s, columns::t] = g
+    return result
+
+
+def _unwritten(shape: Sides, like: torch.Tensor) -> torch.Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout_of(like))
+
+
+def has_fast_routes(x: torch.Tensor) -> bool:
+    """Say whether the routes measured here are for this tensor."""
+    return layout_of(x) == torch.channels_last and x.device.type == "cpu"
 
 
 def layout_of(x: torch.Tensor) -> torch.memory_format:
@@ -183,23 +283,3 @@ def layout_of(x: torch.Tensor) -> torch.memory_format:
     # Grey images are contiguous in both formats; what follows them is laid out as their strides say.
     meant = x.dim() == 4 and x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if meant else torch.contiguous_format
-
-
-def _flat(x: torch.Tensor) -> torch.Tensor:
-    """Return (N, C, H, W) as (N * H * W, C); a view in channels_last."""
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-
-
-def _image(flat: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    n, _, h, w = like.shape
-    return flat.view(n, h, w, -1).permute(0, 3, 1, 2)
-
-
-def _backward(
-    g: torch.Tensor, x: torch.Tensor, w: torch.Tensor, shape: Shape, wanted: tuple[bool, bool]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what torch computes for the gradients (input, weight), as far as wanted."""
-    of_x, of_w, _ = torch.ops.aten.convolution_backward(
-        g, x, w, None, shape.stride, shape.padding, shape.dilation, False, (0, 0), shape.groups, (*wanted, False)
-    )
-    return of_x, of_w

@@ -20,6 +20,7 @@ from torch import fx, nn
 from torch.fx.node import map_arg
 from torch.nn import functional as F
 
+from supernet.execution.fast.convolution import shape_of
 from supernet.execution.fast.pooling import MaxPool
 from supernet.execution.fast.segment import Norm, Segment
 from supernet.execution.fast.shared import Shared
@@ -418,6 +419,8 @@ def _segment_at(
     chain: list[fx.Node] = []
     current: fx.Node | None = node
 
+    corner = _corner_cut_off(node)
+
     def advance() -> None:
         nonlocal current
         assert current is not None
@@ -427,7 +430,9 @@ def _segment_at(
         current = following[0] if is_inside else None
 
     norm: Any = None
-    if _can_be_folded(modules.get(node)) and type(modules[node]) is nn.BatchNorm2d:
+    if corner is not None:
+        advance()
+    elif _can_be_folded(modules.get(node)) and type(modules[node]) is nn.BatchNorm2d:
         norm = modules[node]
         advance()
     rectified = current is not None and (
@@ -444,9 +449,22 @@ def _segment_at(
         if not _is_depthwise(conv):
             break
     worth_it = norm is not None or rectified or any(_is_depthwise(c) or c.kernel_size == (1, 1) for c in convs)
-    if not convs or not worth_it:
+    if not convs or not worth_it or (corner is not None and not shape_of(convs[0]).is_pointwise()):
         return [], None
-    return chain, Segment(norm, rectified, tuple(convs))
+    return chain, Segment(norm, rectified, tuple(convs), corner or (0, 0))
+
+
+def _corner_cut_off(node: fx.Node) -> tuple[int, int] | None:
+    """Return (rows, columns) where the node is `x[:, :, rows:, columns:]`."""
+    if not _calls(node, {operator.getitem}) or not isinstance(node.args[1], tuple) or len(node.args[1]) != 4:
+        return None
+    cuts = node.args[1]
+    if not all(isinstance(cut, slice) and cut.stop is None and cut.step in (None, 1) for cut in cuts):
+        return None
+    starts = [cut.start or 0 for cut in cuts]  # type: ignore[union-attr]
+    if starts[:2] != [0, 0] or not all(isinstance(start, int) and start >= 0 for start in starts):
+        return None
+    return starts[2], starts[3]
 
 
 def _as_call(node: fx.Node, modules: Mapping[fx.Node, nn.Module]) -> Callable[..., Any]:

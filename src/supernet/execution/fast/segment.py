@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,11 +13,14 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 from supernet.execution.fast.convolution import (
+    Pair,
+    Route,
     Shape,
-    convolved,
-    input_gradient,
+    has_fast_routes,
+    picked,
+    route,
     shape_of,
-    weight_gradient,
+    spread,
 )
 
 __all__ = ["Segment"]
@@ -29,118 +33,166 @@ class Segment:
     """BatchNorm, ReLU and convolutions in a row; of these all but the convolutions may lack.
 
     Holds its input for the backward pass, which computes the rest again: elementwise work, and depthwise convolutions.
-    So no convolution but the last should be an expensive one.
+    So no convolution but the last should be an expensive one. A pointwise convolution with a stride sees some positions
+    only: these are picked before.
 
     Args:
         norm: a BatchNorm2d with running statistics and a momentum.
         rectified: whether a ReLU stands before the convolutions.
         convs: at least one, whose padding is zeros and given in numbers.
+        corner: how many rows and columns are cut off at the top and the left, where the first convolution is
+            pointwise and there is no norm.
     """
 
     norm: Norm | None
     rectified: bool
     convs: tuple[nn.Conv2d, ...]
+    corner: Pair = (0, 0)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return what the modules would: (N, C, H, W) to (N, C', H', W')."""
         norm = self.norm
         if x.dim() != 4 or x.numel() == 0 or (norm is not None and x.numel() == x.shape[1]):
-            y = x if norm is None else norm(x)  # torch's own errors, and its own way with nothing at all
-            y = y.relu() if self.rectified else y
-            for conv in self.convs:
-                y = conv(y)
-            return y
-        affine = (None, None) if norm is None else (norm.weight, norm.bias)
-        of_convs = [tensor for conv in self.convs for tensor in (conv.weight, conv.bias)]
-        return _Segment.apply(self, x, *affine, *of_convs)
+            return self._plain(x)  # torch's own errors, and its own way with nothing at all
+        first = shape_of(self.convs[0])
+        is_picked = self.corner != (0, 0) or (norm is None and first.stride != (1, 1) and first.is_pointwise())
+        if is_picked:
+            x = _Picked.apply(x, self.corner, first.stride)
+        tensors: list[torch.Tensor | None] = [] if norm is None else [norm.weight, norm.bias]
+        for conv in self.convs:
+            parameters = conv._parameters
+            tensors += parameters["weight"], parameters["bias"]
+        return _Segment.apply(self, is_picked, x, *tensors)
+
+    def _plain(self, x: torch.Tensor) -> torch.Tensor:
+        if self.corner != (0, 0):
+            x = x[:, :, self.corner[0] :, self.corner[1] :]
+        y = x if self.norm is None else self.norm(x)
+        y = y.relu() if self.rectified else y
+        for conv in self.convs:
+            y = conv(y)
+        return y
+
+    def shapes(self, is_picked: bool) -> tuple[Shape, ...]:
+        """Return the shapes of the convolutions; of a picked input the first one sees all."""
+        shapes = tuple(map(shape_of, self.convs))
+        return (shapes[0]._replace(stride=(1, 1)), *shapes[1:]) if is_picked else shapes
+
+    def routes(self, is_picked: bool, x: torch.Tensor, is_fast: bool) -> tuple[Route, ...]:
+        """Return how the convolutions run."""
+        channels = tuple(conv.out_channels for conv in self.convs)
+        return _routes(self.shapes(is_picked), channels, tuple(x.shape), is_fast)
+
+
+@lru_cache(maxsize=4096)
+def _routes(shapes: tuple[Shape, ...], channels: tuple[int, ...], x: Any, is_fast: bool) -> tuple[Route, ...]:
+    routes = []
+    for shape, c in zip(shapes, channels, strict=True):
+        routes.append(route(shape, c, x, is_fast))
+        x = (x[0], c, *shape.sides_after(x[2:]))
+    return tuple(routes)
 
 
 class _Segment(Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        segment: Segment,
-        x: torch.Tensor,
-        gamma: torch.Tensor | None,
-        beta: torch.Tensor | None,
-        *of_convs: torch.Tensor | None,
-    ) -> torch.Tensor:
-        mean = rstd = None
+    def forward(ctx: Any, segment: Segment, is_picked: bool, x: torch.Tensor, *tensors: Any) -> torch.Tensor:
+        ctx.is_fast = has_fast_routes(x)
+        ctx.segment, ctx.is_picked, ctx.routes = segment, is_picked, segment.routes(is_picked, x, ctx.is_fast)
         y, norm = x, segment.norm
-        if norm is not None:
-            y, mean, rstd = normalized(norm, x, gamma, beta)
-        if segment.rectified:
-            y = y.relu() if norm is None else y.relu_()
-        ctx.shapes = [shape_of(conv) for conv in segment.convs]
-        ctx.segment, ctx.in_training = segment, norm is not None and norm.training
-        ctx.save_for_backward(x, mean, rstd, gamma, beta, *of_convs)
-        return _through(y, of_convs, ctx.shapes)[-1]
+        if norm is None:
+            ctx.save_for_backward(x, *tensors)
+            of_convs = tensors
+            y = y.relu() if segment.rectified else y
+        else:
+            y, mean, rstd = normalized(norm, x, tensors[0], tensors[1])
+            ctx.in_training = norm.training
+            ctx.save_for_backward(x, mean, rstd, *tensors)
+            of_convs = tensors[2:]
+            y = y.relu_() if segment.rectified else y
+        for i, step in enumerate(ctx.routes):
+            y = step.forward(y, of_convs[2 * i], of_convs[2 * i + 1])
+        return y
 
     @staticmethod
     def backward(ctx: Any, g: torch.Tensor) -> Any:
-        x, mean, rstd, gamma, beta, *of_convs = ctx.saved_tensors
-        segment, shapes = ctx.segment, ctx.shapes
-        wants_x, wants_gamma, wants_beta, *wants_of_convs = ctx.needs_input_grad[1:]
+        segment, routes, norm = ctx.segment, ctx.routes, ctx.segment.norm
         if torch.is_grad_enabled():  # a second backward: through operations that have one
-
-            def again(x: Any, gamma: Any, beta: Any, *of_convs: Any) -> torch.Tensor:
-                y = plainly_normalized(segment.norm, x, gamma, beta, ctx.in_training, mean, rstd)
-                y = y.relu() if segment.rectified else y
-                for w, bias, s in zip(of_convs[::2], of_convs[1::2], shapes, strict=True):
-                    y = F.conv2d(y, w, bias, s.stride, s.padding, s.dilation, s.groups)
-                return y
-
-            return None, *differentiable_gradients(again, g, ctx.needs_input_grad[1:], (x, gamma, beta, *of_convs))
-        y = x
-        if segment.norm is not None:
+            return None, None, *_twice(ctx, g)
+        wants_x, *wants = ctx.needs_input_grad[2:]
+        of_affine: list[Any] = []
+        wants_input = wants_x
+        if norm is None:
+            x, *of_convs = ctx.saved_tensors
+            y = x.relu() if segment.rectified else x
+        else:
+            x, mean, rstd, gamma, beta, *of_convs = ctx.saved_tensors
             factor = rstd if gamma is None else rstd * gamma
             offset = -mean * factor if beta is None else torch.addcmul(beta, mean, factor, value=-1)
             y = torch.addcmul(offset.view(1, -1, 1, 1), x, factor.view(1, -1, 1, 1))
-        if segment.rectified:
-            y = y.relu() if segment.norm is None else y.relu_()
-        wants_input = wants_x or wants_gamma or wants_beta
-        last_weight = max((i for i in range(len(shapes)) if wants_of_convs[2 * i]), default=0)
-        inputs = [y, *_through(y, of_convs[: 2 * last_weight], shapes[:last_weight])]
-        of_x = of_gamma = of_beta = None
-        gradients: list[torch.Tensor | None] = [None] * len(of_convs)
-        for i in reversed(range(len(shapes))):
-            w = of_convs[2 * i]
-            if wants_of_convs[2 * i]:
-                gradients[2 * i] = weight_gradient(g, inputs[i], w, shapes[i])
-            if wants_of_convs[2 * i + 1]:
-                gradients[2 * i + 1] = g.sum((0, 2, 3))
-            if not wants_input and not any(wants_of_convs[: 2 * i]):
+            y = y.relu_() if segment.rectified else y
+            of_affine, wants_affine, wants = [None, None], wants[:2], wants[2:]
+            wants_input |= any(wants_affine)
+        if ctx.is_fast:
+            g = g.contiguous(memory_format=torch.channels_last)
+        inputs = [y]
+        for i in range(max((i for i in range(len(routes)) if wants[2 * i]), default=0)):
+            inputs.append(routes[i].forward(inputs[i], of_convs[2 * i], of_convs[2 * i + 1]))
+        of_x = None
+        of_tensors: list[Any] = [None] * len(of_convs)
+        for i in reversed(range(len(routes))):
+            if wants[2 * i]:
+                of_tensors[2 * i] = routes[i].weight_gradient(g, inputs[i], of_convs[2 * i])
+            if wants[2 * i + 1]:
+                of_tensors[2 * i + 1] = g.sum((0, 2, 3))
+            if not wants_input and not any(wants[: 2 * i]):
                 break
-            into = inputs[i].shape if i < len(inputs) else _shape_after(y, of_convs, shapes[:i])
-            g = input_gradient(g, into, w, shapes[i])
+            g = routes[i].input_gradient(g, of_convs[2 * i])
         else:
-            if segment.rectified:
-                g = torch.ops.aten.threshold_backward(g, y, 0)
-            of_x = g
-            if segment.norm is not None:
-                of_x, of_gamma, of_beta = normalized_gradients(g, x, gamma, mean, rstd, segment.norm, ctx.in_training)
-        return None, of_x, of_gamma if wants_gamma else None, of_beta if wants_beta else None, *gradients
+            of_x = _threshold_backward(g, y, 0) if segment.rectified else g
+            if norm is not None:
+                of_x, *of_norm = normalized_gradients(of_x, x, gamma, mean, rstd, norm, ctx.in_training)
+                of_affine = [grad if wanted else None for grad, wanted in zip(of_norm, wants_affine, strict=True)]
+        return None, None, of_x, *of_affine, *of_tensors
 
 
-def _through(y: torch.Tensor, of_convs: Any, shapes: list[Shape]) -> list[torch.Tensor]:
-    """Return the result after each convolution."""
-    results = []
-    for w, bias, shape in zip(of_convs[::2], of_convs[1::2], shapes, strict=True):
-        y = convolved(y, w, bias, shape)
-        results.append(y)
-    return results
+_threshold_backward = torch.ops.aten.threshold_backward.default
 
 
-def _shape_after(y: torch.Tensor, of_convs: Any, shapes: list[Shape]) -> torch.Size:
-    """Return the shape after these convolutions, without running them."""
-    n, channels, *sides = y.shape
-    for w, s in zip(of_convs[::2], shapes, strict=False):
-        channels = w.shape[0]
-        sides = [
-            (side + 2 * p - d * (k - 1) - 1) // stride + 1
-            for side, p, d, k, stride in zip(sides, s.padding, s.dilation, w.shape[2:], s.stride, strict=True)
-        ]
-    return torch.Size((n, channels, *sides))
+def _twice(ctx: Any, g: torch.Tensor) -> list[Any]:
+    """Return the gradients of x and the other tensors with a graph of their own."""
+    segment, mean, rstd = ctx.segment, None, None
+    if segment.norm is None:
+        x, *tensors = ctx.saved_tensors
+    else:
+        x, mean, rstd, *tensors = ctx.saved_tensors
+
+    def again(x: Any, *tensors: Any) -> torch.Tensor:
+        y, of_convs = x, tensors
+        if segment.norm is not None:
+            gamma, beta, *of_convs = tensors  # type: ignore[assignment]
+            y = plainly_normalized(segment.norm, x, gamma, beta, ctx.in_training, mean, rstd)
+        y = y.relu() if segment.rectified else y
+        for i, (_, stride, padding, dilation, groups) in enumerate(segment.shapes(ctx.is_picked)):
+            y = torch.conv2d(y, of_convs[2 * i], of_convs[2 * i + 1], stride, padding, dilation, groups)
+        return y
+
+    return differentiable_gradients(again, g, ctx.needs_input_grad[2:], (x, *tensors))
+
+
+class _Picked(Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, corner: Pair, stride: Pair) -> torch.Tensor:
+        ctx.sides, ctx.corner, ctx.stride = tuple(x.shape), corner, stride
+        return picked(x, corner, stride)
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> Any:
+        if not torch.is_grad_enabled():
+            return spread(g, ctx.sides, ctx.corner, ctx.stride), None, None
+        (rows, columns), (s, t) = ctx.corner, ctx.stride  # a second backward: by operations that have one
+        result = g.new_zeros(ctx.sides)
+        of_rows = result[:, :, rows::s].slice_scatter(g, 3, columns, None, t)
+        return result.slice_scatter(of_rows, 2, rows, None, s), None, None
 
 
 # --- BatchNorm ---------------------------------------------------------------------------------------------
