@@ -9,6 +9,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate, combinations
 from typing import Any, TypeAlias
 
@@ -47,17 +48,24 @@ class LayerDomain:
 
     def draw(self, uniforms: Sequence[float]) -> str:
         """Return the decision that one number, uniform in [0, 1), gives by the prior."""
-        return self.names[_pick(self.prior or (1.0,) * len(self.names), uniforms[0])]
+        edges, total = self.cut
+        return self.names[bisect_right(edges, uniforms[0] * total)]
 
     def mutate(self, decision: str, uniforms: Sequence[float]) -> str:
         """Return another candidate, by the prior."""
         weights = [0.0 if name == decision else p for name, p in zip(self.names, self._weights(), strict=True)]
         if not any(weights):  # the prior allows no other, but a mutation is asked for
             weights = [float(name != decision) for name in self.names]
-        return self.names[_pick(weights, uniforms[0])]
+        edges, total = _cut(weights)
+        return self.names[bisect_right(edges, uniforms[0] * total)]
 
     def _weights(self) -> tuple[float, ...]:
         return self.prior or (1.0,) * len(self.names)
+
+    @cached_property
+    def cut(self) -> tuple[list[float], float]:
+        """Where the prior cuts [0, total) for `draw`, and the total."""
+        return _cut(self._weights())
 
     def to_json(self) -> dict[str, Any]:
         """Return this domain as JSON has it."""
@@ -101,8 +109,12 @@ class InputDomain:
             inclusion = self.prior or (0.5,) * self.n_candidates
             return [i for i, (u, p) in enumerate(zip(uniforms, inclusion, strict=True)) if u < p]
         # The largest of u^(1/w) are a weighted draw without replacement (Efraimidis and Spirakis, 2006).
-        weights = self.prior or (1.0,) * self.n_candidates
-        keys = [math.log1p(-u) / w if w else -math.inf for u, w in zip(uniforms, weights, strict=True)]
+        if self.prior is None:
+            keys = [math.log1p(-u) for u in uniforms]
+        else:
+            keys = [math.log1p(-u) / w if w else -math.inf for u, w in zip(uniforms, self.prior, strict=True)]
+        if self.n_chosen == 1:  # the most frequent case, for which sorting would take as long as all the rest
+            return [keys.index(max(keys))]
         return sorted(sorted(range(self.n_candidates), key=keys.__getitem__, reverse=True)[: self.n_chosen])
 
     def mutate(self, decision: list[int], uniforms: Sequence[float]) -> list[int]:
@@ -130,8 +142,12 @@ class InputDomain:
 Domain: TypeAlias = LayerDomain | InputDomain
 
 
-def _pick(weights: Sequence[float], u: float) -> int:
-    """Return the index that `u` in [0, 1) falls on when [0, 1) is cut in proportion to `weights`."""
+def _cut(weights: Sequence[float]) -> tuple[list[float], float]:
+    """Return where [0, total) is cut in proportion to `weights`, and the total.
+
+    A number between 0 and the total belongs to the index that `bisect_right` finds for it among the edges. There is no
+    edge behind the last index of any weight, so that rounding cannot lead beyond it.
+    """
     edges = list(accumulate(weights))
-    last = max(i for i, w in enumerate(weights) if w)  # rounding must not lead beyond it
-    return min(bisect_right(edges, u * edges[-1]), last)
+    last = max(i for i, w in enumerate(weights) if w)
+    return edges[:last], edges[-1]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from itertools import accumulate
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
 
 from supernet.errors import ArchitectureError, SpaceError
 from supernet.nn import Choice, InputChoice, LayerChoice
-from supernet.space.counting import Counter, Node, Nodes, node_of
+from supernet.space.counting import Counter, Nodes, node_of
 from supernet.space.domains import Decision, Domain, InputDomain, LayerDomain
 from supernet.space.written import children_as_written, pinned_choices
 
@@ -50,9 +50,27 @@ class SearchSpace(Mapping[str, Domain]):
             self._domains.setdefault(_label(choice), _domain(choice))
         self._roots = _nodes(model, {}, within=[])
         self._counter = Counter({label: domain.size for label, domain in self._domains.items()})
-        self._offsets = [0, *accumulate(domain.n_uniforms for domain in self._domains.values())]
-        self._slices = dict(zip(self._domains, self._offsets, strict=False))
-        self._ordered_roots = self._in_order(self._roots)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Look up once what every sample, check and mutation needs, for searches make millions of them."""
+        self._draws: dict[str, tuple[Callable[[Sequence[float]], Decision], slice]] = {}
+        self._cuts: dict[str, tuple[int, list[float], float, tuple[str, ...]]] = {}  # no names: inputs
+        self._names: dict[str, frozenset[str]] = {}
+        self._changeable: set[str] = set()
+        self._num_uniforms = 0
+        for label, domain in self._domains.items():
+            start, self._num_uniforms = self._num_uniforms, self._num_uniforms + domain.n_uniforms
+            names = domain.names if isinstance(domain, LayerDomain) else ()
+            edges, total = domain.cut if isinstance(domain, LayerDomain) else ([], 0.0)
+            self._draws[label] = domain.draw, slice(start, self._num_uniforms)
+            self._cuts[label] = start, edges, total, names
+            self._names[label] = frozenset(names)
+            if domain.size > 1:
+                self._changeable.add(label)
+        self._met = _in_order(self._roots, self._domains, {label: i for i, label in enumerate(self._domains)}, {})
+        # Where no choice stands inside another, each architecture decides all of them.
+        self._is_flat = self._roots == {node_of(label, []) for label in self._domains}
 
     def __getitem__(self, label: str) -> Domain:
         return self._domains[label]
@@ -89,13 +107,19 @@ class SearchSpace(Mapping[str, Domain]):
         Args:
             generator: where the random numbers come from. Default: torch's global generator.
         """
+        if self._is_flat:
+            return self.draw(generator)
         uniforms = self._uniforms(generator)
         return self.follow(lambda label: self._draw(label, uniforms))
 
     def draw(self, generator: torch.Generator | None = None) -> Architecture:
         """Return a decision for every choice, also for those that the others leave unreached; else as `sample`."""
         uniforms = self._uniforms(generator)
-        return {label: self._draw(label, uniforms) for label in self._domains}
+        # `LayerDomain.draw` is written out here, for a call for each label would take longer than all the rest.
+        return {
+            label: names[bisect_right(edges, uniforms[start] * total)] if names else self._draw(label, uniforms)
+            for label, (start, edges, total, names) in self._cuts.items()
+        }
 
     def mutate(self, architecture: Mapping[str, Any], generator: torch.Generator | None = None) -> Architecture:
         """Return the architecture with one decision changed, drawn from those that it reaches.
@@ -111,7 +135,7 @@ class SearchSpace(Mapping[str, Domain]):
             ArchitectureError: the architecture is not one of this space.
         """
         parent = self.canonical(architecture)
-        changeable = [label for label in parent if self._domains[label].size > 1]
+        changeable = [label for label in parent if label in self._changeable]
         if not changeable:
             return parent
         which = float(torch.rand((), generator=generator, dtype=torch.float64))
@@ -124,7 +148,7 @@ class SearchSpace(Mapping[str, Domain]):
     def enumerate(self) -> Iterator[Architecture]:
         """Yield every architecture once, lazily."""
         # Depth first over the decisions: each entry holds what is decided, and which nodes are still to be met.
-        stack: list[Iterator[tuple[Architecture, list[Node]]]] = [iter([({}, self._ordered_roots)])]
+        stack: list[Iterator[tuple[Architecture, list[_Met]]]] = [iter([({}, self._met)])]
         while stack:
             following = next(stack[-1], None)
             if following is None:
@@ -132,7 +156,8 @@ class SearchSpace(Mapping[str, Domain]):
                 continue
             decided, ahead = following
             while ahead and ahead[0].label in decided:
-                ahead = self._inside(ahead[0], decided[ahead[0].label]) + ahead[1:]
+                label, inside = ahead[0]
+                ahead = (inside[decided[label]] if inside else []) + ahead[1:]
             if ahead:
                 stack.append(self._ways(decided, ahead))
             else:
@@ -149,14 +174,18 @@ class SearchSpace(Mapping[str, Domain]):
         for label in architecture:
             if label not in self._domains:
                 raise ArchitectureError(f"the space has no choice {label!r}; it has: {', '.join(self._domains)}")
-        decisions = {label: self._domains[label].normalized(d) for label, d in architecture.items()}
-
-        def decide(label: str) -> Decision:
-            if label not in decisions:
-                raise ArchitectureError(f"the architecture leaves {label!r} open; decide it: {self._domains[label]}")
-            return decisions[label]
-
-        return self.follow(decide)
+        # A candidate's name is already as we write it, and so are nearly all decisions: no call is made for these.
+        decisions = {
+            label: d if type(d) is str and d in self._names[label] else self._domains[label].normalized(d)
+            for label, d in architecture.items()
+        }
+        try:
+            return self.follow(decisions.__getitem__)
+        except KeyError as missing:
+            label = missing.args[0]
+            raise ArchitectureError(
+                f"the architecture leaves {label!r} open; decide it: {self._domains[label]}"
+            ) from None
 
     def validate(self, architecture: Mapping[str, Any]) -> None:
         """Raise unless this is an architecture of the space.
@@ -173,14 +202,15 @@ class SearchSpace(Mapping[str, Domain]):
             decide: label -> decision in the form that we write. It is called once for each label that is
                 reached, outer choices before those in the chosen candidate.
         """
+        if self._is_flat:
+            return {label: decide(label) for label in self._domains}
         decided: Architecture = {}
-        ahead = list(self._ordered_roots)
-        while ahead:
-            node = ahead.pop(0)
-            if node.label not in decided:
-                decided[node.label] = decide(node.label)
-            if node.branches:
-                ahead.extend(self._inside(node, decided[node.label]))
+        ahead = [*self._met]
+        for label, inside in ahead:  # which grows meanwhile
+            if label not in decided:
+                decided[label] = decide(label)
+            if inside:
+                ahead += inside[decided[label]]
         return {label: decided[label] for label in self._domains if label in decided}
 
     def to_json(self) -> dict[str, Any]:
@@ -198,44 +228,53 @@ class SearchSpace(Mapping[str, Domain]):
             title = f"SearchSpace of {count} architecture{'s' if size != 1 else ''}"
         except SpaceError:
             title = "SearchSpace, too entangled to be counted"
-        return "\n".join([title, *self._lines(self._roots, indent=1)])
+        return "\n".join([title, *self._lines(self._met, indent=1)])
 
     def _uniforms(self, generator: torch.Generator | None) -> list[float]:
         """Return enough numbers for every choice to be drawn: one call, since each call costs the same."""
-        numbers: list[float] = torch.rand(self._offsets[-1], generator=generator, dtype=torch.float64).tolist()
+        numbers: list[float] = torch.rand(self._num_uniforms, generator=generator, dtype=torch.float64).tolist()
         return numbers
 
     def _draw(self, label: str, uniforms: list[float]) -> Decision:
-        domain, start = self._domains[label], self._slices[label]
-        return domain.draw(uniforms[start : start + domain.n_uniforms])
+        draw, numbers = self._draws[label]
+        return draw(uniforms[numbers])
 
-    def _inside(self, node: Node, decision: Decision) -> list[Node]:
-        """Return the nodes that are met inside the chosen candidate."""
-        domain = self._domains[node.label]
-        if not node.branches or not isinstance(domain, LayerDomain):
-            return []
-        return self._in_order(node.branches[domain.names.index(str(decision))])
-
-    def _ways(self, decided: Architecture, ahead: list[Node]) -> Iterator[tuple[Architecture, list[Node]]]:
+    def _ways(self, decided: Architecture, ahead: list[_Met]) -> Iterator[tuple[Architecture, list[_Met]]]:
         for decision in self._domains[ahead[0].label]:
             yield {**decided, ahead[0].label: decision}, ahead
-
-    def _in_order(self, nodes: Nodes) -> list[Node]:
-        return sorted(nodes, key=lambda node: self._slices[node.label]) if len(nodes) > 1 else list(nodes)
 
     def _tree(self, nodes: Nodes) -> list[Any]:
         trees = [[node.label, [self._tree(inside) for inside in node.branches]] for node in nodes]
         return sorted(trees, key=json.dumps)
 
-    def _lines(self, nodes: Nodes, indent: int) -> Iterator[str]:
-        for node in self._in_order(nodes):
-            domain = self._domains[node.label]
-            yield f"{'  ' * indent}{node.label}: {domain}"
-            if isinstance(domain, LayerDomain):
-                for name, inside in zip(domain.names, node.branches, strict=False):
-                    if inside:
-                        yield f"{'  ' * (indent + 1)}in {name}:"
-                        yield from self._lines(inside, indent + 2)
+    def _lines(self, met: list[_Met], indent: int) -> Iterator[str]:
+        for label, inside in met:
+            yield f"{'  ' * indent}{label}: {self._domains[label]}"
+            for name, further in inside.items():
+                if further:
+                    yield f"{'  ' * (indent + 1)}in {name}:"
+                    yield from self._lines(further, indent + 2)
+
+
+class _Met(NamedTuple):
+    """A label that is met on the way through a model, and what is met next inside each candidate (if anything)."""
+
+    label: str
+    inside: dict[Decision, list[_Met]]
+
+
+def _in_order(
+    nodes: Nodes, domains: Mapping[str, Domain], order: Mapping[str, int], known: dict[Nodes, list[_Met]]
+) -> list[_Met]:
+    """Return the nodes, and those inside them, as they are met: in the order in which the choices stand."""
+    if nodes not in known:
+        known[nodes] = []
+        for node in sorted(nodes, key=lambda node: order[node.label]):
+            domain = domains[node.label]
+            names = domain.names if isinstance(domain, LayerDomain) else ()
+            inside = [_in_order(branch, domains, order, known) for branch in node.branches]
+            known[nodes].append(_Met(node.label, dict(zip(names, inside, strict=False))))
+    return known[nodes]
 
 
 def _label(choice: Choice) -> str:
