@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations
 from supernet import DartsTrainer, LayerChoice
 from supernet.execution import MixedLayer, Plan, replace_layer_choice
 from supernet.execution.fast.candidates import Candidates
+from supernet.execution.state import RandomState, reseed
 
 C = 4
 
@@ -104,22 +105,22 @@ class Net(nn.Module):
         return self.c(y) + y
 
 
-def taken_over(model):
+def taken_over(model, lean=False):
     """Return a copy that runs as mixtures, and its plan."""
     model, plan = copy.deepcopy(model), Plan()
-    replace_layer_choice(model, lambda choice: MixedLayer(choice, plan), [])
+    replace_layer_choice(model, lambda choice: MixedLayer(choice, plan, lean), [])
     return model, plan
 
 
-def passed(model, fast, x, weights, training=True, create_graph=False):
+def passed(model, fast, x, weights, training=True, create_graph=False, lean=False):
     """Return all that one forward and backward pass gives or changes."""
-    model, plan = taken_over(model)
+    model, plan = taken_over(model, lean)
     model.train(training)
     plan.fast = fast
     x = x.detach().requires_grad_()
     weights = {label: w.detach().clone().requires_grad_() for label, w in weights.items()}
     plan.update(weights)
-    torch.manual_seed(3)
+    reseed(3)
     with plan.one_pass():
         output = model(x)
     target = torch.cos(torch.arange(output.numel(), dtype=output.dtype)).view(output.shape)
@@ -129,7 +130,9 @@ def passed(model, fast, x, weights, training=True, create_graph=False):
         squares = sum(g.pow(2).sum() for g in grads if g is not None)
         grads = torch.autograd.grad(squares, named.values(), allow_unused=True)
     gradients = {k: torch.zeros_like(v) if g is None else g for (k, v), g in zip(named.items(), grads, strict=True)}
-    return output.detach(), gradients, dict(model.named_buffers()), torch.get_rng_state()
+    drawn = RandomState().to_tree()
+    drawn["cpu"] = drawn["cpu"].tolist()
+    return output.detach(), gradients, dict(model.named_buffers()), drawn
 
 
 def assert_same(fast, plain, tolerance, exact=None):
@@ -138,7 +141,7 @@ def assert_same(fast, plain, tolerance, exact=None):
     With `exact`, the plain pass in float64, the error may also be a few times the plain way's own: where values cancel,
     as in the gradient of a bias before a BatchNorm, two orders of one sum differ by more than the tolerance.
     """
-    assert torch.equal(fast[3], plain[3]), "the random stream differs"
+    assert fast[3] == plain[3], "the random stream differs"
     names = ["output", *(f"gradient of {k}" for k in plain[1]), *plain[2]]
     rows = [[p[0], *p[1].values(), *p[2].values()] for p in (fast, plain, exact or plain)]
     for name, got, expected, true in zip(names, *(map(torch.Tensor.double, row) for row in rows), strict=True):
@@ -287,14 +290,13 @@ class Classifier(nn.Module):
         return self.head(self.body(x).mean((2, 3)))
 
 
-def darts(unrolled=False):
+def darts(unrolled=False, **options):
     torch.manual_seed(0)
     model = Classifier().double()
     data = torch.utils.data.TensorDataset(torch.randn(48, 3, 8, 8, dtype=torch.float64), torch.arange(48).remainder(3))
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
-    return DartsTrainer(
-        model, nn.CrossEntropyLoss(), None, optimizer, 3, data, batch_size=8, unrolled=unrolled, progress=False
-    )
+    options = {"batch_size": 8, "unrolled": unrolled, "progress": False, **options}
+    return DartsTrainer(model, nn.CrossEntropyLoss(), None, optimizer, 3, data, **options)
 
 
 @pytest.mark.parametrize("unrolled", [False, True])

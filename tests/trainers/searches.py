@@ -102,6 +102,7 @@ def negative_loss(output, target):
 KINDS = {
     "first order": (DartsTrainer, {"arc_learning_rate": 0.05}),
     "second order": (DartsTrainer, {"arc_learning_rate": 0.05, "unrolled": True}),
+    "lean": (DartsTrainer, {"arc_learning_rate": 0.05, "memory": "lean"}),
     "path": (PathTrainer, {}),
     "enas": (
         EnasTrainer,

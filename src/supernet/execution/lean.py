@@ -10,7 +10,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from supernet.execution.plan import Plan
-from supernet.execution.state import Buffers, RandomState
+from supernet.execution.state import Buffers, Noted, RandomState
 
 __all__: list[str] = []
 
@@ -20,8 +20,8 @@ def recomputed(
 ) -> Any:
     """Return `run(*args, **kwargs)`, holding for the backward pass nothing but its arguments.
 
-    When it runs again, it follows the plan and draws the random numbers of the first time, and what it does to the
-    buffers is undone.
+    When it runs again, it follows the plan, draws the random numbers and finds the buffers of the first time, and what
+    it does to the buffers is undone.
 
     Args:
         run: what is computed.
@@ -31,26 +31,35 @@ def recomputed(
         device: one whose random numbers count too.
     """
     # A pass of a whole network may come between the two; so all that it follows is noted now.
-    again = _as_then(plan, dict(plan), plan.fast, buffers, RandomState(device), device)
-    return checkpoint(
-        run,
-        *args,
-        use_reentrant=False,
-        preserve_rng_state=False,  # that of torch alone would be
-        context_fn=lambda: (nullcontext(), again),
-        **kwargs,
-    )
+    then = dict(plan), plan.fast, buffers.noted(), RandomState(device)
+    has_run = False
+
+    def first_or_again(*args: Any) -> Any:  # again as often as the backward pass comes by
+        nonlocal has_run
+        with _as_then(plan, buffers, device, *then) if has_run else nullcontext():
+            has_run = True
+            return run(*args, **kwargs)
+
+    # The random state that it would preserve is that of torch alone.
+    return checkpoint(first_or_again, *args, use_reentrant=False, preserve_rng_state=False)
 
 
 @contextmanager
 def _as_then(
-    plan: Plan, followed: dict[str, Any], fast: bool, buffers: Buffers, drawn: RandomState, device: torch.device
+    plan: Plan,
+    buffers: Buffers,
+    device: torch.device,
+    followed: dict[str, Any],
+    fast: bool,
+    noted: Noted,
+    drawn: RandomState,
 ) -> Iterator[None]:
     now, followed_now, fast_now = RandomState(device), dict(plan), plan.fast
     drawn.put_back()
     _follow(plan, followed, fast)
     try:
         with buffers.kept():
+            buffers.put(noted)
             yield
     finally:
         _follow(plan, followed_now, fast_now)

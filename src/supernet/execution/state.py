@@ -39,11 +39,18 @@ def kept(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
                 p.copy_(value)
 
 
+Noted = list[tuple[nn.Module, str, torch.Tensor]]
+
+# What these give in training does not depend on their running statistics.
+_NORMS = ("torch.nn.modules.batchnorm", "torch.nn.modules.instancenorm")
+
+
 class Buffers:
     """The buffers of a model: running statistics and the like. Found once, for a module walk has no place in a step."""
 
     def __init__(self, model: nn.Module) -> None:
         self._places = [(module, name) for module in model.modules() for name in module._buffers]
+        self._used = [(module, name) for module, name in self._places if type(module).__module__ not in _NORMS]
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -55,6 +62,15 @@ class Buffers:
             with torch.no_grad():
                 for module, name, buffer, value in before:
                     module._buffers[name] = buffer.copy_(value)
+
+    def noted(self) -> Noted:
+        """Return copies of what a forward may use: of all but the running statistics of torch's own norms."""
+        return [(m, name, b.clone()) for m, name in self._used if (b := m._buffers.get(name)) is not None]
+
+    def put(self, noted: Noted) -> None:
+        """Let the modules find what was noted; within `kept`, which brings back what they have now."""
+        for module, name, value in noted:
+            module._buffers[name] = value.clone()
 
 
 class RandomState:
