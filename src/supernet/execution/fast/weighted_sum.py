@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -68,43 +69,36 @@ class _WeightedSum(Function):
     @staticmethod
     def forward(ctx: Any, p: torch.Tensor, terms: Sequence[Term], shared: Shared, *tensors: Any) -> torch.Tensor:
         outputs, affine = tensors[: len(terms)], tensors[len(terms) :]
-        of_norms = [t.norm for t in terms if t.norm is not None]
-        rows = {i: row for row, i in enumerate(i for i, t in enumerate(terms) if t.norm is not None)}
-        weights = p.detach()[[t.position for t in terms]]
+        # Without the tensors, which belong to what autograd saves.
+        positions, norms = tuple(t.position for t in terms), [t.norm for t in terms]
+        weights = p.detach()[_index(positions)]
         mean = rstd = gamma = beta = None
         factors: Any = weights
-        if of_norms:
-            statistics = [_statistics(t, z, shared) for t, z in zip(terms, outputs, strict=True) if t.norm is not None]
+        if any(norms):
+            statistics = [_statistics(t, z, shared) for t, z in zip(terms, outputs, strict=True)]
             mean = torch.stack([m for m, _ in statistics])
-            rstd = torch.rsqrt(_plus_eps(torch.stack([v for _, v in statistics]), of_norms))
-            gamma, beta = _stacked(affine[::2], 1.0, mean), _stacked(affine[1::2], 0.0, mean)
-            normed = list(rows)
-            of_normed = weights[normed, None] * rstd
-            of_normed = of_normed if gamma is None else of_normed * gamma
-            offsets = (
-                -of_normed * mean
-                if beta is None
-                else torch.addcmul(weights[normed, None] * beta, of_normed, mean, value=-1)
-            )
-            factors = weights[:, None].repeat(1, mean.shape[1])
-            factors[normed] = of_normed
+            eps = tuple(0.0 if norm is None else norm.eps for norm in norms)
+            rstd = torch.rsqrt(torch.stack([v for _, v in statistics]) + _column(eps, mean.dtype, mean.device))
+            gamma, beta = _stacked(affine[::2], norms, 1.0, mean), _stacked(affine[1::2], norms, 0.0, mean)
+            weight = weights[:, None]
+            factors = weight * rstd if gamma is None else weight * rstd * gamma
+            offsets = -factors * mean if beta is None else torch.addcmul(weight * beta, factors, mean, value=-1)
             column = (1, -1, *(1,) * (outputs[0].dim() - 2))
-            factors = factors.view(len(terms), *column)
+            factors = factors.view(len(terms), *column).unbind()
             total = torch.addcmul(offsets.sum(0).view(column), outputs[0], factors[0])
         else:
             total = outputs[0] * factors[0]
         for output, factor in zip(outputs[1:], factors[1:], strict=True):
             total.addcmul_(output, factor)
-        # Without the tensors, which belong to what autograd saves.
-        ctx.positions, ctx.norms = [t.position for t in terms], [t.norm for t in terms]
-        ctx.rows, ctx.in_training = rows, [norm.training for norm in of_norms]
+        ctx.positions, ctx.norms = positions, norms
+        ctx.in_training = [norm is not None and norm.training for norm in norms]
         ctx.save_for_backward(p, mean, rstd, gamma, beta, *tensors)
         return total
 
     @staticmethod
     def backward(ctx: Any, g: torch.Tensor) -> Any:
         p, mean, rstd, gamma, beta, *tensors = ctx.saved_tensors
-        positions, norms, rows, in_training = ctx.positions, ctx.norms, ctx.rows, ctx.in_training
+        positions, norms, in_training = ctx.positions, ctx.norms, ctx.in_training
         outputs, affine = tensors[: len(norms)], tensors[len(norms) :]
         wants_p, wants = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():  # a second backward: through operations that have one
@@ -116,43 +110,71 @@ class _WeightedSum(Function):
             of_p, *others = differentiable_gradients(again, g, (wants_p, *wants), (p, *tensors))
             return of_p, None, None, *others
         g = g.contiguous(memory_format=layout_of(outputs[0]))
+        weights = p[_index(positions)]
+        of_each = weights.unbind()
         of_outputs: list[Any] = [None] * len(norms)
-        with_xhat: list[Any] = [None] * len(rows)  # P
-        of_mixture = None  # S
         products: list[Any] = [None] * len(norms)  # dL/dp
-        for i, (position, norm, z) in enumerate(zip(positions, norms, outputs, strict=True)):
-            weight = p[position]
+        with_xhat: list[Any] = []  # P of each norm
+        of_mixture = None  # S
+        if mean is not None:
+            means, rstds = mean.unbind(), rstd.unbind()
+            scales = (
+                weights[:, None].expand_as(mean).contiguous() if gamma is None else weights[:, None] * gamma
+            ).unbind()
+        for i, (norm, z) in enumerate(zip(norms, outputs, strict=True)):
             if norm is None:
                 products[i] = _dot(g, z) if wants_p else None
-                of_outputs[i] = g * weight if wants[i] else None
-                continue
-            row = rows[i]
-            scale = weight.expand(mean.shape[1]) if gamma is None else weight * gamma[row]
-            of_outputs[i], with_xhat[row], of_mixture = normalized_gradients(
-                g, z, scale.contiguous(), mean[row], rstd[row], norm, in_training[row]
-            )
+                of_outputs[i] = g * of_each[i] if wants[i] else None
+            else:
+                of_outputs[i], P, of_mixture = normalized_gradients(
+                    g, z, scales[i], means[i], rstds[i], norm, in_training[i]
+                )
+                with_xhat.append(P)
         of_affine: list[Any] = [None] * len(affine)
-        if rows:
+        if with_xhat:
+            normed = [i for i, norm in enumerate(norms) if norm is not None]
             P = torch.stack(with_xhat)
-            together = P if gamma is None else gamma * P
-            together = (together if beta is None else together + beta * of_mixture).sum(1)
-            of_normed = p[[positions[i] for i in rows]][:, None]
-            of_gamma, of_beta = of_normed * P, of_normed * of_mixture
-            for i, row in rows.items():
-                products[i] = together[row]
-                for j, gradients in ((2 * row, of_gamma), (2 * row + 1, of_beta)):
-                    of_affine[j] = gradients[row] if wants[len(norms) + j] else None
+            if wants_p:
+                together = P if gamma is None else gamma[normed] * P
+                together = together if beta is None else together + beta[normed] * of_mixture
+                for i, product in zip(normed, together.sum(1).unbind(), strict=True):
+                    products[i] = product
+            if any(wants[len(norms) :]):
+                of_normed = weights[normed][:, None]
+                of_gamma, of_beta = of_normed * P, of_normed * of_mixture
+                for row in range(len(normed)):
+                    for j, gradients in ((2 * row, of_gamma), (2 * row + 1, of_beta)):
+                        of_affine[j] = gradients[row] if wants[len(norms) + j] else None
         of_p = None
         if wants_p:
             of_p = torch.zeros_like(p)  # what is not among the terms is zero
-            of_p[positions] = torch.stack(products).to(p.dtype)
+            of_p[_index(positions)] = torch.stack(products).to(p.dtype)
         return of_p, None, None, *of_outputs, *of_affine
+
+
+def _index(positions: tuple[int, ...]) -> Any:
+    """Return what picks these positions: a slice where they follow each other, which costs much less."""
+    first, last = positions[0], positions[-1]
+    return slice(first, last + 1) if last - first + 1 == len(positions) else list(positions)
+
+
+@lru_cache(maxsize=256)
+def _column(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=dtype, device=device)[:, None]
+
+
+@lru_cache(maxsize=256)
+def _untouched(channels: int, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a mean and a variance that change nothing."""
+    return torch.zeros(channels, dtype=dtype, device=device), torch.ones(channels, dtype=dtype, device=device)
 
 
 def _statistics(term: Term, z: torch.Tensor, shared: Shared) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and biased variance (C,) that the term's norm takes, and move its running statistics."""
     norm = term.norm
-    assert norm is not None and norm.running_mean is not None and norm.running_var is not None
+    if norm is None:
+        return _untouched(z.shape[1], z.dtype, z.device)
+    assert norm.running_mean is not None and norm.running_var is not None
     if not norm.training:
         return norm.running_mean.clone(), norm.running_var
     count_batch(norm)
@@ -176,16 +198,15 @@ def _moments(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return mean, variance
 
 
-def _plus_eps(variance: torch.Tensor, norms: Sequence[Norm]) -> torch.Tensor:
-    eps = [norm.eps for norm in norms]
-    return variance + (eps[0] if len(set(eps)) == 1 else variance.new_tensor(eps)[:, None])
-
-
-def _stacked(vectors: Sequence[torch.Tensor | None], neutral: float, like: torch.Tensor) -> torch.Tensor | None:
-    """Return (K, C) of vectors, None where all lack."""
+def _stacked(
+    vectors: Sequence[torch.Tensor | None], norms: Sequence[Norm | None], neutral: float, like: torch.Tensor
+) -> torch.Tensor | None:
+    """Return the norms' vectors as (K, C), neutral ones for terms without a norm; None where all lack."""
     if all(vector is None for vector in vectors):
         return None
-    return torch.stack([like.new_full(like.shape[1:], neutral) if v is None else v.detach() for v in vectors])
+    of_norms = iter(vectors)
+    rows = [None if norm is None else next(of_norms) for norm in norms]
+    return torch.stack([like.new_full(like.shape[1:], neutral) if v is None else v.detach() for v in rows])
 
 
 def _plainly(
@@ -199,13 +220,12 @@ def _plainly(
     rstd: torch.Tensor | None,
 ) -> torch.Tensor:
     """Return the sum by operations that can be differentiated twice; statistics do not move."""
-    total, row = torch.zeros_like(outputs[0]), 0
-    for position, norm, z in zip(positions, norms, outputs, strict=True):
+    total, vectors = torch.zeros_like(outputs[0]), iter(affine)
+    for i, (position, norm, z) in enumerate(zip(positions, norms, outputs, strict=True)):
         if norm is not None:
             assert mean is not None and rstd is not None
-            gamma, beta = affine[2 * row : 2 * row + 2]
-            z = plainly_normalized(norm, z, gamma, beta, in_training[row], mean[row], rstd[row])
-            row += 1
+            gamma, beta = next(vectors), next(vectors)
+            z = plainly_normalized(norm, z, gamma, beta, in_training[i], mean[i], rstd[i])
         total = total + p[position] * z
     return total
 
