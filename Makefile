@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint check format clean
+.PHONY: demo test test-all bench lint check format clean
 
 demo: $(VENV)/.ready
 	$(BIN)/supernet demo
@@ -13,6 +13,15 @@ test: $(VENV)/.ready
 
 test-all: $(VENV)/.ready
 	$(BIN)/pytest -m "slow or not slow"
+
+# About an hour and a half on 2 cores, which should have nothing else to do. Each of these takes options: see --help.
+bench: $(VENV)/.ready
+	$(BIN)/python -m benchmarks.mixture --network darts
+	$(BIN)/python -m benchmarks.mixture --network darts --depth 3 --batch 16 --order 1 --remedies
+	$(BIN)/python -m benchmarks.mixture --network nas_bench_201 --batch 16 64
+	$(BIN)/python -m benchmarks.mixture --network transformer --batch 16 64
+	$(BIN)/python -m benchmarks.sampled
+	$(BIN)/python -m benchmarks.building
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -209,6 +209,16 @@ def test_users_own_operations_are_understood(kind, stride):
     assert (reading.norm is not None) == (kind not in ("zero", "conv", "dropout") and (kind, stride) != ("skip", 1))
 
 
+def test_under_autocast_both_ways_agree():
+    """In bfloat16 candidates run as they are, in the dtypes that autocast gives them."""
+    torch.manual_seed(0)
+    model = Net(["sep3", "max", "skip"], ["conv", "own"], 1, True)
+    x, weights = torch.randn(2, 3, 8, 8), weights_of(torch.float32, a=3, b=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        fast, plain = (passed(model, way, x, weights) for way in (True, False))
+    assert_same(fast, plain, 1e-5)
+
+
 class OtherConv(nn.Conv2d):
     def forward(self, x):
         return 2 * super().forward(x)
