@@ -1,6 +1,7 @@
 """What our trainers share: data, devices, epochs, metrics, files, and errors that leave the model as it was."""
 
 import copy
+import gc
 import json
 import logging
 import random
@@ -98,6 +99,14 @@ def test_random_numbers_outside_a_search_go_on_as_if_there_had_been_none():
     random.seed(5)
     trainer.fit()
     assert (torch.rand(1), random.random()) == expected
+
+
+def test_the_garbage_collector_leaves_old_objects_alone_during_a_search_only():
+    frozen = []
+    trainer = net_trainer(num_epochs=1, stop_when=[lambda record: frozen.append(gc.get_freeze_count())])
+    trainer.fit()
+    assert frozen[0] > 0
+    assert gc.get_freeze_count() == 0
 
 
 def test_taking_a_model_over_leaves_its_weights_and_statistics_as_they_were():
