@@ -199,6 +199,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.history: list[dict[str, Any]] = []
         self.epoch = self.step = self.global_step = self.skipped_steps = 0
         self.stopped: str | None = None
+        self._broken = torch.tensor(math.inf, device=self.device)  # the first bad step that was noted
         train_loader, valid_loader = loaders_of_two_parts(
             dataset,
             valid_dataset,
@@ -215,7 +216,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         self._run = None if run_dir is None else RunDirectory(run_dir)
         self._checkpointing, self._saved_at = checkpointing, time.monotonic()
         self._signals: Interruption | None = None  # during `fit`
-        of_the_loop = ("supernet", "optimizer", "weights", "nas_modules", "_broken", "_ours")
+        of_the_loop = ("supernet", "optimizer", "weights", "nas_modules", "_ours")
         self._ours = {*vars(self), *of_the_loop}  # all other attributes are the algorithm's
 
     def take_over(
