@@ -6,7 +6,7 @@ stands in the table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -131,12 +131,12 @@ def textbook(task: Task, *, needed_gradients: bool = False, channels_last: bool 
     of_alphas = Adam(logits, 3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
 
     @contextmanager
-    def only(wanted: list[torch.Tensor] | list[nn.Parameter]) -> Iterator[None]:
-        others = [p for p in [*weights, *logits] if not any(p is w for w in wanted)] if needed_gradients else []
-        for p in others:
+    def without_gradient(unused: Sequence[torch.Tensor]) -> Iterator[None]:
+        held = unused if needed_gradients else ()
+        for p in held:
             p.requires_grad_(False)
         yield
-        for p in others:
+        for p in held:
             p.requires_grad_(True)
 
     def unrolled_gradients(trn_X: Any, trn_y: Any, val_X: Any, val_y: Any) -> list[torch.Tensor]:
@@ -169,11 +169,11 @@ def textbook(task: Task, *, needed_gradients: bool = False, channels_last: bool 
             for alpha, g in zip(logits, unrolled_gradients(trn_X, trn_y, val_X, val_y), strict=True):
                 alpha.grad = g
         else:
-            with only(logits):
+            with without_gradient(weights):
                 of_alphas.zero_grad()
                 loss_of(model(val_X), val_y).backward()
         of_alphas.step()
-        with only(weights):
+        with without_gradient(logits):
             optimizer.zero_grad()
             loss_of(model(trn_X), trn_y).backward()
         nn.utils.clip_grad_norm_(weights, CLIP)

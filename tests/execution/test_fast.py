@@ -193,9 +193,10 @@ def test_random_models_run_the_same_both_ways(
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"dropout", "nested"}))
 @pytest.mark.parametrize("training", [True, False])
-def test_the_gradient_can_be_differentiated_again(kind, training):
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_gradient_can_be_differentiated_again(kind, training, stride):
     torch.manual_seed(0)
-    model = Net([kind, "conv"], [kind, "skip"], 1, True).double()
+    model = Net([kind, "conv"], [kind, "skip"], stride, True).double()
     x, weights = torch.randn(2, 3, 6, 6, dtype=torch.float64), weights_of(torch.float64, a=2, b=2)
     assert_same(*(passed(model, way, x, weights, training, create_graph=True) for way in (True, False)), 1e-10)
 
