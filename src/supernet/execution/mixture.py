@@ -14,6 +14,7 @@ from supernet.execution.fast.reading import Known
 from supernet.execution.fast.shared import Shared
 from supernet.execution.fast.weighted_sum import Term, weighted_sum
 from supernet.execution.lean import recomputed
+from supernet.execution.path import PathInput
 from supernet.execution.plan import Plan, is_checkpointed
 from supernet.execution.state import Buffers
 from supernet.nn import InputChoice, LayerChoice
@@ -85,8 +86,10 @@ class MixedLayer(nn.Module):
         return {**self.__dict__, "_read": None, "_state": None}  # a copy has candidates of its own
 
 
-class MixedInput(nn.Module):
+class MixedInput(PathInput):
     """Stands in an `InputChoice`'s place: `sum_i p_i x_i`, p the plan's weights for the choice's label.
+
+    Where the plan has a decision, the positions of inputs, these are picked and reduced as the choice says.
 
     The mixture is the same for "sum" and "mean" and for any `n_chosen`: the weights sum to one. It cannot
     stand for "none", nor for "concat" of several inputs.
@@ -96,8 +99,7 @@ class MixedInput(nn.Module):
     """
 
     def __init__(self, choice: InputChoice, plan: Plan) -> None:
-        super().__init__()
-        self.label = str(choice.label)
+        super().__init__(choice, plan)
         if choice.reduction == "none" or (choice.reduction == "concat" and choice.n_chosen != 1):
             raise ChoiceError(
                 f"choice {self.label!r} reduces {choice.n_chosen or 'any number of'} inputs by {choice.reduction!r}, "
@@ -106,11 +108,12 @@ class MixedInput(nn.Module):
             )
         self.names = [str(i) for i in range(choice.n_candidates)] if choice.choose_from is None else choice.choose_from
         self.by_name = choice.choose_from is not None
-        self.plan = plan
 
     def forward(self, inputs: Sequence[Any] | Mapping[str, Any]) -> Any:
         """Mix the inputs: a list of tensors, or a dict of them where the choice names its inputs."""
         weights, named = self.plan[self.label], self._named(inputs)
+        if not isinstance(weights, torch.Tensor):
+            return super().forward(inputs)
         tensors = list(named.values())
         if self.plan.fast and all(can_be_fast(x, weights) and x.shape == tensors[0].shape for x in tensors):
             return weighted_sum(weights, [Term(k, x) for k, x in enumerate(tensors)], Shared())
