@@ -25,6 +25,8 @@ __all__ = ["MixedInput", "MixedLayer", "mixed"]
 class MixedLayer(nn.Module):
     """Stands in a `LayerChoice`'s place: `sum_k p_k o_k(x)`, p the plan's weights for the choice's label.
 
+    Where the plan has a candidate's name instead of weights, that candidate runs alone, as in one path.
+
     Candidates may return a tensor, or tuples, lists and dicts of tensors and None; all the same structure. Where
     all is as the fast way knows it, the mixture is computed so, with the same result.
 
@@ -43,10 +45,13 @@ class MixedLayer(nn.Module):
         self._state: Buffers | None = None  # what computing it again must leave as it was
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run every candidate and mix what they return."""
+        """Run every candidate and mix what they return; the decided one alone where the plan has its name."""
+        weights = self.plan[self.label]
+        if isinstance(weights, str):
+            return self.candidates[weights](*args, **kwargs)
         if not self.lean or not torch.is_grad_enabled() or is_checkpointed():
             return self._run(*args, **kwargs)
-        device = self.plan[self.label].device
+        device = weights.device
         self._state = self._state or Buffers(self.candidates)
         return recomputed(self._run, args, kwargs, self.plan, self._state, device)
 
