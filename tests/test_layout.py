@@ -10,6 +10,7 @@ import supernet
 SOURCE = Path(supernet.__file__).parent
 RANKS = [
     {"errors"},
+    {"checks"},
     {"nn"},
     {"space"},
     {"execution", "relaxations", "reports", "search"},

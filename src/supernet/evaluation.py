@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from supernet.errors import DataError, NonFiniteError, TrainingError, UnresolvedChoiceError
+from supernet.checks import check_counts, check_numbers
+from supernet.errors import DataError, NonFiniteError, UnresolvedChoiceError
 from supernet.execution.memory_format import channels_last_inputs, choose_memory_format
 from supernet.execution.state import Buffers, seeded
 from supernet.space import SearchSpace
@@ -67,8 +68,9 @@ def train(
     """
     _check_plain(network)
     check_optimizer(optimizer, network)
-    if not isinstance(num_epochs, int) or num_epochs < 1:
-        raise TrainingError(f"num_epochs is a number from 1 on, not {num_epochs!r}")
+    check_counts(num_epochs=num_epochs, batch_size=batch_size)
+    check_counts(0, workers=workers)
+    check_numbers(grad_clip=grad_clip or 0)
     fabric = new_fabric(device, precision)
     loader = loader_of(dataset, batch_size=batch_size, workers=workers, seed=seed)
     loss = loss.to(fabric.device) if isinstance(loss, nn.Module) else loss
@@ -86,7 +88,7 @@ def train(
                 meter.update(batch_loss, output, y)
                 stepper.zero_grad()
                 fabric.backward(batch_loss)
-                if grad_clip is not None:
+                if grad_clip:
                     fabric.clip_gradients(module, stepper, max_norm=grad_clip, error_if_nonfinite=False)
                 stepper.step()
                 bar.step()

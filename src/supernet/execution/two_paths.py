@@ -28,8 +28,8 @@ class Gates(NamedTuple):
 class GatedLayer(PathLayer):
     """Stands in a `LayerChoice`'s place: `sum_k g_k o_k(x)` over the candidates in the plan's `Gates`.
 
-    Where the plan has a candidate's name, and where no gradient is computed (inside a candidate that is itself
-    inactive, too), the one path runs alone.
+    Where no gradient is computed (inside a candidate that is itself inactive, too), the active one runs alone, times
+    its gate: the gates of the others are 0. Where the plan has a candidate's name, that one runs as it is.
     """
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -39,11 +39,10 @@ class GatedLayer(PathLayer):
             return super().forward(*args, **kwargs)
         active, *others = gates.decisions
         outputs = {active: self.candidates[active](*args, **kwargs)}
-        if not others or not torch.is_grad_enabled():
-            return outputs[active]
-        with torch.no_grad():
-            outputs |= {other: self.candidates[other](*args, **kwargs) for other in others}
-        return mixed(outputs, gates.weights, self.label)
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                outputs |= {other: self.candidates[other](*args, **kwargs) for other in others}
+        return mixed(outputs, gates.weights[: len(outputs)], self.label)
 
 
 class GatedInput(PathInput):
@@ -56,8 +55,7 @@ class GatedInput(PathInput):
             return super().forward(inputs)
         active, *others = gates.decisions
         outputs = {str(active): self.decided(active)(inputs)}
-        if not others or not torch.is_grad_enabled():
-            return outputs[str(active)]
-        with torch.no_grad():
-            outputs |= {str(other): self.decided(other)(inputs) for other in others}
-        return mixed(outputs, gates.weights, self.label)
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                outputs |= {str(other): self.decided(other)(inputs) for other in others}
+        return mixed(outputs, gates.weights[: len(outputs)], self.label)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 
-from supernet.errors import SpaceError
+from supernet.errors import NonFiniteError, SpaceError
 from supernet.space import Architecture, Decision, SearchSpace
 
 __all__ = ["Scored", "evolve"]
@@ -38,6 +39,8 @@ def evolve(
 ) -> list[Scored]:
     """Return the architectures that were scored, best first; of equal ones the one found first.
 
+    An architecture whose score is NaN is not among them, and has no children.
+
     The first generation is drawn by the priors. Each further one is bred from the best `num_parents` so far:
     half by mutation of one, half by crossover of two. What has been scored already, or does not keep the
     constraint, is drawn again; places that stay empty are filled at random.
@@ -54,6 +57,7 @@ def evolve(
 
     Raises:
         SpaceError: no architecture that keeps the constraint was found.
+        NonFiniteError: every score is NaN.
     """
     found: dict[str, Scored] = {}
     generation: dict[str, Architecture] = {}
@@ -76,7 +80,8 @@ def evolve(
 
     while len(found) < budget:
         generation.clear()
-        parents[:] = [scored.architecture for scored in _ranked(found)[:num_parents]]
+        if not all(math.isnan(scored.score) for scored in found.values()):
+            parents[:] = [scored.architecture for scored in ranked(found.values())[:num_parents]]
         if parents:
             fill(population // 2, lambda: _mutated(space, parent(), mutation_probability, generator))
             fill(population, lambda: _crossed(space, parent(), parent(), generator))
@@ -91,11 +96,23 @@ def evolve(
             f"none of {TRIES * min(population, budget)} architectures drawn keeps the constraint; loosen it, or give "
             "the choices priors that favour what it allows"
         )
-    return _ranked(found)
+    return ranked(found.values())
 
 
-def _ranked(found: dict[str, Scored]) -> list[Scored]:
-    return sorted(found.values(), key=lambda scored: -scored.score)  # stable: the first found stays first
+def ranked(scored: Iterable[Scored]) -> list[Scored]:
+    """Return those whose score is a number, best first; of equal ones the first given.
+
+    Raises:
+        NonFiniteError: every score is NaN.
+    """
+    scored = list(scored)
+    numbers = [s for s in scored if not math.isnan(s.score)]
+    if not numbers:
+        raise NonFiniteError(
+            f"the score of each of {len(scored)} architectures is NaN, so none of them is the best; look at what the "
+            f"network of one gives on the validation part, say of {scored[0].architecture}"
+        )
+    return sorted(numbers, key=lambda s: -s.score)  # stable: the first stays first
 
 
 def _mutated(space: SearchSpace, parent: Architecture, probability: float, generator: torch.Generator) -> Architecture:

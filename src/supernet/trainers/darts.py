@@ -112,7 +112,9 @@ class DartsTrainer(SupernetTrainer):
         """Return the architecture of the largest alphas."""
         return most_probable(self.space, self.alphas)
 
-    preferred = export
+    def preferred(self) -> Architecture:
+        """Return what `export` returns, a subclass's own too."""
+        return self.export()
 
     def probabilities(self) -> dict[str, list[float]]:
         """Return label -> softmax(alpha)."""

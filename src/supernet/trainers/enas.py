@@ -12,11 +12,12 @@ from torch.distributions import Bernoulli, Categorical, Distribution, kl_diverge
 from torch.optim import Adam, Optimizer
 from typing_extensions import Unpack
 
+from supernet.checks import check_counts
 from supernet.errors import ChoiceError, TrainingError
 from supernet.space import Architecture, Decision, LayerDomain, SearchSpace
 from supernet.trainers.data import Data, mixed_seed
 from supernet.trainers.metrics import Meter, Metrics
-from supernet.trainers.sampled import SampledOptions, SampledTrainer, check_counts, in_eval_form
+from supernet.trainers.sampled import SampledOptions, SampledTrainer, in_eval_form
 
 __all__ = ["EnasController", "EnasTrainer"]
 

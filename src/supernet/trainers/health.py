@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from supernet.checks import check_counts
 from supernet.space import Architecture, LayerDomain, SearchSpace
 
 __all__ = ["DartsPlusStopping", "StableStopping"]
@@ -37,7 +38,10 @@ class StableStopping:
         epochs: how many.
     """
 
+    needs_architecture = True  # in the record of each epoch
+
     def __init__(self, epochs: int) -> None:
+        check_counts(epochs=epochs)
         self.epochs = epochs
 
     def __call__(self, record: Mapping[str, Any]) -> str | None:
@@ -59,12 +63,15 @@ class DartsPlusStopping:
         limit: how many skip connections are too many. Default: 2.
     """
 
+    needs_architecture = True  # in the record of each epoch
+
     def __init__(
         self,
         skips: Collection[str] = ("skip_connect", "skipconnect", "identity", "skip"),
         cell: Callable[[str, Architecture], str | None] = lambda label, architecture: "the network",
         limit: int = 2,
     ) -> None:
+        check_counts(limit=limit)
         self.skips, self.cell, self.limit = frozenset(skips), cell, limit
 
     def __call__(self, record: Mapping[str, Any]) -> str | None:

@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from supernet.checks import check_counts, check_numbers
 from supernet.errors import NonFiniteError, TrainingError
 from supernet.execution import Plan
 from supernet.execution.replace import check_not_taken
@@ -95,7 +96,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         batch_size: samples a batch in each process, where `dataset` is not a loader. Default: 64.
         workers: processes that load data. Default: 0.
         scheduler: of the optimizer's learning rate, stepped once an epoch.
-        grad_clip: the largest norm of the weights' gradient; None does not clip. Default: 5.
+        grad_clip: the largest norm of the weights' gradient; None or 0 does not clip. Default: 5.
         accumulate: batches whose gradients are averaged into one step of each optimizer. Steps of several
             optimizers still alternate batch by batch: each has its own gradients and steps at its last. Default: 1.
         log_frequency: steps between log lines. Default: a line an epoch.
@@ -158,6 +159,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         on_nonfinite: Literal["stop", "skip"] = "stop",
         progress: bool = True,
     ) -> None:
+        set_before = dict(vars(self))  # by a subclass
         self.space = SearchSpace(model)
         check_not_taken(model)
         if not self.space:
@@ -166,9 +168,9 @@ class SupernetTrainer(BaseOneShotTrainer):
                 "it as it is by supernet.train"
             )
         check_optimizer(optimizer, model)
-        for name, number in {"num_epochs": num_epochs, "batch_size": batch_size, "accumulate": accumulate}.items():
-            if not isinstance(number, int) or number < 1:
-                raise TrainingError(f"{name} is a number from 1 on, not {number!r}")
+        check_counts(num_epochs=num_epochs, batch_size=batch_size, accumulate=accumulate)
+        check_counts(0, workers=workers, log_frequency=log_frequency or 0)
+        check_numbers(grad_clip=grad_clip or 0)
         if on_nonfinite not in ("stop", "skip"):
             raise TrainingError(f"on_nonfinite is 'stop' or 'skip', not {on_nonfinite!r}")
         self.fabric = new_fabric(
@@ -185,7 +187,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.given_optimizer = optimizer  # what Fabric wraps
         self.num_epochs = num_epochs
         self.scheduler = scheduler
-        self.grad_clip = grad_clip
+        self.grad_clip = grad_clip or None
         self.accumulate = accumulate
         self.log_frequency = log_frequency
         self.precision = precision
@@ -217,7 +219,8 @@ class SupernetTrainer(BaseOneShotTrainer):
         self._checkpointing, self._saved_at = checkpointing, time.monotonic()
         self._signals: Interruption | None = None  # during `fit`
         of_the_loop = ("supernet", "optimizer", "weights", "nas_modules", "_ours")
-        self._ours = {*vars(self), *of_the_loop}  # all other attributes are the algorithm's
+        its_own = {name for name, value in set_before.items() if vars(self)[name] is value}
+        self._ours = {*vars(self), *of_the_loop} - its_own  # all other attributes are the algorithm's
 
     def take_over(
         self,
@@ -295,6 +298,12 @@ class SupernetTrainer(BaseOneShotTrainer):
 
     def _begin(self, resume: str | os.PathLike[str] | None) -> None:
         """Begin at the first epoch, or where a checkpoint says."""
+        for rule in self.stop_when:
+            if getattr(rule, "needs_architecture", False) and self.preferred() is None:
+                raise TrainingError(
+                    f"{type(rule).__name__} asks for the architecture of each epoch, which {type(self).__name__} does "
+                    "not know before its search has ended; give a rule on figures of the record, such as valid_loss"
+                )
         self.model.train()
         self.stopped = None
         self._broken = torch.tensor(math.inf, device=self.device)

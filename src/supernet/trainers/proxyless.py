@@ -187,7 +187,9 @@ class ProxylessTrainer(SupernetTrainer):
         """Return the architecture of the largest alphas."""
         return self._distribution.most_probable()
 
-    preferred = export
+    def preferred(self) -> Architecture:
+        """Return what `export` returns, a subclass's own too."""
+        return self.export()
 
     def probabilities(self) -> dict[str, list[float]]:
         """Return label -> softmax(alpha); of inputs that are taken several at a time, each one's share of the sets."""

@@ -10,10 +10,11 @@ from torch import nn
 from torch.optim import Optimizer
 from typing_extensions import Unpack
 
+from supernet.checks import check_counts
 from supernet.space import Architecture
 from supernet.trainers.data import Data, mixed_seed
 from supernet.trainers.metrics import Metrics
-from supernet.trainers.sampled import SampledOptions, SampledTrainer, check_counts
+from supernet.trainers.sampled import SampledOptions, SampledTrainer
 
 __all__ = ["RandomTrainer"]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -113,7 +114,7 @@ class RunDirectory:
             loss: of the validation part, at the end of an epoch, to know the best by.
         """
         path = self._checkpoints / f"step-{global_step:012d}.safetensors"
-        if loss is not None and (self._best is None or loss < self._best[0]):
+        if loss is not None and not math.isnan(loss) and (self._best is None or loss < self._best[0]):
             self._best = loss, path.name
         write_checkpoint(path, {**state, "best": self._best})
         names = sorted(other.name for other in self._checkpoints.glob("*.safetensors"))

@@ -13,9 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from typing_extensions import Unpack
 
-from supernet.errors import TrainingError
+from supernet.checks import check_counts
 from supernet.execution import PathInput, PathLayer
 from supernet.execution.state import seeded
+from supernet.search import Scored
+from supernet.search.evolution import ranked
 from supernet.space import Architecture
 from supernet.trainers.data import Data, mixed_seed
 from supernet.trainers.loop import LoopOptions, SupernetTrainer
@@ -173,11 +175,15 @@ class SampledTrainer(SupernetTrainer):
         return [self.evaluations[name] for name in names]
 
     def best(self, architectures: Iterable[Architecture], count: int, **options: Any) -> list[Architecture]:
-        """Return the `count` best of these by `score`, best first, each once; of equal ones the first."""
+        """Return the `count` best of these by `score`, best first, each once; of equal ones the first.
+
+        Raises:
+            NonFiniteError: every score is NaN; an architecture whose score is NaN is never among the best.
+        """
         distinct = list({json.dumps(a): a for a in architectures}.values())
         scores = [self.score(measured) for measured in self.evaluated(distinct, **options)]
-        order = sorted(range(len(distinct)), key=lambda i: -scores[i])
-        return [distinct[i] for i in order[:count]]
+        scored = [Scored(architecture, float(score)) for architecture, score in zip(distinct, scores, strict=True)]
+        return [best.architecture for best in ranked(scored)[:count]]
 
     def _recalibrate(self, path: Architecture) -> None:
         """Compute the running statistics of BatchNorm anew; dropout and the like stay in eval form."""
@@ -211,13 +217,6 @@ def in_eval_form(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def check_counts(**counts: int) -> None:
-    """Raise `TrainingError` unless each of these arguments is a number from 1 on."""
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise TrainingError(f"{name} is a number from 1 on, not {count!r}")
 
 
 def _least_loss(measured: Mapping[str, float]) -> float:
