@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,12 @@ class _BecomesWhatIsDecided(type):
     A metaclass rather than `__new__`, since copying and unpickling call `__new__` without arguments, and
     since a subclass may have a constructor of its own.
     """
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The constructor's, which `__call__` would hide from `inspect`, `help` and editors."""
+        _, *parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+        return inspect.Signature(parameters)
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         choice = super().__call__(*args, **kwargs)
