@@ -22,6 +22,8 @@ __all__ = ["Architecture", "SearchSpace"]
 
 Architecture: TypeAlias = dict[str, Decision]
 
+SHOWN_FIRST, SHOWN_LAST = 40, 8  # lines of a printed space
+
 
 class SearchSpace(Mapping[str, Domain]):
     """All architectures of a model: an ordered map label -> domain, in the order in which the choices stand.
@@ -222,6 +224,15 @@ class SearchSpace(Mapping[str, Domain]):
         }
 
     def __repr__(self) -> str:
+        title, *lines = self.describe().splitlines()
+        hidden = len(lines) - SHOWN_FIRST - SHOWN_LAST
+        if hidden > 0:
+            more = f"{hidden} more line{'s' if hidden > 1 else ''}"
+            lines[SHOWN_FIRST:-SHOWN_LAST] = [f"  ... {more}, which print(space.describe()) shows ..."]
+        return "\n".join([title, *lines])
+
+    def describe(self) -> str:
+        """Return the size and every choice, a line each; `print(space)` leaves out the middle where they are many."""
         try:
             size = self.size
             count = f"{size:,}" if size < 10**15 else f"{Decimal(size):.3e}"
