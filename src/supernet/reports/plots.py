@@ -38,6 +38,7 @@ def plot_probabilities(space: SearchSpace, history: Sequence[dict[str, Any]], pa
     labels = [label for label in space if any(label in record["probabilities"] for record in history)]
     if not labels:
         return []
+    _check_matplotlib()
     names = {label: _names(space, label) for label in labels}
     colours = _colours(sorted({name for label in labels for name in names[label]}))
     columns = min(COLUMNS, len(labels))
@@ -85,6 +86,7 @@ def plot_architecture(model: nn.Module, architecture: Architecture, path: Path) 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
+    _check_matplotlib()
     steps = _reaching_the_output(outline(model, SearchSpace(model).canonical(architecture)))
     places = _places(steps)
     colours = _colours(sorted({step.kind for step in steps} - {"end", "inputs"}))
@@ -170,11 +172,16 @@ def _colours(names: Sequence[str]) -> dict[str, Any]:
     return {name: palette[i % len(palette)] for i, name in enumerate(names)}
 
 
-def _figure(width: float, height: float) -> Figure:
+def _check_matplotlib() -> None:
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("plots need matplotlib: pip install 'supernet[plots]'") from error
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained")
 
 

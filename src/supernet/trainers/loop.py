@@ -34,7 +34,7 @@ from supernet.trainers.health import entropies, share_without_parameters
 from supernet.trainers.interruption import Interruption, noticing_signals
 from supernet.trainers.metrics import Means, Meter, Metrics
 from supernet.trainers.progress import written
-from supernet.trainers.run_directory import Checkpointing, RunDirectory
+from supernet.trainers.run_directory import Checkpointing, RunDirectory, failing_softly
 from supernet.trainers.snapshot import bring_back, digest, gathered, is_kept, snapshot
 from supernet.trainers.supernet import Supernet
 
@@ -285,16 +285,30 @@ class SupernetTrainer(BaseOneShotTrainer):
                 stack.enter_context(self._run.held())
             stack.enter_context(seeded(self._own_seed(), self.device))
             self._begin(resume)
+            stack.enter_context(self._failure_described())
             stack.enter_context(_old_objects_left_alone())
             self._signals = stack.enter_context(noticing_signals(self._run is not None))
             stack.callback(setattr, self, "_signals", None)
             began = time.perf_counter()
             for callback in self.callbacks:
-                stack.callback(callback.fit_ended, self)
+                stack.callback(self._end_callback, callback)
                 callback.fit_began(self)
             while self.epoch < self.num_epochs and self.stopped is None:
                 self._fit_epoch()
             self._finish(time.perf_counter() - began)
+
+    @contextmanager
+    def _failure_described(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as failure:
+            with failing_softly("run.json does not say that the search failed"):
+                self._describe("failed", error=f"{type(failure).__name__}: {failure}")
+            raise
+
+    def _end_callback(self, callback: Callback) -> None:
+        with failing_softly(f"{type(callback).__name__}.fit_ended failed, which leaves the search as it is"):
+            callback.fit_ended(self)
 
     def _begin(self, resume: str | os.PathLike[str] | None) -> None:
         """Begin at the first epoch, or where a checkpoint says."""
@@ -323,7 +337,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         else:
             state = read_checkpoint(checkpoint)
             bring_back(self, state, checkpoint)
-            logger.info("goes on from %s: epoch %d, step %d", checkpoint, self.epoch + 1, self.step + 1)
+            logger.info("goes on from %s, after %s", checkpoint, self._position())
             if self.step == 0 and self.history:
                 self._ask_whether_to_stop(self.history[-1])
             if self._run is not None and self.fabric.is_global_zero:
@@ -384,6 +398,10 @@ class SupernetTrainer(BaseOneShotTrainer):
         """Return how far the search is, for a log line."""
         return f"Epoch [{self.epoch + 1}/{self.num_epochs}] Step [{self.step}/{self.steps_of_an_epoch() or '?'}]"
 
+    def _position(self) -> str:
+        """Return what has been done last, for a message."""
+        return f"step {self.step} of epoch {self.epoch + 1}" if self.step else f"epoch {self.epoch}"
+
     def save_between_steps(self) -> None:
         """Write a checkpoint if one is due, and leave if a signal has asked for it; outside of `fit` do nothing."""
         if self._run is None or self._signals is None:
@@ -400,7 +418,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         path = self._save(None)
         if number:
             self._describe("interrupted")
-            message = f"stopped by signal {number} after epoch {self.epoch + 1}, step {self.step}; saved {path}"
+            message = f"stopped by signal {number} after {self._position()}; saved {path}"
             logger.warning("%s; fit(resume='auto') goes on from there", message)
             raise SystemExit(128 + number)
 
@@ -475,9 +493,13 @@ class SupernetTrainer(BaseOneShotTrainer):
                 "the processes have diverged: their weights or architecture parameters differ at the end"
             )
         architecture = self.export()  # in all processes: some share the work
-        if self._run is not None and self.fabric.is_global_zero:
-            self._run.write_result(self.model, architecture, self.space, self.history)
+        run = self._run if self.fabric.is_global_zero else None
+        if run is not None:
+            run.write_architecture(architecture, self.space)
+            run.write_network(self.model, architecture)
         self._describe("finished", seconds=seconds, result=result, stopped=self.stopped)
+        if run is not None:
+            run.write_plots(self.model, architecture, self.space, self.history)
         self.fabric.barrier()
 
     def _describe(self, status: str, **result: Any) -> None:

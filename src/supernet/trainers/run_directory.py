@@ -63,10 +63,10 @@ class Checkpointing:
 
 
 class RunDirectory:
-    """A run's directory.
+    """A run's directory. It is made when a run begins in it.
 
     Raises:
-        TrainingError: the directory cannot be made.
+        TrainingError: the path leads through a file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -76,20 +76,20 @@ class RunDirectory:
         self._metrics = self.path / "metrics.jsonl"
         self._checkpoints = self.path / "checkpoints"
         self._best: tuple[float, str] | None = None
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TrainingError(f"run_dir {self.path} cannot be made: {error}") from error
+        present = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if not present.is_dir():
+            raise TrainingError(f"run_dir {self.path} cannot be made, for {present} is no directory")
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep other processes out; the operating system lets go of it however this one ends.
 
         Raises:
-            TrainingError: another live process runs here, or the directory cannot be written to.
+            TrainingError: another live process runs here, or the directory cannot be made or written to.
         """
         lock = FileLock(self.path / ".lock")
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout as error:
             raise TrainingError(f"{self.path} is in use by another live process; choose another run_dir") from error
@@ -154,17 +154,34 @@ class RunDirectory:
         content = {"format": FORMAT, "version": VERSION, **description}
         write_whole(self.path / DESCRIPTION, json.dumps(content, indent=2) + "\n")
 
-    def write_result(
+    def write_architecture(self, architecture: Architecture, space: SearchSpace) -> None:
+        """Write `architecture.json`."""
+        save_architecture(architecture, self.path / "architecture.json", space)
+
+    def write_network(self, model: nn.Module, architecture: Architecture) -> None:
+        """Write `network.safetensors`."""
+        with failing_softly(f"{self.path / 'network.safetensors'} is not written"):
+            save_model(freeze(model, architecture), str(self.path / "network.safetensors"))
+
+    def write_plots(
         self, model: nn.Module, architecture: Architecture, space: SearchSpace, history: list[dict[str, Any]]
     ) -> None:
-        """Write `architecture.json`, `network.safetensors`, and plots as PNG and SVG."""
-        save_architecture(architecture, self.path / "architecture.json", space)
-        save_model(freeze(model, architecture), str(self.path / "network.safetensors"))
-        try:
+        """Write plots as PNG and SVG."""
+        with failing_softly(f"{self.path} holds no picture of the architecture"):
             plot_architecture(model, architecture, self.path / "architecture")
+        with failing_softly(f"{self.path} holds no plot of the probabilities"):
             plot_probabilities(space, history, self.path / "probabilities")
-        except MissingExtraError as error:
-            logger.warning("%s holds no plots: %s", self.path, error)
+
+
+@contextmanager
+def failing_softly(consequence: str) -> Iterator[None]:
+    """Turn an error into a warning in this context: what a finished run can be without must not fail it."""
+    try:
+        yield
+    except MissingExtraError as error:
+        logger.warning("%s: %s", consequence, error)
+    except Exception as error:  # whatever it is, days of training are worth more
+        logger.warning("%s: %s: %s", consequence, type(error).__name__, error, exc_info=True)
 
 
 def redirected(path: Path, base: Path) -> Path:
