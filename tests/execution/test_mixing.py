@@ -37,7 +37,7 @@ def test_candidates_that_take_and_return_several_things_are_mixed():
         ({"a": torch.ones(2), "b": torch.ones(3)}, r"'op' differ in shape.*'a' gives \(2,\), 'b' gives \(3,\)"),
         ({"a": torch.ones(2), "b": (torch.ones(2),)}, r"'b' gives \[\(2,\)\]"),
         ({"a": torch.ones(2), "b": None}, "'b' gives NoneType"),
-        ({"a": "x", "b": "x"}, "'op' are str, which cannot be mixed"),
+        ({"a": "x", "b": "y"}, "'op' hold what cannot be mixed"),
     ],
 )
 def test_what_cannot_be_mixed_is_refused(outputs, match):

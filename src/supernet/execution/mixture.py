@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from supernet.execution.lean import recomputed
 from supernet.execution.path import PathInput
 from supernet.execution.plan import Plan, is_checkpointed
 from supernet.execution.state import Buffers
+from supernet.execution.structure import outline_of, parts_of, rebuilt
 from supernet.nn import InputChoice, LayerChoice
 
 __all__ = ["MixedInput", "MixedLayer", "mixed"]
@@ -27,8 +29,9 @@ class MixedLayer(nn.Module):
 
     Where the plan has a candidate's name instead of weights, that candidate runs alone, as in one path.
 
-    Candidates may return a tensor, or tuples, lists and dicts of tensors and None; all the same structure. Where
-    all is as the fast way knows it, the mixture is computed so, with the same result.
+    Candidates may return a tensor, or tuples, lists, mappings and dataclasses of tensors, all the same structure, which
+    comes out; what cannot be weighted in it (integers, masks, None) is to be equal. Where all is as the fast way knows
+    it, the mixture is computed so, with the same result.
 
     Args:
         choice: in whose place it stands.
@@ -139,43 +142,60 @@ class MixedInput(PathInput):
 def mixed(outputs: Mapping[str, Any], weights: torch.Tensor, label: str) -> Any:
     """Return `sum_k weights[k] * outputs[k]`, in each tensor of the structure that all outputs have.
 
+    What is no floating point or complex tensor cannot be weighted: positions, lengths, masks, numbers, texts. It is to
+    be equal in all outputs, and comes out as it is.
+
     Args:
-        outputs: name -> tensor, or tuple, list or dict of tensors; shapes (...) equal.
+        outputs: name -> tensor, or structure of tensors; shapes (...) equal.
         weights: (K,).
         label: the choice's, for errors.
 
     Raises:
-        ChoiceError: two outputs differ in shape or structure.
+        ChoiceError: two outputs differ in shape or structure, or in what cannot be weighted.
     """
-    names, values = list(outputs), list(outputs.values())
-    first = values[0]
-    for name, value in zip(names, values, strict=True):
-        if _shape(value) != _shape(first):
+    (name, first), *others = outputs.items()
+    outline = outline_of(first)
+    for other, output in others:
+        if outline_of(output) != outline:
             raise ChoiceError(
                 f"the outputs of choice {label!r} differ in shape, so they cannot be mixed: "
-                f"{names[0]!r} gives {_shape(first)}, {name!r} gives {_shape(value)}"
+                f"{name!r} gives {outline}, {other!r} gives {outline_of(output)}"
             )
-    if isinstance(first, torch.Tensor):
+    return _mixed(list(outputs.values()), weights, label, list(outputs))
+
+
+def _mixed(values: Sequence[Any], weights: torch.Tensor, label: str, names: Sequence[str]) -> Any:
+    first = values[0]
+    if all(isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex()) for value in values):
         # Added one by one: stacking them would hold every output twice.
         total = weights[0] * first
         for k in range(1, len(values)):
             total = total + weights[k] * values[k]
         return total
-    if first is None:  # such as the weights that attention was not asked for
-        return None
-    if isinstance(first, Mapping):
-        return {key: mixed({n: v[key] for n, v in outputs.items()}, weights, label) for key in first}
-    if isinstance(first, tuple | list):
-        parts = [mixed({n: v[i] for n, v in outputs.items()}, weights, label) for i in range(len(first))]
-        return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
-    raise ChoiceError(f"the outputs of choice {label!r} are {type(first).__name__}, which cannot be mixed")
+    if (parts := parts_of(first)) is not None:
+        each = [parts_of(value) or {} for value in values]
+        return rebuilt(first, {key: _mixed([p[key] for p in each], weights, label, names) for key in parts})
+    for name, value in zip(names, values, strict=True):
+        if not _is_equal(first, value):
+            raise ChoiceError(
+                f"the outputs of choice {label!r} hold what cannot be mixed, and so is to be equal for all candidates: "
+                f"{names[0]!r} gives {_shown(first)}, {name!r} gives {_shown(value)}"
+            )
+    return first
 
 
-def _shape(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return tuple(value.shape)
-    if isinstance(value, Mapping):
-        return {key: _shape(inner) for key, inner in value.items()}
-    if isinstance(value, tuple | list):
-        return [_shape(inner) for inner in value]
-    return type(value).__name__
+def _is_equal(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)  # waits for the device: the price of knowing
+    try:
+        return bool(a == b or (a != a and b != b))  # NaN too
+    except Exception:  # such as arrays, of which no truth is known
+        return False
+
+
+def _shown(value: Any) -> str:
+    return f"{value.dtype} {reprlib.repr(value.tolist())}" if isinstance(value, torch.Tensor) else reprlib.repr(value)

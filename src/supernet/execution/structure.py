@@ -1,0 +1,56 @@
+"""Structures of tensors, as modules take and return them: tuples, lists, mappings, dataclasses, to any depth."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import torch
+
+__all__: list[str] = []
+
+
+def parts_of(value: Any) -> dict[Any, Any] | None:
+    """Return key -> part of a structure; None of all else, which has no parts."""
+    if isinstance(value, torch.Tensor):
+        return None
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, tuple | list):
+        return dict(enumerate(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        return {name: getattr(value, name) for name in names if hasattr(value, name)}
+    return None
+
+
+def rebuilt(value: Any, parts: Mapping[Any, Any]) -> Any:
+    """Return a structure of the type of `value`, and with all else that it has, but with other parts."""
+    if isinstance(value, tuple):
+        inner = list(parts.values())
+        return value._make(inner) if hasattr(value, "_make") else type(value)(inner)
+    if isinstance(value, Mapping) and not isinstance(value, MutableMapping):
+        return type(value)(dict(parts))  # type: ignore[call-arg]  # as such types are made
+    result: Any = copy.copy(value)
+    for key, part in parts.items():
+        if isinstance(value, MutableMapping | list):
+            result[key] = part
+        else:
+            object.__setattr__(result, key, part)  # of a frozen dataclass too
+    return result
+
+
+def outline_of(value: Any) -> Any:
+    """Return what two structures must have in common to be mixed, for people too: shapes, keys and types."""
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape)
+    parts = parts_of(value)
+    if parts is None:
+        return type(value).__name__
+    inner = {key: outline_of(part) for key, part in parts.items()}
+    if isinstance(value, tuple | list):
+        return list(inner.values())
+    return inner if type(value) in (dict, OrderedDict) else (type(value).__name__, inner)
