@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from supernet.checks import check_counts, check_numbers
 from supernet.errors import DataError, NonFiniteError, UnresolvedChoiceError
 from supernet.execution.memory_format import channels_last_inputs, choose_memory_format
-from supernet.execution.state import Buffers, seeded
+from supernet.execution.state import Buffers, Forms, seeded
 from supernet.space import SearchSpace
 from supernet.trainers.data import Data, Part, first_batch, length_of, loader_of, split_batch
 from supernet.trainers.fabric import new_fabric
@@ -49,6 +49,8 @@ def train(
     """Train a plain network in place; the same seed gives the same weights.
 
     Architectures are compared fairly where each is trained so, with the same arguments, from newly made weights.
+    Parts that are in eval form while the network itself is not stay so, such as a frozen backbone; after it all is in
+    the form it had.
 
     Args:
         network: a network without choices.
@@ -75,11 +77,13 @@ def train(
     loader = loader_of(dataset, batch_size=batch_size, workers=workers, seed=seed)
     loss = loss.to(fabric.device) if isinstance(loss, nn.Module) else loss
     meter, history = Meter(metrics, fabric.device), []
-    channels_last = _lay_out(network, fabric, loader, seed)
+    forms = Forms(network)
+    channels_last = _lay_out(network, fabric, loader, seed, forms)
     module, stepper = fabric.setup(network, optimizer)
     part = Part(loader, fabric.to_device)
-    with seeded(seed, fabric.device), ProgressBar("training", num_epochs, shown=progress) as bar:
-        module.train()
+    shown = ProgressBar("training", num_epochs, shown=progress)
+    with seeded(seed, fabric.device), forms.kept(), shown as bar:
+        forms.train()
         for epoch in range(num_epochs):
             bar.begin_epoch(epoch, length_of(loader))
             for X, y in part.batches(epoch):
@@ -121,7 +125,7 @@ def evaluate(
     """Measure a plain network, in eval form, on every sample of a dataset.
 
     Args:
-        network: a network without choices; it comes back in the form, training or eval, that it was in.
+        network: a network without choices; each module of it comes back in the form, training or eval, that it was in.
         loss, metrics: as `SupernetTrainer` has them; either may be None.
         dataset: a torch Dataset or DataLoader.
         batch_size, workers, device, precision: as `SupernetTrainer` has them. Default batch size: 256.
@@ -138,16 +142,11 @@ def evaluate(
     loader = loader_of(dataset, batch_size=batch_size, workers=workers, seed=0, shuffle=False)
     loss = loss.to(fabric.device) if isinstance(loss, nn.Module) else loss
     meter = Meter(metrics, fabric.device)
-    was_training = network.training
     module = fabric.setup_module(network)
-    module.eval()
-    try:
-        with torch.no_grad():
-            for X, y in Part(loader, fabric.to_device).batches(0):
-                output = module(X)
-                meter.update(None if loss is None else loss(output, y), output, y)
-    finally:
-        network.train(was_training)
+    with torch.no_grad(), Forms(network).evaluating():
+        for X, y in Part(loader, fabric.to_device).batches(0):
+            output = module(X)
+            meter.update(None if loss is None else loss(output, y), output, y)
     return meter.read()
 
 
@@ -160,15 +159,17 @@ def _check_plain(network: nn.Module) -> None:
         )
 
 
-def _lay_out(network: nn.Module, fabric: Fabric, loader: DataLoader[Any], seed: int) -> bool:
+def _lay_out(network: nn.Module, fabric: Fabric, loader: DataLoader[Any], seed: int, forms: Forms) -> bool:
     """Choose the network's memory format by a trial, which leaves no other trace."""
     fabric.to_device(network)
     buffers = Buffers(network)
 
     def trial(X: Any) -> Any:
         with seeded(seed, fabric.device), buffers.kept(), torch.no_grad():
-            network.train()(X)
+            forms.train()
+            network(X)
             return network.eval()(X)
 
     X, _ = fabric.to_device(split_batch(first_batch(loader)))
-    return choose_memory_format(network, X, trial)
+    with forms.kept():
+        return choose_memory_format(network, X, trial)

@@ -1,4 +1,4 @@
-"""What a step must leave as it was: gradients nobody uses, weights, running statistics, random numbers."""
+"""What must be left as it was: forms, gradients nobody uses, weights, running statistics, random numbers."""
 
 from __future__ import annotations
 
@@ -71,6 +71,54 @@ class Buffers:
         """Let the modules find what was noted; within `kept`, which brings back what they have now."""
         for module, name, value in noted:
             module._buffers[name] = value.clone()
+
+
+class Forms:
+    """The forms, training or eval, of a model's modules.
+
+    In a model in training form, what is in eval form was put there on purpose, say the BatchNorm of a pretrained
+    backbone: it stays so. So does what a module's own `train` keeps in eval form. A model that is in eval form itself
+    is trained as a whole.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._in_eval: frozenset[nn.Module] = frozenset()
+        self.note()
+
+    def note(self) -> None:
+        """Take what is in eval form now as put there on purpose, unless that is the model itself."""
+        if self._model.training:
+            self._in_eval = frozenset(module for module in self._model.modules() if not module.training)
+
+    def train(self) -> None:
+        """Put the model into training form, all but the parts that are to stay in eval form."""
+        self._model.train()
+        _put_into([(m, m.training and m not in self._in_eval) for m in self._model.modules()])
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Bring each module back to its form after this context."""
+        before = [(module, module.training) for module in self._model.modules()]
+        try:
+            yield
+        finally:
+            _put_into(before)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Let the model be in eval form in this context, and each of its modules as it was after it."""
+        with self.kept():
+            self._model.eval()
+            yield
+
+
+def _put_into(forms: Sequence[tuple[nn.Module, bool]]) -> None:
+    for module, training in forms:  # outer before inner, each by its own `train`, which may do more than set a flag
+        if module.training != training:
+            module.train(training)
+    for module, training in forms:  # and what a `train` keeps as it is, or a module of two parents was put to
+        module.training = training
 
 
 class RandomState:

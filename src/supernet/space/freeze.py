@@ -23,7 +23,8 @@ def freeze(model: nn.Module, architecture: Mapping[str, Any]) -> nn.Module:
     """Return the plain network that `architecture` describes, with the weights that `model` has.
 
     The model stays as it is; the network is a copy in which each choice is the chosen candidate, or a
-    `torch.fx.GraphModule` that picks and reduces the chosen inputs. Nothing of this library is left in it.
+    `torch.fx.GraphModule` that picks and reduces the chosen inputs. Nothing of this library is left in it. Each of its
+    modules is in the form, training or eval, that it has in the model.
 
     Args:
         model: a module with choices, as written, or taken over by a trainer or through `replace_*`.
@@ -82,7 +83,9 @@ def _copy_chosen(
         _copy_chosen(chosen, chosen_replacement, decisions, memo, seen)
         frozen = copy.deepcopy(chosen, memo)
     else:
-        frozen = module.decided(decisions[module.label])
+        frozen = module.decided(decisions[module.label]).train(
+            (module if replacement is None else replacement).training
+        )
     memo[id(module)] = frozen
     if replacement is not None:
         memo[id(replacement)] = frozen

@@ -33,11 +33,14 @@ def remember(parent: nn.Module, name: str, module: nn.Module) -> None:
     assert isinstance(choice, Choice)
     parent.__dict__.setdefault(_MEMORY, {})[name] = Replaced(choice, module)
     parent._modules[name] = module
+    module.training = choice.training
 
 
 def put_back(parent: nn.Module, name: str) -> None:
     """Put the choice back that was replaced as `parent`'s child `name`."""
-    parent._modules[name] = replaced_children(parent)[name].choice
+    choice, module = replaced_children(parent)[name]
+    parent._modules[name] = choice
+    choice.training = module.training
     del parent.__dict__[_MEMORY][name]
     if not parent.__dict__[_MEMORY]:
         forget(parent)

@@ -17,7 +17,7 @@ from supernet.errors import ChoiceError, TrainingError
 from supernet.space import Architecture, Decision, LayerDomain, SearchSpace
 from supernet.trainers.data import Data, mixed_seed
 from supernet.trainers.metrics import Meter, Metrics
-from supernet.trainers.sampled import SampledOptions, SampledTrainer, in_eval_form
+from supernet.trainers.sampled import SampledOptions, SampledTrainer
 
 __all__ = ["EnasController", "EnasTrainer"]
 
@@ -263,7 +263,7 @@ class EnasTrainer(SampledTrainer):
     def use_validation_batch(self, val_X: Any, val_y: Any) -> None:
         """Take the reward of an architecture on a validation batch, and every so often a step of the controller."""
         architecture = self.sample()
-        with in_eval_form(self.model):
+        with self._forms.evaluating():
             output = self.supernet.alone(val_X, architecture)
         with torch.no_grad():
             self.measure("valid", output, val_y)

@@ -21,7 +21,7 @@ from supernet.checks import check_counts, check_numbers
 from supernet.errors import NonFiniteError, TrainingError
 from supernet.execution import Plan
 from supernet.execution.replace import check_not_taken
-from supernet.execution.state import seeded
+from supernet.execution.state import Forms, seeded
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space import SearchSpace
 from supernet.trainers.base import BaseOneShotTrainer
@@ -182,7 +182,7 @@ class SupernetTrainer(BaseOneShotTrainer):
             unused_parameters=self.leaves_parameters_unused,
         )
         self.device = self.fabric.device
-        self.model = model
+        self.model, self._forms = model, Forms(model)
         self.loss = loss.to(self.device) if isinstance(loss, nn.Module) else loss
         self.given_optimizer = optimizer  # what Fabric wraps
         self.num_epochs = num_epochs
@@ -240,7 +240,7 @@ class SupernetTrainer(BaseOneShotTrainer):
                 After either the model is as it was.
         """
         self.supernet = Supernet(
-            self.model, self.fabric, layer, input, plan, self.given_optimizer, self._trial, self._trial_X
+            self.model, self.fabric, layer, input, plan, self.given_optimizer, self._trial, self._trial_X, self._forms
         )
         self.nas_modules, self.weights = self.supernet.replaced, self.supernet.weights
         self.optimizer = self.supernet.optimizer
@@ -253,7 +253,8 @@ class SupernetTrainer(BaseOneShotTrainer):
     def _trial(self, X: Any) -> tuple[Any, Any]:
         """Run model and loss as a training step would, and return the outputs in training and in eval form."""
         with seeded(self.seed, self.device), torch.no_grad():
-            trained = self.model.train()(X)
+            self._forms.train()
+            trained = self.model(X)
             loss = self.loss(trained, self._trial_y)
             evaluated = self.model.eval()(X)
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
@@ -267,6 +268,9 @@ class SupernetTrainer(BaseOneShotTrainer):
 
     def fit(self, resume: str | os.PathLike[str] | None = None) -> None:
         """Train the supernet and search.
+
+        The model is in training form meanwhile, all but those parts of it that are in eval form before, while it itself
+        is not: these stay so, such as a frozen backbone with its statistics. After it all is in the form it had.
 
         With a `run_dir`, SIGTERM and SIGINT let the step finish, write a checkpoint, and exit.
 
@@ -284,6 +288,7 @@ class SupernetTrainer(BaseOneShotTrainer):
             if self._run is not None and self.fabric.is_global_zero:
                 stack.enter_context(self._run.held())
             stack.enter_context(seeded(self._own_seed(), self.device))
+            stack.enter_context(self._forms.kept())
             self._begin(resume)
             stack.enter_context(self._failure_described())
             stack.enter_context(_old_objects_left_alone())
@@ -318,7 +323,8 @@ class SupernetTrainer(BaseOneShotTrainer):
                     f"{type(rule).__name__} asks for the architecture of each epoch, which {type(self).__name__} does "
                     "not know before its search has ended; give a rule on figures of the record, such as valid_loss"
                 )
-        self.model.train()
+        self._forms.note()
+        self._forms.train()
         self.stopped = None
         self._broken = torch.tensor(math.inf, device=self.device)
         source = self._run if resume is None or str(resume) == "auto" else RunDirectory(resume)

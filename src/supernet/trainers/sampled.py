@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from typing_extensions import Unpack
 
 from supernet.checks import check_counts
 from supernet.execution import PathInput, PathLayer
+from supernet.execution.recalibration import statistics_anew
 from supernet.execution.state import seeded
 from supernet.search import Scored
 from supernet.search.evolution import ranked
@@ -82,11 +81,6 @@ class SampledTrainer(SupernetTrainer):
 
     def take_over_paths(self) -> None:
         """Let the model's choices follow the path that the plan has."""
-        self._norms = [
-            module
-            for module in self.model.modules()
-            if isinstance(module, _BatchNorm) and module.running_mean is not None
-        ]
         self.take_over(PathLayer, PathInput, self.space.draw(torch.Generator().manual_seed(self.seed)))
 
     def sample(self) -> Architecture:
@@ -141,7 +135,7 @@ class SampledTrainer(SupernetTrainer):
         """
         path = self.space.canonical(architecture)
         meters = self.evaluation_meters()
-        with seeded(self.seed, self.device), self.supernet.statistics_kept(), in_eval_form(self.model):
+        with seeded(self.seed, self.device), self.supernet.statistics_kept(), self._forms.evaluating():
             self._recalibrate(path)
             for position, (X, y) in enumerate(self._evaluation_part.batches(0)):
                 if position == num_batches:
@@ -186,37 +180,14 @@ class SampledTrainer(SupernetTrainer):
         return [best.architecture for best in ranked(scored)[:count]]
 
     def _recalibrate(self, path: Architecture) -> None:
-        """Compute the running statistics of BatchNorm anew; dropout and the like stay in eval form."""
-        if not self._norms:
-            return
-        momenta = [norm.momentum for norm in self._norms]
-        try:
-            for norm in self._norms:
-                norm.reset_running_stats()
-                norm.momentum = None  # the plain average over batches
-                norm.train()
+        """Compute the running statistics of BatchNorm anew."""
+        with statistics_anew(self.model, self._forms) as norms:
             seen = 0
-            for X, y in self._recalibration_part.batches(0):
+            for X, y in self._recalibration_part.batches(0) if norms else ():
                 self.supernet.alone(X, path)
                 seen += batch_size(y)
                 if seen >= self.recalibration_samples:
                     break
-        finally:
-            for norm, momentum in zip(self._norms, momenta, strict=True):
-                norm.momentum = momentum
-                norm.eval()
-
-
-@contextmanager
-def in_eval_form(model: nn.Module) -> Iterator[None]:
-    """Let a model be in eval form in this context, and each of its modules as it was after it."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _least_loss(measured: Mapping[str, float]) -> float:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from supernet.execution import MixedLayer, Plan, replace_input_choice, replace_layer_choice, restore
 from supernet.execution.memory_format import agree, channels_last_inputs, choose_memory_format
-from supernet.execution.state import Buffers, held
+from supernet.execution.state import Buffers, Forms, held
 from supernet.nn import InputChoice, LayerChoice
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Supernet:
         trial: tries a batch: `trial(X)` runs the model as it will run, and returns its outputs in training form and
             in eval form.
         X: the batch to try.
+        forms: of the model's modules.
 
     Attributes:
         weights: the model's parameters that are trained.
@@ -57,10 +58,10 @@ class Supernet:
         optimizer: Optimizer,
         trial: Callable[[Any], tuple[Any, Any]],
         X: Any,
+        forms: Forms,
     ) -> None:
         self.model, self._fabric, self._plan = model, fabric, Plan(plan)
         self.replaced: list[tuple[str, nn.Module]] = []
-        was_training = model.training
         try:
             replace_layer_choice(model, lambda choice: layer(choice, self._plan), self.replaced)
             replace_input_choice(model, lambda choice: input(choice, self._plan), self.replaced)
@@ -72,15 +73,15 @@ class Supernet:
                 with self._buffers.kept(), self._plan.one_pass():
                     return trial(X)
 
-            self._plan.fast = False  # first as written: what is wrong with a model is said in its own terms
-            self._channels_last = choose_memory_format(model, X, lambda X: leaving_no_trace(X)[1])
-            self._go_fast(lambda: leaving_no_trace(self._laid_out(X)))
+            forms.note()  # of what stands in the choices' places too
+            with forms.kept():
+                self._plan.fast = False  # first as written: what is wrong with a model is said in its own terms
+                self._channels_last = choose_memory_format(model, X, lambda X: leaving_no_trace(X)[1])
+                self._go_fast(lambda: leaving_no_trace(self._laid_out(X)))
             self._module, self.optimizer = fabric.setup(model, optimizer)
         except BaseException:
             restore(model)
             raise
-        finally:
-            model.train(was_training)
 
     def _go_fast(self, trial: Callable[[], Any]) -> None:
         """Let mixtures take the fast way, if a trial gives the same outputs so."""
