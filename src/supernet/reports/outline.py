@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ class Step:
     """A node of the outline.
 
     Attributes:
-        text: what it is, for a person.
+        text: what it is, for a person: label and decision in a line each, then the choices inside, indented by depth.
         kind: "end" (input or output), or the chosen candidate's name, or "inputs".
         sources: indices of the steps that it takes data from.
         dropped: indices of the steps that it was offered data from, and did not choose.
@@ -92,10 +92,16 @@ def _offered(choice: InputChoice, inputs: Any) -> list[Any]:
 def _decided(choice: Choice, architecture: Architecture) -> Step:
     label = str(choice.label)
     decision = architecture[label]
+    kind = str(decision) if isinstance(choice, LayerChoice) else "inputs"
+    return Step("\n".join([label, _written(choice, architecture), *_inside(choice, architecture, 0)]), kind)
+
+
+def _inside(choice: Choice, architecture: Architecture, depth: int) -> Iterator[str]:
+    """Yield a line for each choice inside the chosen candidate, and those inside it, to any depth."""
     if isinstance(choice, LayerChoice):
-        inner = [f"{c.label}: {_written(c, architecture)}" for c in _outermost(choice[str(decision)], architecture)]
-        return Step("\n".join([label, str(decision), *inner]), str(decision))
-    return Step(f"{label}\n{_written(choice, architecture)}", "inputs")
+        for inner in _outermost(choice[str(architecture[str(choice.label)])], architecture):
+            yield f"{'  ' * depth}{inner.label}: {_written(inner, architecture)}"
+            yield from _inside(inner, architecture, depth + 1)
 
 
 def _written(choice: Choice, architecture: Architecture) -> str:

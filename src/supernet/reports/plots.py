@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["plot_architecture", "plot_probabilities"]
 
 COLUMNS = 4  # of the small plots of probabilities
+FONT_SIZE, PADDING = 8, 3  # of a box of an architecture, in points
+LABEL_WIDTH = 30  # letters a line in a box
+GAPS = 0.5, 0.25  # between columns and between rows of boxes, in inches
+LARGEST = 60_000  # pixels of a side: matplotlib draws fewer than 65,536
 
 
 def plot_probabilities(space: SearchSpace, history: Sequence[dict[str, Any]], path: Path) -> list[Path]:
@@ -88,33 +93,50 @@ def plot_architecture(model: nn.Module, architecture: Architecture, path: Path) 
     """
     _check_matplotlib()
     steps = _reaching_the_output(outline(model, SearchSpace(model).canonical(architecture)))
-    places = _places(steps)
     colours = _colours(sorted({step.kind for step in steps} - {"end", "inputs"}))
     colours = {kind: tuple(0.5 + c / 2 for c in colour) for kind, colour in colours.items()}  # light, below text
     colours |= {"end": "#dddddd", "inputs": "#f4f4f4"}
-    width = 1.5 * (1 + max(x for x, _ in places))
-    heights = [y for _, y in places]
-    figure = _figure(width + 0.6, 0.85 * (max(heights) - min(heights) + 1) + 0.6)
-    axes = figure.subplots()
+    figure = _figure(1, 1, layout=None)
+    axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
-    arrow = {"arrowstyle": "-|>", "shrinkA": 26, "shrinkB": 28, "connectionstyle": "arc3,rad=0.08"}
+    boxes = []
+    for step in steps:
+        text = "\n".join(map(_wrapped, step.text.split("\n")))
+        shape = {"boxstyle": f"square,pad={PADDING / FONT_SIZE}", "facecolor": colours[step.kind]}
+        box = axes.text(0, 0, text, fontsize=FONT_SIZE, bbox={**shape, "edgecolor": "#555555"}, zorder=2)
+        box.set(ha="center", va="center", parse_math=False)
+        box.set_multialignment("left" if text.count("\n") > 1 else "center")
+        boxes.append(box)
+    extents = [box.get_window_extent() for box in boxes]
+    padding = 2 * PADDING / 72  # in inches
+    sizes = [(extent.width / figure.dpi + padding, extent.height / figure.dpi + padding) for extent in extents]
+    places = _places(steps, sizes)
+    left, right, bottom, top = _bounds(places, sizes)
+    axes.set(xlim=(left - 0.2, right + 0.2), ylim=(bottom - 0.2, top + 0.2))
+    figure.set_size_inches(right - left + 0.4, top - bottom + 0.4)  # so a unit of the axes is an inch
     for index, step in enumerate(steps):
+        boxes[index].set_position(places[index])
         for sources, style in (
             (step.dropped, {"ls": ":", "color": "#b5b5b5"}),
             (step.sources, {"color": "#444444"}),
         ):
             for source in sources:
-                axes.annotate("", places[index], places[source], arrowprops={**arrow, **style}, zorder=1)
-        box = {
-            "boxstyle": "round,pad=0.35",
-            "facecolor": colours[step.kind],
-            "edgecolor": "#555555",
-            "linewidth": 0.7,
-        }
-        axes.text(*places[index], step.text, ha="center", va="center", fontsize=8, bbox=box, zorder=2)
-    axes.set_xlim(-0.6, max(x for x, _ in places) + 0.6)
-    axes.set_ylim(min(heights) - 0.7, max(heights) + 0.7)
+                begin = places[source][0] + sizes[source][0] / 2, places[source][1]
+                end = places[index][0] - sizes[index][0] / 2, places[index][1]
+                arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "connectionstyle": "arc3,rad=0.08", **style}
+                axes.annotate("", end, begin, arrowprops=arrow, zorder=1)
     return _save(figure, path)
+
+
+def _wrapped(line: str) -> str:
+    """Return a line as lines of a label's width, broken behind dots and the like, each indented as it is."""
+    indent = line[: len(line) - len(line.lstrip())]
+    lines = [""]
+    for part in re.findall(rf"[^._/ -]{{1,{LABEL_WIDTH}}}[._/ -]*|[._/ -]+", line.strip()):
+        if lines[-1] and len(lines[-1] + part.rstrip()) > LABEL_WIDTH:
+            lines.append("  ")
+        lines[-1] += part
+    return "\n".join(indent + part.rstrip() for part in lines)
 
 
 def _reaching_the_output(steps: Sequence[Step]) -> list[Step]:
@@ -139,19 +161,33 @@ def _reaching_the_output(steps: Sequence[Step]) -> list[Step]:
     ]
 
 
-def _places(steps: Sequence[Step]) -> list[tuple[float, float]]:
-    """Return (column, height) of each step: as far right as its longest way from an input, near its sources."""
+def _places(steps: Sequence[Step], sizes: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return where the middle of each step stands: as far right as its longest way from an input, near its sources."""
     columns: list[int] = []
     for step in steps:
         columns.append(1 + max((columns[source] for source in step.sources | step.dropped), default=-1))
-    heights = [0.0] * len(steps)
+    places = [(0.0, 0.0)] * len(steps)
+    left = 0.0
     for column in range(max(columns) + 1):
         members = [i for i, c in enumerate(columns) if c == column]
-        wished = {i: _mean([heights[s] for s in steps[i].sources | steps[i].dropped]) for i in members}
-        members.sort(key=lambda i: (wished[i], i))
-        for rank, i in enumerate(members):
-            heights[i] = rank - (len(members) - 1) / 2
-    return list(zip(map(float, columns), (-h for h in heights), strict=True))
+        wished = {i: _mean([places[s][1] for s in steps[i].sources | steps[i].dropped]) for i in members}
+        members.sort(key=lambda i: (-wished[i], i))
+        width = max(sizes[i][0] for i in members)
+        top = (sum(sizes[i][1] for i in members) + GAPS[1] * (len(members) - 1)) / 2
+        for i in members:
+            places[i] = left + width / 2, top - sizes[i][1] / 2
+            top -= sizes[i][1] + GAPS[1]
+        left += width + GAPS[0]
+    return places
+
+
+def _bounds(
+    places: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]]
+) -> tuple[float, float, float, float]:
+    """Return the least and the largest x, and the least and the largest y, of all boxes."""
+    xs = [x + sign * w / 2 for (x, _), (w, _) in zip(places, sizes, strict=True) for sign in (-1, 1)]
+    ys = [y + sign * h / 2 for (_, y), (_, h) in zip(places, sizes, strict=True) for sign in (-1, 1)]
+    return min(xs), max(xs), min(ys), max(ys)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -179,14 +215,14 @@ def _check_matplotlib() -> None:
         raise MissingExtraError("plots need matplotlib: pip install 'supernet[plots]'") from error
 
 
-def _figure(width: float, height: float) -> Figure:
+def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout=layout)
 
 
 def _save(figure: Figure, path: Path) -> list[Path]:
     paths = [path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "svg")]
     for written in paths:
-        figure.savefig(written, dpi=150)
+        figure.savefig(written, dpi=min(150, LARGEST / max(figure.get_size_inches())))
     return paths
