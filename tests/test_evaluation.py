@@ -70,7 +70,7 @@ def test_a_network_with_choices_is_refused():
 def test_bad_arguments_are_refused():
     net = network()
     optimizer = SGD(net.parameters(), 0.1)
-    with pytest.raises(TrainingError, match="num_epochs is a number from 1 on, not 0"):
+    with pytest.raises(TrainingError, match="num_epochs is a whole number from 1 on, not 0"):
         train(net, LOSS, None, optimizer, 0, points())
     with pytest.raises(TrainingError, match=r"lacks parameters of the model: 0\.weight"):
         train(net, LOSS, None, SGD(network().parameters(), 0.1), 1, points())

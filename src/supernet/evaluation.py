@@ -69,7 +69,7 @@ def train(
         DataError: the data cannot be read, or has fewer samples than one batch of a loader that drops.
     """
     _check_plain(network)
-    check_optimizer(optimizer, network)
+    check_optimizer(optimizer, network, loss)
     check_counts(num_epochs=num_epochs, batch_size=batch_size)
     check_counts(0, workers=workers)
     check_numbers(grad_clip=grad_clip or 0)

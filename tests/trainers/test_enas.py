@@ -320,7 +320,7 @@ def test_what_cannot_be_is_refused_at_construction_and_the_model_is_as_it_was():
     for ctrl_kwargs, message in (
         ({"skip_target": 1.0}, "skip_target is a probability between 0 and 1, not 1.0"),
         ({"entropy_reduction": "max"}, "entropy_reduction is 'sum' or 'mean', not 'max'"),
-        ({"lstm_size": 0}, "lstm_size is a number from 1 on, not 0"),
+        ({"lstm_size": 0}, "lstm_size is a whole number from 1 on, not 0"),
     ):
         with pytest.raises(TrainingError, match=message):
             small_trainer(ctrl_kwargs=ctrl_kwargs)

@@ -316,10 +316,10 @@ def test_an_export_that_is_killed_goes_on_with_what_it_has_evaluated(tmp_path, a
 
 def test_what_cannot_be_is_refused_at_construction():
     for trainer_class, options, message in (
-        (SinglePathTrainer, {"num_evaluations": 0}, "num_evaluations is a number from 1 on, not 0"),
-        (SinglePathTrainer, {"population": 2.5}, r"population is a number from 1 on, not 2\.5"),
-        (RandomTrainer, {"num_finalists": -1}, "num_finalists is a number from 1 on, not -1"),
-        (RandomTrainer, {"recalibration_samples": True}, "recalibration_samples is a number from 1 on, not True"),
+        (SinglePathTrainer, {"num_evaluations": 0}, "num_evaluations is a whole number from 1 on, not 0"),
+        (SinglePathTrainer, {"population": 2.5}, r"population is a whole number from 1 on, not 2\.5"),
+        (RandomTrainer, {"num_finalists": -1}, "num_finalists is a whole number from 1 on, not -1"),
+        (RandomTrainer, {"recalibration_samples": True}, "recalibration_samples is a whole number from 1 on, not True"),
     ):
         with pytest.raises(TrainingError, match=message):
             small_trainer(trainer_class, **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -45,7 +45,8 @@ class DartsTrainer(SupernetTrainer):
 
     Raises:
         TrainingError, TakenOverError, DataError, SpaceError: as `SupernetTrainer`; `unrolled` with an optimizer
-            whose virtual step is not known, or with "16-mixed", whose scaled gradients it cannot use.
+            whose virtual step is not known, with "16-mixed", whose scaled gradients it cannot use, or with weights of
+            16 bits.
         ChoiceError: candidates' outputs differ in shape, or a reduction is one that a mixture cannot stand for.
     """
 
@@ -70,6 +71,13 @@ class DartsTrainer(SupernetTrainer):
             raise TrainingError(f"unrolled=True knows the step of torch.optim.SGD, not that of {name}; use SGD")
         if unrolled and (loop.get("accumulate", 1) != 1 or loop.get("precision") == "16-mixed"):
             raise TrainingError("unrolled=True goes with accumulate=1 only, and with 'bf16-mixed' but not '16-mixed'")
+        if unrolled and (
+            _is_low(p.dtype for p in model.parameters()) or loop.get("precision") in ("16-true", "bf16-true")
+        ):
+            raise TrainingError(
+                "unrolled=True compares gradients at weights so near to each other that 16 bits cannot tell apart; use "
+                "float32 weights, say with precision='bf16-mixed'"
+            )
         super().__init__(model, loss, metrics, optimizer, num_epochs, dataset, **loop)
         self.unrolled = unrolled
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
@@ -129,22 +137,26 @@ class DartsTrainer(SupernetTrainer):
         """
         alphas = list(self.alphas.values())
         noise = RandomState(self.device)  # dropout's: the passes over the training batch must see the same
-        with self.supernet.statistics_kept():
-            with kept(self.weights):
-                with held(alphas):
-                    trn_loss = self.loss(self.forward(trn_X, self.plan()), trn_y)
-                    gradients = self.supernet.gradients(trn_loss, self.weights)
-                taken = _virtual_step(self.given_optimizer, self.weights, gradients)
+        with kept(self.weights):
+            # What a pass does to buffers is undone after it, for each must find the same.
+            with self.supernet.statistics_kept(), held(alphas):
+                trn_loss = self.loss_of(self.forward(trn_X, self.plan()), trn_y)
+                gradients = self.supernet.gradients(trn_loss, self.weights)
+            taken = _virtual_step(self.given_optimizer, self.weights, gradients)
+            with self.supernet.statistics_kept():
                 val_loss = self.measure("valid", self.forward(val_X, self.plan()), val_y)
                 of_both = self.supernet.gradients(val_loss, [*alphas, *self.weights])
-            direct, v = of_both[: len(alphas)], of_both[len(alphas) :]
-            direction = [_or_zero(v_w, w) * c for v_w, w, c in zip(v, self.weights, taken, strict=True)]
-            norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(d) for d in direction]))
-            # Without a direction both sides are equal, and the term is 0 whatever eps is.
-            eps = 0.01 / norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
-            with kept(self.weights), held(self.weights):
-                above = self._training_gradient_at(direction, eps, trn_X, trn_y, noise)
-                below = self._training_gradient_at(direction, -2 * eps, trn_X, trn_y, noise)
+        if not val_loss.requires_grad:  # the batch moves nothing
+            self.architecture_optimizer.zero_grad()
+            return
+        direct, v = of_both[: len(alphas)], of_both[len(alphas) :]
+        direction = [_or_zero(v_w, w) * c for v_w, w, c in zip(v, self.weights, taken, strict=True)]
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(d) for d in direction]))
+        # Without a direction both sides are equal, and the term is 0 whatever eps is.
+        eps = 0.01 / norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
+        with kept(self.weights), held(self.weights):
+            above = self._training_gradient_at(direction, eps, trn_X, trn_y, noise)
+            below = self._training_gradient_at(direction, -2 * eps, trn_X, trn_y, noise)
         for alpha, g, a, b in zip(alphas, direct, above, below, strict=True):
             alpha.grad = _or_zero(g, alpha) - (_or_zero(a, alpha) - _or_zero(b, alpha)) / (2 * eps)
 
@@ -156,8 +168,11 @@ class DartsTrainer(SupernetTrainer):
             for w, d in zip(self.weights, direction, strict=True):
                 w.add_(d * eps)
         noise.put_back()
-        loss = self.loss(self.forward(trn_X, self.plan()), trn_y)
-        return self.supernet.gradients(loss, list(self.alphas.values()))
+        # The difference of two losses so near to each other is lost in what bfloat16 rounds.
+        run = self.supernet.in_float32 if self.precision.endswith("-mixed") else self.forward
+        with self.supernet.statistics_kept():
+            loss = self.loss_of(run(trn_X, self.plan()), trn_y)
+            return self.supernet.gradients(loss, list(self.alphas.values()))
 
 
 @torch.no_grad()
@@ -188,6 +203,10 @@ def _virtual_step(
         w.sub_(float(group["lr"]) * step)
         taken.append(float(group["lr"]) * factor)
     return taken
+
+
+def _is_low(dtypes: Iterable[torch.dtype]) -> bool:
+    return any(dtype in (torch.float16, torch.bfloat16) for dtype in dtypes)
 
 
 def _or_zero(gradient: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:

@@ -21,13 +21,13 @@ from supernet.checks import check_counts, check_numbers
 from supernet.errors import NonFiniteError, TrainingError
 from supernet.execution import Plan
 from supernet.execution.replace import check_not_taken
-from supernet.execution.state import Forms, seeded
+from supernet.execution.state import Forms, copied, seeded, versions_of
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space import SearchSpace
 from supernet.trainers.base import BaseOneShotTrainer
 from supernet.trainers.callbacks import Callback, ShowProgress
 from supernet.trainers.checkpoint import read_checkpoint
-from supernet.trainers.data import Data, Part, first_batch, loaders_of_two_parts, mixed_seed, split_batch
+from supernet.trainers.data import Data, Part, first_batch, length_of, loaders_of_two_parts, mixed_seed, split_batch
 from supernet.trainers.description import plain, surroundings
 from supernet.trainers.fabric import new_fabric
 from supernet.trainers.health import entropies, share_without_parameters
@@ -36,6 +36,7 @@ from supernet.trainers.metrics import Means, Meter, Metrics
 from supernet.trainers.progress import written
 from supernet.trainers.run_directory import Checkpointing, RunDirectory, failing_softly
 from supernet.trainers.snapshot import bring_back, digest, gathered, is_kept, snapshot
+from supernet.trainers.steps import OptimizerSteps
 from supernet.trainers.supernet import Supernet
 
 __all__ = ["LoopOptions", "SupernetTrainer"]
@@ -52,6 +53,7 @@ class LoopOptions(TypedDict, total=False):
     batch_size: int
     workers: int
     scheduler: LRScheduler | ReduceLROnPlateau | None
+    scheduler_interval: Literal["epoch", "step"]
     grad_clip: float | None
     accumulate: int
     log_frequency: int | None
@@ -95,7 +97,9 @@ class SupernetTrainer(BaseOneShotTrainer):
         valid_dataset: what trains the architecture. Default: half of `dataset`.
         batch_size: samples a batch in each process, where `dataset` is not a loader. Default: 64.
         workers: processes that load data. Default: 0.
-        scheduler: of the optimizer's learning rate, stepped once an epoch.
+        scheduler: of the optimizer's learning rate.
+        scheduler_interval: whether the scheduler is stepped once an "epoch", or after each "step" of the optimizer, as
+            `OneCycleLR` and warm-ups by steps want it. Default: "epoch".
         grad_clip: the largest norm of the weights' gradient; None or 0 does not clip. Default: 5.
         accumulate: batches whose gradients are averaged into one step of each optimizer. Steps of several
             optimizers still alternate batch by batch: each has its own gradients and steps at its last. Default: 1.
@@ -143,6 +147,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         batch_size: int = 64,
         workers: int = 0,
         scheduler: LRScheduler | ReduceLROnPlateau | None = None,
+        scheduler_interval: Literal["epoch", "step"] = "epoch",
         grad_clip: float | None = 5.0,
         accumulate: int = 1,
         log_frequency: int | None = None,
@@ -167,7 +172,7 @@ class SupernetTrainer(BaseOneShotTrainer):
                 f"{type(model).__name__} has no choices to search; mark some by LayerChoice or InputChoice, or train "
                 "it as it is by supernet.train"
             )
-        check_optimizer(optimizer, model)
+        check_optimizer(optimizer, model, loss)
         check_counts(num_epochs=num_epochs, batch_size=batch_size, accumulate=accumulate)
         check_counts(0, workers=workers, log_frequency=log_frequency or 0)
         check_numbers(grad_clip=grad_clip or 0)
@@ -186,7 +191,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.loss = loss.to(self.device) if isinstance(loss, nn.Module) else loss
         self.given_optimizer = optimizer  # what Fabric wraps
         self.num_epochs = num_epochs
-        self.scheduler = scheduler
+        self.scheduler, self.scheduler_interval = scheduler, scheduler_interval
         self.grad_clip = grad_clip or None
         self.accumulate = accumulate
         self.log_frequency = log_frequency
@@ -212,13 +217,15 @@ class SupernetTrainer(BaseOneShotTrainer):
             world_size=self.fabric.world_size,
         )
         self.train_loader, self.valid_loader = train_loader, valid_loader
+        check_scheduler(scheduler, scheduler_interval, num_epochs, length_of(train_loader), accumulate)
         self.train_part = Part(train_loader, self.fabric.to_device, seed)
         self.valid_part = Part(valid_loader, self.fabric.to_device, mixed_seed(seed, 1))
         self._trial_X, self._trial_y = self.fabric.to_device(split_batch(first_batch(train_loader)))
         self._run = None if run_dir is None else RunDirectory(run_dir)
         self._checkpointing, self._saved_at = checkpointing, time.monotonic()
         self._signals: Interruption | None = None  # during `fit`
-        of_the_loop = ("supernet", "optimizer", "weights", "nas_modules", "_ours")
+        self._loss_changes_targets = False  # found by the trial
+        of_the_loop = ("supernet", "optimizer", "weights", "nas_modules", "_steps", "_depends", "_ours")
         its_own = {name for name, value in set_before.items() if vars(self)[name] is value}
         self._ours = {*vars(self), *of_the_loop} - its_own  # all other attributes are the algorithm's
 
@@ -240,8 +247,12 @@ class SupernetTrainer(BaseOneShotTrainer):
                 After either the model is as it was.
         """
         self.supernet = Supernet(
-            self.model, self.fabric, layer, input, plan, self.given_optimizer, self._trial, self._trial_X, self._forms
+            *(self.model, self.fabric, layer, input, plan, self.given_optimizer, self._trial, self._trial_X),
+            forms=self._forms,
+            loss=self.loss,
         )
+        self._steps = OptimizerSteps(self.fabric, self.supernet, self.accumulate)
+        self._depends: dict[str, bool] = {}  # whether any loss of the search has depended on what it should train
         self.nas_modules, self.weights = self.supernet.replaced, self.supernet.weights
         self.optimizer = self.supernet.optimizer
         del self._trial_X, self._trial_y
@@ -255,7 +266,10 @@ class SupernetTrainer(BaseOneShotTrainer):
         with seeded(self.seed, self.device), torch.no_grad():
             self._forms.train()
             trained = self.model(X)
-            loss = self.loss(trained, self._trial_y)
+            target = copied(self._trial_y)
+            versions = versions_of(target)
+            loss = self.loss(trained, target)
+            self._loss_changes_targets |= versions_of(target) != versions
             evaluated = self.model.eval()(X)
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
@@ -325,6 +339,8 @@ class SupernetTrainer(BaseOneShotTrainer):
                 )
         self._forms.note()
         self._forms.train()
+        self._steps.clear()
+        self._depends = {}
         self.stopped = None
         self._broken = torch.tensor(math.inf, device=self.device)
         source = self._run if resume is None or str(resume) == "auto" else RunDirectory(resume)
@@ -357,6 +373,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         for callback in self.callbacks:
             callback.epoch_began(self)
         self.train_epoch()
+        self._apply_waiting()
         seconds = time.perf_counter() - began
         record = self._end_epoch(seconds, self.step - first_step)
         for callback in self.callbacks:
@@ -385,6 +402,8 @@ class SupernetTrainer(BaseOneShotTrainer):
             yield
         except _SkippedStep:
             self.skipped_steps += 1
+            if self._completes_a_step():
+                self._apply_waiting()
         for callback in self.callbacks:
             callback.step_ended(self)
         self.step += 1
@@ -447,12 +466,18 @@ class SupernetTrainer(BaseOneShotTrainer):
             raise TrainingError(
                 "an epoch had no step: the training part has fewer samples than one batch; lower batch_size"
             )
+        for what, depends in self._depends.items():
+            if not depends and self.step:
+                raise TrainingError(
+                    f"no loss of this search had a gradient for the {what}, so nothing is trained; is the output "
+                    "detached, or computed without a gradient?"
+                )
         with warnings.catch_warnings():
             # In an epoch that was resumed after its training part, the optimizer has stepped in another process.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
             if isinstance(self.scheduler, ReduceLROnPlateau):
                 self.scheduler.step(metrics.get("valid_loss", metrics["train_loss"]))
-            elif self.scheduler is not None:
+            elif self.scheduler is not None and self.scheduler_interval == "epoch":
                 self.scheduler.step()
         probabilities, architecture = self.probabilities(), self.preferred()
         record = {
@@ -493,7 +518,9 @@ class SupernetTrainer(BaseOneShotTrainer):
 
     def _finish(self, seconds: float) -> None:
         """Check that the processes agree, and write the result."""
-        result = {"weights": digest(self.model.parameters()), "state": digest(_tensors(dict(self.kept_attributes())))}
+        of_loss = self.loss.parameters() if isinstance(self.loss, nn.Module) else ()
+        trained = [*self.model.parameters(), *of_loss, *self.parameters_outside()]
+        result = {"weights": digest(trained), "state": digest(_tensors(dict(self.kept_attributes())))}
         if len({str(other) for other in gathered(result)}) > 1:
             raise TrainingError(
                 "the processes have diverged: their weights or architecture parameters differ at the end"
@@ -536,6 +563,12 @@ class SupernetTrainer(BaseOneShotTrainer):
             "scheduler": None if self.scheduler is None else type(self.scheduler).__name__,
         }
 
+    def parameters_outside(self) -> list[nn.Parameter]:
+        """Return the optimizer's parameters that are neither the model's nor those of a loss that is a module."""
+        modules = [self.model, *([self.loss] if isinstance(self.loss, nn.Module) else [])]
+        inside = {id(p) for module in modules for p in module.parameters()}
+        return [p for group in self.given_optimizer.param_groups for p in group["params"] if id(p) not in inside]
+
     def kept_attributes(self) -> list[tuple[str, Any]]:
         """Return the attributes that belong to the algorithm's state, by name."""
         return sorted((n, v) for n, v in vars(self).items() if n not in self._ours and is_kept(v))
@@ -555,9 +588,13 @@ class SupernetTrainer(BaseOneShotTrainer):
         with self.supernet.unsynced(not self._completes_a_step()):
             return self.supernet(X, plan)
 
+    def loss_of(self, output: Any, target: Any) -> torch.Tensor:
+        """Return the loss, and leave the target as it is."""
+        return self.loss(output, copied(target) if self._loss_changes_targets else target)
+
     def measure(self, part: str, output: Any, target: Any) -> torch.Tensor:
         """Return the loss, and take it and the metrics into the epoch's means of "train" or "valid"."""
-        loss = self.loss(output, target)
+        loss = self.loss_of(output, target)
         if self.on_nonfinite == "skip":
             if not all(gathered(bool(torch.isfinite(loss).all()))):
                 raise _SkippedStep
@@ -567,23 +604,31 @@ class SupernetTrainer(BaseOneShotTrainer):
         return loss
 
     def descend(self, loss: torch.Tensor, optimizer: Any, *, clip: float | None = None) -> None:
-        """Take one step of an optimizer down the gradient of the loss; of `accumulate` losses, if that is not 1."""
-        if self.step % self.accumulate == 0:
-            optimizer.zero_grad()
-        if loss.requires_grad or not self.leaves_parameters_unused:  # a path may have no parameters
-            self.fabric.backward(loss / self.accumulate if self.accumulate > 1 else loss)
-        if not self._completes_a_step():
+        """Take one step of an optimizer down the gradient of the loss; of `accumulate` losses, if that is not 1.
+
+        A loss without a gradient (of a path without parameters, or where stochastic depth left out all that has
+        some) is a batch that moves nothing.
+        """
+        self._steps.add(loss, optimizer, clip)
+        self._depends.setdefault("weights" if optimizer is self.optimizer else "architecture parameters", False)
+        if loss.requires_grad:
+            self._depends["weights" if optimizer is self.optimizer else "architecture parameters"] = True
+        if self._completes_a_step():
+            self._apply(optimizer)
+
+    def _apply(self, optimizer: Any, *, synced: bool = True) -> None:
+        norm = self._steps.apply(optimizer, synced=synced)
+        if optimizer is not self.optimizer:
+            self.means.update("architecture_gradient_norm", norm)
             return
-        of_weights, batches = optimizer is self.optimizer, self.step % self.accumulate + 1
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if not of_weights:
-            self.supernet.average([p.grad for p in parameters])
-        if batches < self.accumulate:  # the last group of an epoch is smaller
-            for p in parameters:
-                p.grad.mul_(self.accumulate / batches)
-        norm = self.supernet.norm(optimizer) if clip is None else self.supernet.clip(optimizer, clip)
-        self.means.update("weight_gradient_norm" if of_weights else "architecture_gradient_norm", norm.detach())
-        optimizer.step()
+        self.means.update("weight_gradient_norm", norm)
+        if self.scheduler is not None and self.scheduler_interval == "step":
+            self.scheduler.step()  # no plateau: that was refused
+
+    def _apply_waiting(self) -> None:
+        """Take the steps whose last batch was skipped, or did not come."""
+        for optimizer in self._steps.waiting():
+            self._apply(optimizer, synced=False)
 
     def _completes_a_step(self) -> bool:
         """Say whether this batch is the last of those whose gradients make one step."""
@@ -662,17 +707,44 @@ def _old_objects_left_alone() -> Iterator[None]:
         gc.unfreeze()
 
 
-def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
-    """Raise `TrainingError` unless the optimizer has every parameter of the model that is to be trained."""
+def check_optimizer(optimizer: Optimizer, model: nn.Module, loss: Any = None) -> None:
+    """Raise `TrainingError` unless the optimizer has every parameter of model and loss that is to be trained."""
     if not isinstance(optimizer, Optimizer):
         raise TrainingError(f"optimizer is a torch.optim.Optimizer, not {type(optimizer).__name__}")
     present = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    lacking = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in present]
+    of_loss = loss.named_parameters() if isinstance(loss, nn.Module) else ()
+    named = [*model.named_parameters(), *((f"loss.{name}", p) for name, p in of_loss)]
+    lacking = [name for name, p in named if p.requires_grad and id(p) not in present]
     if lacking:
         shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
         raise TrainingError(
-            f"the optimizer lacks parameters of the model: {shown}; make it from model.parameters(), and set "
-            "requires_grad=False on those that are to stay as they are"
+            f"the optimizer lacks parameters of the model or the loss: {shown}; make it from model.parameters() (and "
+            "loss.parameters()), and set requires_grad=False on those that are to stay as they are"
+        )
+
+
+def check_scheduler(
+    scheduler: LRScheduler | ReduceLROnPlateau | None,
+    interval: str,
+    num_epochs: int,
+    batches: int | None,
+    accumulate: int = 1,
+) -> None:
+    """Raise `TrainingError` unless the scheduler can be stepped so, and warn if its own length speaks against it."""
+    if interval not in ("epoch", "step"):
+        raise TrainingError(f"scheduler_interval is 'epoch' or 'step', not {interval!r}")
+    if isinstance(scheduler, ReduceLROnPlateau) and interval == "step":
+        raise TrainingError("ReduceLROnPlateau waits for the loss of an epoch; give scheduler_interval='epoch'")
+    lengths = (getattr(scheduler, name, None) for name in ("total_steps", "T_max", "total_iters"))
+    length = next((length for length in lengths if isinstance(length, int) and length > 0), None)
+    if length is None or batches is None:
+        return
+    steps = {"epoch": num_epochs, "step": num_epochs * -(-batches // accumulate)}
+    other = "step" if interval == "epoch" else "epoch"
+    if abs(math.log(length / steps[other])) < abs(math.log(length / steps[interval])):
+        logger.warning(
+            "%s is made for %d steps, and scheduler_interval=%r steps it %d times in %d epochs; did you mean %r (%d)?",
+            *(type(scheduler).__name__, length, interval, steps[interval], num_epochs, other, steps[other]),
         )
 
 

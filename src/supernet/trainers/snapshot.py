@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +33,8 @@ def snapshot(trainer: SupernetTrainer) -> dict[str, Any]:
         "history": trainer.history,
         "parameters": dict(trainer.model.named_parameters()),
         "buffers": dict(trainer.model.named_buffers()),
+        "loss": dict(_named_state(trainer.loss)),
+        "outside": trainer.parameters_outside(),
         "optimizer": optimizer.state_dict(),
         "scheduler": None if trainer.scheduler is None else trainer.scheduler.state_dict(),
         "precision": trainer.fabric.strategy.precision.state_dict(),
@@ -57,6 +59,8 @@ def bring_back(trainer: SupernetTrainer, state: Mapping[str, Any], source: Any) 
         trainer.history = list(state["history"])
         _copy_into(dict(trainer.model.named_parameters()), state["parameters"])
         _copy_into(dict(trainer.model.named_buffers()), state["buffers"])
+        _copy_into(dict(_named_state(trainer.loss)), state.get("loss", {}))  # older ones lack it
+        _copy_into(_numbered(trainer.parameters_outside()), _numbered(state.get("outside", [])))
         _load_optimizer(trainer.given_optimizer, state["optimizer"])
         if trainer.scheduler is not None:
             trainer.scheduler.load_state_dict(state["scheduler"])
@@ -159,6 +163,17 @@ def _copy_into(tensors: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Te
     with torch.no_grad():
         for name, tensor in tensors.items():
             tensor.copy_(saved[name])
+
+
+def _named_state(loss: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the parameters and buffers of a loss that is a module."""
+    if isinstance(loss, nn.Module):
+        yield from loss.named_parameters()
+        yield from loss.named_buffers()
+
+
+def _numbered(tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {str(position): tensor for position, tensor in enumerate(tensors)}
 
 
 def _load_optimizer(optimizer: Any, state: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from supernet.execution import MixedLayer, Plan, replace_input_choice, replace_layer_choice, restore
 from supernet.execution.memory_format import agree, channels_last_inputs, choose_memory_format
-from supernet.execution.state import Buffers, Forms, held
+from supernet.execution.state import Buffers, Forms, copied, held, versions_of
 from supernet.nn import InputChoice, LayerChoice
 
 if TYPE_CHECKING:
@@ -38,9 +38,11 @@ class Supernet:
             in eval form.
         X: the batch to try.
         forms: of the model's modules.
+        loss: a module whose parameters and buffers are treated as the model's; anything else has none.
 
     Attributes:
-        weights: the model's parameters that are trained.
+        weights: the parameters that are trained: the model's, and all others that the optimizer has.
+        synced: identities of those whose gradients a backward pass averages over the processes.
         replaced: (label, module) of what stands in the choices' places.
         optimizer: the optimizer as Fabric wraps it.
 
@@ -59,6 +61,7 @@ class Supernet:
         trial: Callable[[Any], tuple[Any, Any]],
         X: Any,
         forms: Forms,
+        loss: Any,
     ) -> None:
         self.model, self._fabric, self._plan = model, fabric, Plan(plan)
         self.replaced: list[tuple[str, nn.Module]] = []
@@ -66,12 +69,19 @@ class Supernet:
             replace_layer_choice(model, lambda choice: layer(choice, self._plan), self.replaced)
             replace_input_choice(model, lambda choice: input(choice, self._plan), self.replaced)
             fabric.to_device(model)
-            self._buffers = Buffers(model)
-            self.weights = [p for p in model.parameters() if p.requires_grad]
+            self._buffers = Buffers(nn.ModuleList([model, *([loss] if isinstance(loss, nn.Module) else [])]))
+            self.synced = {id(p) for p in model.parameters()}
+            outside = [p for g in optimizer.param_groups for p in g["params"] if id(p) not in self.synced]
+            self.weights = [p for p in [*model.parameters(), *outside] if p.requires_grad]
+            self._copies_batches = False
 
             def leaving_no_trace(X: Any) -> tuple[Any, Any]:
+                X = copied(X)
+                versions = versions_of(X)
                 with self._buffers.kept(), self._plan.one_pass():
-                    return trial(X)
+                    result = trial(X)
+                self._copies_batches |= versions_of(X) != versions
+                return result
 
             forms.note()  # of what stands in the choices' places too
             with forms.kept():
@@ -126,7 +136,15 @@ class Supernet:
             return self._module(self._laid_out(X))
 
     def _laid_out(self, X: Any) -> Any:
+        if self._copies_batches:  # the model changes them in place, and a batch may be used again
+            X = copied(X)
         return channels_last_inputs(X) if self._channels_last else X
+
+    def in_float32(self, X: Any, plan: dict[str, Any]) -> Any:
+        """Run the model on a batch as `__call__` does, but without autocast and apart from the other processes."""
+        self._plan.update(plan)
+        with torch.autocast(self._fabric.device.type, enabled=False), self._plan.one_pass():
+            return self.model(self._laid_out(X))
 
     def alone(self, X: Any, plan: dict[str, Any]) -> Any:
         """Run the model on a batch as `__call__` does, but apart from the other processes: without a gradient."""
@@ -138,6 +156,8 @@ class Supernet:
 
     def gradients(self, loss: torch.Tensor, parameters: Sequence[nn.Parameter]) -> list[torch.Tensor | None]:
         """Return the loss's gradient of each parameter, None where it does not depend; `.grad` is left alone."""
+        if not loss.requires_grad:
+            return [None] * len(parameters)
         before = [p.grad for p in parameters]
         for p in parameters:
             p.grad = None
@@ -145,8 +165,7 @@ class Supernet:
         result = [p.grad for p in parameters]
         for p, grad in zip(parameters, before, strict=True):
             p.grad = grad
-        of_weights = {id(w) for w in self.weights}
-        self.average([g for p, g in zip(parameters, result, strict=True) if g is not None and id(p) not in of_weights])
+        self.average([g for p, g in zip(parameters, result, strict=True) if g is not None and id(p) not in self.synced])
         return result
 
     def clip(self, optimizer: Any, norm: float) -> Any:
