@@ -145,7 +145,7 @@ def test_candidates_are_copied_for_each_operation_or_made_by_a_function():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Cell([nn.Identity()], 0), "num_nodes is a whole number from 1 on, not 0"),
+        (lambda: Cell([nn.Identity()], 0), "num_nodes is a number from 1 on, not 0"),
         (lambda: Cell([nn.Identity()], 1, merge_op="loose_end"), "merge_op is 'all', .* not 'loose_end'"),
         (lambda: Cell([], 1), "needs at least one candidate"),
         (lambda: NasBench201Cell([nn.Linear], 3, 3, num_tensors=1), "num_tensors is a number from 2 on, not 1"),
