@@ -215,11 +215,14 @@ def test_a_part_can_be_entered_at_any_batch():
     part = Part(loader, lambda batch: batch)
     whole = [X.tolist() for X, _ in part.batches(3)]
     assert [X.tolist() for X, _ in part.batches(3, 2)] == whole[2:]
-    endless = part.without_end(3)
-    unrolled = [next(endless)[0].tolist() for _ in range(10)]
+    part.enter(3, 0)
+    places, unrolled = [], []
+    for _ in range(10):
+        places.append((part.round, part.position))
+        unrolled.append(next(part.without_end())[0].tolist())
     for start in (1, 4, 6, 9):  # in the first round, at its end, and in later ones
-        entered = part.without_end(3, start)
-        assert [next(entered)[0].tolist() for _ in range(10 - start)] == unrolled[start:]
+        part.enter(*places[start])
+        assert [next(part.without_end())[0].tolist() for _ in range(10 - start)] == unrolled[start:]
 
 
 def test_each_epoch_has_an_order_of_its_own_that_the_seed_decides():

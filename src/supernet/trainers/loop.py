@@ -308,6 +308,7 @@ class SupernetTrainer(BaseOneShotTrainer):
             stack.enter_context(_old_objects_left_alone())
             self._signals = stack.enter_context(noticing_signals(self._run is not None))
             stack.callback(setattr, self, "_signals", None)
+            stack.callback(self.valid_part.leave)
             began = time.perf_counter()
             for callback in self.callbacks:
                 stack.callback(self._end_callback, callback)
@@ -355,6 +356,7 @@ class SupernetTrainer(BaseOneShotTrainer):
                 self._run.begin(over_others=resume is not None)
             self.epoch = self.step = self.global_step = self.skipped_steps = 0
             self.history = []
+            self.valid_part.enter(0, 0)
             self._close_books()
         else:
             state = read_checkpoint(checkpoint)
@@ -386,7 +388,7 @@ class SupernetTrainer(BaseOneShotTrainer):
     def train_epoch(self) -> None:
         """Go once over the training part from `step` on, each step with a batch of the validation part beside it."""
         training = self.train_part.batches(self.epoch, self.step)
-        validation = self.valid_part.without_end(self.epoch, self.step)
+        validation = self.valid_part.without_end()
         for (trn_X, trn_y), (val_X, val_y) in zip(training, validation, strict=False):
             with self.one_step():
                 self.train_step(trn_X, trn_y, val_X, val_y)

@@ -30,6 +30,7 @@ def snapshot(trainer: SupernetTrainer) -> dict[str, Any]:
         "step": trainer.step,
         "global_step": trainer.global_step,
         "skipped_steps": trainer.skipped_steps,
+        "validation": [trainer.valid_part.round, trainer.valid_part.position],
         "history": trainer.history,
         "parameters": dict(trainer.model.named_parameters()),
         "buffers": dict(trainer.model.named_buffers()),
@@ -56,6 +57,8 @@ def bring_back(trainer: SupernetTrainer, state: Mapping[str, Any], source: Any) 
         _check_identity(state["identity"], trainer.identity(), source)
         trainer.epoch, trainer.step = int(state["epoch"]), int(state["step"])
         trainer.global_step, trainer.skipped_steps = int(state["global_step"]), int(state["skipped_steps"])
+        # Older checkpoints lack it: each epoch began a round.
+        trainer.valid_part.enter(*map(int, state.get("validation", (trainer.epoch, trainer.step))))
         trainer.history = list(state["history"])
         _copy_into(dict(trainer.model.named_parameters()), state["parameters"])
         _copy_into(dict(trainer.model.named_buffers()), state["buffers"])
