@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from supernet.execution.plan import Plan
 from supernet.execution.state import Buffers, Noted, RandomState
+from supernet.execution.structure import mapped
 
 __all__: list[str] = []
 
@@ -33,15 +34,26 @@ def recomputed(
     # A pass of a whole network may come between the two; so all that it follows is noted now.
     then = dict(plan), plan.fast, buffers.noted(), RandomState(device)
     has_run = False
+    tensors: list[torch.Tensor] = []
 
-    def first_or_again(*args: Any) -> Any:  # again as often as the backward pass comes by
+    def noted(tensor: torch.Tensor) -> torch.Tensor:
+        tensors.append(tensor)
+        return tensor
+
+    arguments = mapped((args, kwargs), noted)  # in containers that nobody else changes
+
+    def first_or_again(*tensors: torch.Tensor) -> Any:  # again as often as the backward pass comes by
         nonlocal has_run
+        args, kwargs = arguments
+        if has_run:
+            each = iter(tensors)
+            args, kwargs = mapped(arguments, lambda _: next(each))
         with _as_then(plan, buffers, device, *then) if has_run else nullcontext():
             has_run = True
             return run(*args, **kwargs)
 
-    # The random state that it would preserve is that of torch alone.
-    return checkpoint(first_or_again, *args, use_reentrant=False, preserve_rng_state=False)
+    # The random state that it would preserve is that of torch alone. Of the tensors it says if one was changed since.
+    return checkpoint(first_or_again, *tensors, use_reentrant=False, preserve_rng_state=False)
 
 
 @contextmanager

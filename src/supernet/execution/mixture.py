@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from supernet.errors import ChoiceError
+from supernet.execution.apart import Apart
 from supernet.execution.fast.candidates import Candidates, can_be_fast
 from supernet.execution.fast.reading import Known
 from supernet.execution.fast.shared import Shared
@@ -17,7 +19,7 @@ from supernet.execution.fast.weighted_sum import Term, weighted_sum
 from supernet.execution.lean import recomputed
 from supernet.execution.path import PathInput
 from supernet.execution.plan import Plan, is_checkpointed
-from supernet.execution.state import Buffers
+from supernet.execution.state import Buffers, random_numbers_kept
 from supernet.execution.structure import outline_of, parts_of, rebuilt
 from supernet.nn import InputChoice, LayerChoice
 
@@ -31,7 +33,8 @@ class MixedLayer(nn.Module):
 
     Candidates may return a tensor, or tuples, lists, mappings and dataclasses of tensors, all the same structure, which
     comes out; what cannot be weighted in it (integers, masks, None) is to be equal. Where all is as the fast way knows
-    it, the mixture is computed so, with the same result.
+    it, the mixture is computed so, with the same result. Each candidate sees the input as it was, also where others
+    work in place.
 
     Args:
         choice: in whose place it stands.
@@ -44,6 +47,7 @@ class MixedLayer(nn.Module):
         self.label = str(choice.label)
         self.candidates = nn.ModuleDict(dict(choice.named_children()))
         self.plan, self.lean = plan, lean
+        self.apart = Apart(self.label)
         self._read: Candidates | None = None
         self._state: Buffers | None = None  # what computing it again must leave as it was
 
@@ -60,17 +64,35 @@ class MixedLayer(nn.Module):
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         weights = self.plan[self.label]
-        if self.plan.fast and len(args) == 1 and not kwargs and can_be_fast(args[0], weights):
+        if self.plan.fast and len(args) == 1 < len(self.candidates) and not kwargs and can_be_fast(args[0], weights):
             candidates = self._read or self.read({})
             if candidates.common is None:
-                outputs = candidates.mixed(args[0], weights, self.plan.shared_now())
+                outputs = candidates.mixed(args[0], weights, self.plan.shared_now(), self.apart)
                 return outputs if isinstance(outputs, torch.Tensor) else mixed(outputs, weights, self.label)
         return self.plain(*args, **kwargs)
 
     def plain(self, *args: Any, **kwargs: Any) -> Any:
         """Do the same candidate by candidate: the twin that the fast way is held against."""
-        outputs = {name: candidate(*args, **kwargs) for name, candidate in self.candidates.items()}
+        run, of_candidates = self.apart.run, self.candidates.items()
+        if len(of_candidates) == 1:  # alone, as in the frozen network
+            outputs = {name: candidate(*args, **kwargs) for name, candidate in of_candidates}
+        else:
+            outputs = {name: run(name, candidate, args, kwargs) for name, candidate in of_candidates}
         return mixed(outputs, self.plan[self.label], self.label)
+
+    @contextmanager
+    def changed_by(self, name: str) -> Iterator[None]:
+        """Let the input be, after the mixture inside this context, as the named candidate alone would leave it."""
+
+        def change(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+            with random_numbers_kept(self.plan[self.label].device):
+                self.candidates[name](*args, **kwargs)
+
+        handle = self.register_forward_hook(change, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def read(self, known: Known) -> Candidates:
         """Find out what the candidates are made of, now that all inside them is in its place.

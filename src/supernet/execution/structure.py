@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -29,8 +29,10 @@ def parts_of(value: Any) -> dict[Any, Any] | None:
 
 def rebuilt(value: Any, parts: Mapping[Any, Any]) -> Any:
     """Return a structure of the type of `value`, and with all else that it has, but with other parts."""
+    inner = list(parts.values())
+    if type(value) in (dict, list):  # without copying, which torch.compile does not follow
+        return dict(parts) if type(value) is dict else inner
     if isinstance(value, tuple):
-        inner = list(parts.values())
         return value._make(inner) if hasattr(value, "_make") else type(value)(inner)
     if isinstance(value, Mapping) and not isinstance(value, MutableMapping):
         return type(value)(dict(parts))  # type: ignore[call-arg]  # as such types are made
@@ -41,6 +43,36 @@ def rebuilt(value: Any, parts: Mapping[Any, Any]) -> Any:
         else:
             object.__setattr__(result, key, part)  # of a frozen dataclass too
     return result
+
+
+def mapped(value: Any, function: Callable[[torch.Tensor], Any]) -> Any:
+    """Return a structure with `function(tensor)` in the place of each tensor."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    parts = parts_of(value)
+    return value if parts is None else rebuilt(value, {key: mapped(part, function) for key, part in parts.items()})
+
+
+def copied(value: Any) -> Any:
+    """Return a structure of copies, through which gradients flow; two places of one tensor have one copy."""
+    copies: dict[int, torch.Tensor] = {}
+
+    def copy_of(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in copies:
+            copies[id(tensor)] = tensor.clone()
+        return copies[id(tensor)]
+
+    return mapped(value, copy_of)
+
+
+def leaves_of(value: Any) -> Iterator[Any]:
+    """Yield what in a structure has no parts: tensors, and all else."""
+    parts = parts_of(value)
+    if parts is None:
+        yield value
+    else:
+        for part in parts.values():
+            yield from leaves_of(part)
 
 
 def outline_of(value: Any) -> Any:

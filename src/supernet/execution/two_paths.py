@@ -12,8 +12,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from supernet.execution.apart import Apart
 from supernet.execution.mixture import mixed
 from supernet.execution.path import PathInput, PathLayer
+from supernet.execution.plan import Plan
+from supernet.execution.structure import copied
+from supernet.nn import LayerChoice
 
 __all__ = ["GatedInput", "GatedLayer", "Gates"]
 
@@ -32,17 +36,28 @@ class GatedLayer(PathLayer):
     its gate: the gates of the others are 0. Where the plan has a candidate's name, that one runs as it is.
     """
 
+    def __init__(self, choice: LayerChoice, plan: Plan) -> None:
+        super().__init__(choice, plan)
+        # What runs inside a candidate is another path each time.
+        with_paths = [n for n, c in self.candidates.items() if any(isinstance(m, PathLayer) for m in c.modules())]
+        self._apart = Apart(self.label, with_paths)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the active candidate, and the others for their outputs only."""
         gates = self.plan[self.label]
         if not isinstance(gates, Gates):
             return super().forward(*args, **kwargs)
         active, *others = gates.decisions
-        outputs = {active: self.candidates[active](*args, **kwargs)}
-        if torch.is_grad_enabled():
-            with torch.no_grad():
-                outputs |= {other: self.candidates[other](*args, **kwargs) for other in others}
-        return mixed(outputs, gates.weights[: len(outputs)], self.label)
+        candidates, apart = self.candidates, self._apart
+        if not others or not torch.is_grad_enabled():
+            return mixed({active: candidates[active](*args, **kwargs)}, gates.weights[:1], self.label)
+        # Before the active one, which may change the input, as it does where it runs alone.
+        with torch.no_grad():
+            of_others = {other: apart.run(other, candidates[other], args, kwargs) for other in others}
+        if apart.may_change(active, candidates[active]):
+            of_others = copied(of_others)  # one of which may be the input itself
+        outputs = {active: apart.run_last(active, candidates[active], args, kwargs), **of_others}
+        return mixed(outputs, gates.weights, self.label)
 
 
 class GatedInput(PathInput):

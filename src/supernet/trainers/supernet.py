@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from supernet.errors import ChoiceError
 from supernet.execution import MixedLayer, Plan, replace_input_choice, replace_layer_choice, restore
 from supernet.execution.memory_format import agree, channels_last_inputs, choose_memory_format
 from supernet.execution.state import Buffers, Forms, copied, held, versions_of
@@ -87,11 +88,32 @@ class Supernet:
             with forms.kept():
                 self._plan.fast = False  # first as written: what is wrong with a model is said in its own terms
                 self._channels_last = choose_memory_format(model, X, lambda X: leaving_no_trace(X)[1])
+                self._check_changed_inputs(lambda: leaving_no_trace(self._laid_out(X)))
                 self._go_fast(lambda: leaving_no_trace(self._laid_out(X)))
             self._module, self.optimizer = fabric.setup(model, optimizer)
         except BaseException:
             restore(model)
             raise
+
+    def _check_changed_inputs(self, trial: Callable[[], Any]) -> None:
+        """Raise if the model goes on with an input that a candidate changes in place.
+
+        It would find it changed where that candidate is frozen, and finds it as it was where all are mixed.
+        """
+        mixtures = [module for _, module in self.replaced if isinstance(module, MixedLayer)]
+        changing = [(mixture, name) for mixture in mixtures for name in mixture.apart.changing()]
+        if not changing:
+            return
+        expected = trial()
+        for mixture, name in changing:
+            with mixture.changed_by(name):
+                found = trial()
+            if not agree(expected, found):
+                raise ChoiceError(
+                    f"candidate {name!r} of choice {mixture.label!r} changes its input in place, and the model uses "
+                    "that input again after the choice: where the candidates are mixed it is as it was, in a frozen "
+                    "network it would not be; let the candidate work on a copy, such as by inplace=False"
+                )
 
     def _go_fast(self, trial: Callable[[], Any]) -> None:
         """Let mixtures take the fast way, if a trial gives the same outputs so."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad
 
+from supernet.execution.apart import Apart
 from supernet.execution.fast.reading import Known, read
 from supernet.execution.fast.shared import Shared
 from supernet.execution.fast.weighted_sum import Term, weighted_sum
@@ -32,9 +33,16 @@ class Candidates:
         self.readings = {name: read(module, known) for name, module in modules.items()}
         self.common = _common(modules)
 
-    def mixed(self, x: torch.Tensor, p: torch.Tensor, shared: Shared) -> torch.Tensor | dict[str, Any]:
+    def mixed(self, x: torch.Tensor, p: torch.Tensor, shared: Shared, apart: Apart) -> torch.Tensor | dict[str, Any]:
         """Return `sum_k p[k] o_k(x)`; or, where that is no sum of tensors of one shape, name -> output."""
-        terms = [reading.term(k, x, shared) for k, reading in enumerate(self.readings.values())]
+        terms: list[Term | None] = []
+        for k, (name, reading) in enumerate(self.readings.items()):
+            if reading.is_plain or not reading.holds():
+                terms.append(Term(k, apart.run(name, reading.module, (x,), {})))
+            elif reading.has_choices:  # what stands there may change its input
+                terms.append(apart.run(name, reading.module, (k, x, shared), {}, reading.term))
+            else:
+                terms.append(reading.term(k, x, shared))
         present = [term for term in terms if term is not None]
         if present and _can_be_summed(present, p):
             return weighted_sum(p, present, shared)

@@ -74,7 +74,7 @@ class Reading:
         steps: what follows, up to a last BatchNorm.
         norm: the last BatchNorm, if it can be folded into the mixture.
         is_plain: whether it runs as it is.
-        has_calls: whether modules are called as they are, which may draw random numbers.
+        has_choices: whether what stands in the place of other choices is called.
     """
 
     module: nn.Module
@@ -86,7 +86,7 @@ class Reading:
     first: fx.Node | None = None
     last: fx.Node | None = None
     norm: Norm | None = None
-    has_calls: bool = False
+    has_choices: bool = False
     watched: tuple[Watched, ...] = field(default=(), repr=False)
 
     def holds(self) -> bool:
@@ -97,9 +97,7 @@ class Reading:
         return self.norm is None or _can_be_folded(self.norm)
 
     def term(self, position: int, x: torch.Tensor, shared: Shared) -> Term | None:
-        """Run the candidate on x up to its last BatchNorm; None where it gives zeros."""
-        if self.is_plain or not self.holds():
-            return Term(position, self.module(x))
+        """Run the candidate, of which all holds, on x up to its last BatchNorm; None where it gives zeros."""
         if self.is_zero:
             return None
         y = x if self.head is None else shared.of(x, self.head, self.head)
@@ -353,7 +351,6 @@ def _read(candidate: nn.Module, graph: fx.Graph, watched: tuple[Watched, ...]) -
         norm = modules[inner.pop()]
         last = source(last.args[0])
     steps: list[Step] = []
-    has_calls = False
     done: set[fx.Node] = set()
     for node in inner:
         if node in done:
@@ -364,7 +361,6 @@ def _read(candidate: nn.Module, graph: fx.Graph, watched: tuple[Watched, ...]) -
             done.update(chain)
             found.append(" + ".join(_name_of(n, modules) for n in chain))
         else:
-            has_calls |= node.op == "call_module"
             args = map_arg(node.args, source)
             steps.append(Step(node, _as_call(node, modules), args, map_arg(node.kwargs, source)))
             found.append(_name_of(node, modules))
@@ -378,7 +374,7 @@ def _read(candidate: nn.Module, graph: fx.Graph, watched: tuple[Watched, ...]) -
         first=start,
         last=last,
         norm=norm,
-        has_calls=has_calls,
+        has_choices=any(map(_follows_a_plan, modules.values())),
         watched=watched,
     )
 

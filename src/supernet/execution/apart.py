@@ -1,0 +1,104 @@
+"""Candidates that change their input in place, beside others that are to see it as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import nn
+
+from supernet.errors import ChoiceError
+from supernet.execution.structure import copied, leaves_of
+
+__all__: list[str] = []
+
+
+class Apart:
+    """Runs the candidates of a choice on one input, each as if no other had had it.
+
+    One that changes its input in place gets a copy. Whether a candidate does is found out the first time that it runs
+    in a form (in training or not, with gradients or not), on a copy too; then it is watched by torch's own count of a
+    tensor's changes, which costs next to nothing.
+
+    Args:
+        label: the choice's, for errors.
+        changeable: the candidates of which nothing is known from one time to the next, so that they always get copies.
+    """
+
+    def __init__(self, label: str, changeable: Collection[str] = ()) -> None:
+        self._label, self._changeable = label, changeable
+        self._changes: dict[tuple[str, bool, bool], bool] = {}
+
+    def changing(self) -> list[str]:
+        """Return the names of the candidates that have changed their input in place."""
+        return list(dict.fromkeys(name for (name, _, _), changes in self._changes.items() if changes))
+
+    def may_change(self, name: str, candidate: nn.Module) -> bool:
+        """Say whether the candidate, as it would run now, changes its input in place, or is not known not to."""
+        return (
+            self._changes.get(_form(name, candidate)) is not False
+            or name in self._changeable
+            or torch.compiler.is_compiling()  # which drops the copies that nobody changes
+            or torch.is_inference_mode_enabled()  # where nothing is counted
+        )
+
+    def run(
+        self, name: str, candidate: nn.Module, args: Any, kwargs: Any, call: Callable[..., Any] | None = None
+    ) -> Any:
+        """Return `candidate(*args, **kwargs)`, or what `call` makes of the same in its place; the input stays.
+
+        Raises:
+            ChoiceError: the candidate has changed the input, which it had not done before: for the others it is lost.
+        """
+        if self.may_change(name, candidate):
+            args, kwargs = copied((args, kwargs))
+        return self.run_last(name, candidate, args, kwargs, call)
+
+    def run_last(
+        self, name: str, candidate: nn.Module, args: Any, kwargs: Any, call: Callable[..., Any] | None = None
+    ) -> Any:
+        """Do the same on the input itself, which no other candidate is to see after this one."""
+        call = call or candidate
+        form = _form(name, candidate)
+        changes = self._changes.get(form)
+        if changes or torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+            return call(*args, **kwargs)
+        before = _counted(args, kwargs)
+        result = call(*args, **kwargs)
+        has_changed = _have_changed(before, _counted(args, kwargs))
+        if changes is None or has_changed:
+            self._changes[form] = has_changed
+        if has_changed and changes is False and name not in self._changeable:
+            raise ChoiceError(
+                f"candidate {name!r} of choice {self._label!r} has changed its input in place, which it had not done "
+                "before, so the other candidates cannot see it as it was; let it work on a copy of its own"
+            )
+        return result
+
+
+def _form(name: str, candidate: nn.Module) -> tuple[str, bool, bool]:
+    return name, candidate.training, torch.is_grad_enabled()
+
+
+Counted = list[tuple[Any, int]]
+
+
+def _counted(args: Any, kwargs: Any) -> Counted:
+    """Return what the arguments are made of, and how often each tensor has been changed."""
+    is_one_tensor = len(args) == 1 and not kwargs and type(args[0]) is torch.Tensor
+    leaves = args if is_one_tensor else leaves_of((args, kwargs))
+    return [(leaf, _count(leaf)) for leaf in leaves]
+
+
+def _count(leaf: Any) -> int:
+    return leaf._version if isinstance(leaf, torch.Tensor) and not leaf.is_inference() else 0
+
+
+def _have_changed(before: Counted, after: Counted) -> bool:
+    if len(before) != len(after):
+        return True
+    for (leaf, count), (now, count_now) in zip(before, after, strict=True):
+        if leaf is not now or count != count_now:
+            return True
+    return False
