@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.optim import SGD, Adam
 
-from supernet.execution import MixedInput, MixedLayer, Plan
+from supernet.errors import TrainingError
+from supernet.execution import MixedInput, MixedLayer, Plan, replace_input_choice, replace_layer_choice
+from supernet.execution.state import Buffers, RandomState, kept
 from supernet.nn import InputChoice, LayerChoice
 from supernet.retiarii.choices import as_list
-from supernet.retiarii.oneshot.pytorch.utils import Split, halves
+from supernet.retiarii.oneshot.pytorch.alpha import HasAlpha
+from supernet.retiarii.oneshot.pytorch.subclassing import Assignable, RetiariiTrainer
+from supernet.retiarii.oneshot.pytorch.utils import AverageMeterGroup, Split, halves
 from supernet.trainers import DartsTrainer as OurDartsTrainer
+from supernet.trainers.darts import _or_zero, _virtual_step
 
 __all__ = ["DartsInputChoice", "DartsLayerChoice", "DartsTrainer"]
 
 
-class DartsLayerChoice(MixedLayer):
-    """Mixes candidates by softmax(alpha). Made without a plan, in a trainer of one's own, alpha is its parameter."""
+class DartsLayerChoice(HasAlpha, MixedLayer):
+    """Mixes candidates by softmax(alpha), which is its own if it is made without a plan, in a trainer of one's own."""
 
-    def __init__(self, layer_choice: LayerChoice, plan: Plan | None = None) -> None:
-        super().__init__(layer_choice, Plan() if plan is None else plan)
-        self.name, self._has_own_alpha = self.label, plan is None
-        if plan is None:
-            self.alpha = nn.Parameter(1e-3 * torch.randn(len(self.candidates)))
+    def __init__(self, layer_choice: LayerChoice, plan: Plan | None = None, lean: bool = False) -> None:
+        MixedLayer.__init__(self, layer_choice, Plan() if plan is None else plan, lean)
+        self._take_alpha(len(self.candidates), plan)
 
     @property
     def op_choices(self) -> nn.ModuleDict:
@@ -34,7 +39,7 @@ class DartsLayerChoice(MixedLayer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Mix what the candidates return."""
-        if self._has_own_alpha:
+        if self._computes_its_own():
             self.plan[self.label] = torch.softmax(self.alpha, -1)
         return super().forward(*args, **kwargs)
 
@@ -43,18 +48,17 @@ class DartsLayerChoice(MixedLayer):
         return list(self.candidates)[int(self.alpha.argmax())]
 
 
-class DartsInputChoice(MixedInput):
+class DartsInputChoice(HasAlpha, MixedInput):
     """The same for the inputs of an InputChoice."""
 
     def __init__(self, input_choice: InputChoice, plan: Plan | None = None) -> None:
-        super().__init__(input_choice, Plan() if plan is None else plan)
-        self.name, self.n_chosen, self._has_own_alpha = self.label, input_choice.n_chosen or 1, plan is None
-        if plan is None:
-            self.alpha = nn.Parameter(1e-3 * torch.randn(input_choice.n_candidates))
+        MixedInput.__init__(self, input_choice, Plan() if plan is None else plan)
+        self.n_chosen = input_choice.n_chosen or 1
+        self._take_alpha(input_choice.n_candidates, plan)
 
     def forward(self, inputs: Any) -> Any:
         """Mix the inputs."""
-        if self._has_own_alpha:
+        if self._computes_its_own():
             self.plan[self.label] = torch.softmax(self.alpha, -1)
         return super().forward(as_list(inputs))
 
@@ -63,7 +67,82 @@ class DartsInputChoice(MixedInput):
         return sorted(self.alpha.argsort(descending=True, stable=True)[: self.n_chosen].tolist())
 
 
-class DartsTrainer(OurDartsTrainer):
+class _RetiariiDarts(RetiariiTrainer):
+    """What a subclass of `DartsTrainer` may override: Retiarii's loop of it."""
+
+    hooks: ClassVar[tuple[str, ...]] = (
+        *RetiariiTrainer.hooks, "_train_one_epoch", "_logits_and_loss", "_backward", "_unrolled_backward",
+    )  # fmt: skip
+    model_optim = Assignable("given_optimizer", "_use_optimizer")
+    ctrl_optim = Assignable("architecture_optimizer", "_use_architecture_optimizer")
+
+    def _put_modules_in(self, arc_learning_rate: float) -> None:
+        replace_layer_choice(self.model, DartsLayerChoice, self.nas_modules)
+        replace_input_choice(self.model, DartsInputChoice, self.nas_modules)
+        self.ctrl_optim = Adam(self._shared_alphas(), arc_learning_rate, betas=(0.5, 0.999), weight_decay=1e-3)
+
+    def _train_one_epoch(self, epoch: int) -> None:
+        """Take a step of the alphas and one of the weights with each two batches; a hook."""
+        self._to_training_form()
+        meters, buffers, optimizer = AverageMeterGroup(), Buffers(self.model), self._given("model_optim")
+        for step, ((trn_X, trn_y), (val_X, val_y)) in enumerate(self._pairs()):
+            self.ctrl_optim.zero_grad()
+            with buffers.kept():  # validation data moves nothing on the weights' side
+                if self.unrolled:
+                    self._unrolled_backward(trn_X, trn_y, val_X, val_y)
+                else:
+                    self._backward(val_X, val_y)
+            self.ctrl_optim.step()
+            optimizer.zero_grad()
+            logits, loss = self._logits_and_loss(trn_X, trn_y)
+            loss.backward()
+            if self.grad_clip:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip)
+            optimizer.step()
+            self._note(meters, logits, trn_y, loss, ("Epoch", epoch, step, self.train_loader))
+
+    def _logits_and_loss(self, X: Any, y: Any) -> tuple[Any, torch.Tensor]:
+        """Return the model's output and the loss; a hook."""
+        logits = self.model(X)
+        return logits, self._given("loss")(logits, y)
+
+    def _backward(self, val_X: Any, val_y: Any) -> None:
+        """Add the alphas' gradient of first order to theirs; a hook."""
+        self._logits_and_loss(val_X, val_y)[1].backward()
+
+    def _unrolled_backward(self, trn_X: Any, trn_y: Any, val_X: Any, val_y: Any) -> None:
+        """Set the alphas' gradient to that of second order, as `supernet.DartsTrainer` computes it; a hook."""
+        optimizer = self._given("model_optim")
+        if type(optimizer) is not SGD:
+            raise TrainingError(f"unrolled=True knows the step of torch.optim.SGD, not of {type(optimizer).__name__}")
+        weights = [p for p in self.model.parameters() if p.requires_grad]
+        alphas = list({id(module.alpha): module.alpha for _, module in self.nas_modules}.values())
+        buffers, noise = Buffers(self.model), RandomState(self.device)
+
+        def gradients(X: Any, y: Any, parameters: Sequence[torch.Tensor]) -> Sequence[torch.Tensor | None]:
+            with buffers.kept():
+                return torch.autograd.grad(self._logits_and_loss(X, y)[1], parameters, allow_unused=True)
+
+        with kept(weights):
+            taken = _virtual_step(optimizer, weights, gradients(trn_X, trn_y, weights))
+            of_both = gradients(val_X, val_y, [*alphas, *weights])
+        direct, v = of_both[: len(alphas)], of_both[len(alphas) :]
+        direction = [_or_zero(v_w, w) * c for v_w, w, c in zip(v, weights, taken, strict=True)]
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(d) for d in direction]))
+        eps = 0.01 / norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
+        sides = []
+        with kept(weights):
+            for move in (eps, -2 * eps):
+                with torch.no_grad():
+                    for w, d in zip(weights, direction, strict=True):
+                        w.add_(move * d)
+                noise.put_back()
+                sides.append(gradients(trn_X, trn_y, alphas))
+        for alpha, g, above, below in zip(alphas, direct, *sides, strict=True):
+            alpha.grad = _or_zero(g, alpha) - (_or_zero(above, alpha) - _or_zero(below, alpha)) / (2 * eps)
+
+
+class DartsTrainer(_RetiariiDarts, OurDartsTrainer):
     """`supernet.DartsTrainer` with Retiarii's signature.
 
     Args:
@@ -75,7 +154,7 @@ class DartsTrainer(OurDartsTrainer):
     def __init__(
         self,
         model: nn.Module,
-        loss: Callable[[Any, Any], torch.Tensor],
+        loss: Callable[[Any, Any], torch.Tensor] | None,
         metrics: Any,
         optimizer: Any,
         num_epochs: int,
@@ -94,9 +173,19 @@ class DartsTrainer(OurDartsTrainer):
     ) -> None:
         if learning_rate != 2.5e-3:
             warnings.warn("learning_rate is ignored: the optimizer has its own", DeprecationWarning, stacklevel=2)
+        why = self._why_own_loop(loss=loss, optimizer=optimizer, dataset=dataset)
+        if why is not None:
+            self._take_arguments(
+                why, loop, device=device, model=model, loss=loss, metrics=metrics, model_optim=optimizer,
+                num_epochs=num_epochs, dataset=dataset, grad_clip=grad_clip, batch_size=batch_size, workers=workers,
+                log_frequency=log_frequency, unrolled=unrolled, split=split,
+            )  # fmt: skip
+            self._put_modules_in(arc_learning_rate)
+            self.init_dataloader()
+            return
         super().__init__(
             model,
-            loss,
+            loss,  # type: ignore[arg-type]
             metrics,
             optimizer,
             num_epochs,
@@ -111,7 +200,7 @@ class DartsTrainer(OurDartsTrainer):
         )
 
     def take_over(self, layer: Any, input: Any, plan: dict[str, Any]) -> None:
-        """Put modules of Retiarii's names in, each of which knows its alpha and holds it outside of the model."""
-        super().take_over(DartsLayerChoice, DartsInputChoice, plan)
+        """Put modules of Retiarii's names in, each of which knows its alpha."""
+        super().take_over(partial(DartsLayerChoice, **layer.keywords), DartsInputChoice, plan)
         for label, module in self.nas_modules:
-            module.__dict__["alpha"] = self.alphas[label]
+            module.alpha = self.alphas[label]
