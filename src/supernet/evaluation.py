@@ -89,7 +89,7 @@ def train(
             for X, y in part.batches(epoch):
                 output = module(channels_last_inputs(X) if channels_last else X)
                 batch_loss = loss(output, y)
-                meter.update(batch_loss, output, y)
+                meter.update(batch_loss, output, y, X)
                 stepper.zero_grad()
                 fabric.backward(batch_loss)
                 if grad_clip:
@@ -146,7 +146,7 @@ def evaluate(
     with torch.no_grad(), Forms(network).evaluating():
         for X, y in Part(loader, fabric.to_device).batches(0):
             output = module(X)
-            meter.update(None if loss is None else loss(output, y), output, y)
+            meter.update(None if loss is None else loss(output, y), output, y, X)
     return meter.read()
 
 

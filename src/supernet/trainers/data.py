@@ -623,11 +623,17 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
     """
     if isinstance(batch, Mapping):
         return batch, batch
-    if isinstance(batch, tuple | list) and len(batch) >= 2:
+    is_sequence = isinstance(batch, tuple | list)
+    if is_sequence and len(batch) > 2 and all(isinstance(item, Mapping) for item in batch):
+        raise DataError(
+            f"the loader gives a {type(batch).__name__} of {len(batch)} dicts, which is not (X, y); let collate_fn "
+            "return (X, y) or one dict"
+        )
+    if is_sequence and len(batch) >= 2:
         return (batch[0] if len(batch) == 2 else tuple(batch[:-1])), batch[-1]
     raise DataError(
         f"a batch is (X, y) or a dict, but the loader gives {type(batch).__name__}"
-        f"{f' of {len(batch)}' if isinstance(batch, tuple | list) else ''}; let the dataset return (X, y)"
+        f"{f' of {len(batch)}' if is_sequence else ''}; let the dataset return (X, y)"
     )
 
 

@@ -602,7 +602,7 @@ class SupernetTrainer(BaseOneShotTrainer):
                 raise _SkippedStep
         else:
             self.check_finite(loss, f"the loss on the {part} part")
-        self.meters[part].update(loss, output, target)
+        self.meters[part].update(loss, output, target, self.supernet.inputs)
         return loss
 
     def descend(self, loss: torch.Tensor, optimizer: Any, *, clip: float | None = None) -> None:

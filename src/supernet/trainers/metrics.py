@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import nn
 
 from supernet.errors import TrainingError
@@ -93,9 +93,9 @@ class Meter:
         if self._stateful is not None:
             self._stateful.reset()
 
-    def update(self, loss: torch.Tensor | None, output: Any, target: Any) -> None:
-        """Take in one batch."""
-        size = batch_size(target)
+    def update(self, loss: torch.Tensor | None, output: Any, target: Any, X: Any = None) -> None:
+        """Take in one batch; its inputs help to know how many samples it has."""
+        size = batch_size(target, X)
         values: dict[str, Any] = {} if loss is None else {"loss": loss.detach()}
         with torch.no_grad():
             if self._stateful is not None:
@@ -142,8 +142,33 @@ class Meter:
         return {"metric" if name == "<lambda>" else name: values}
 
 
-def batch_size(target: Any) -> int:
-    """Return how many samples a batch of targets has."""
-    sizes: list[int] = []
-    apply_to_collection(target, torch.Tensor, lambda t: sizes.append(len(t) if t.dim() else 1))
-    return sizes[0] if sizes else 1
+def batch_size(target: Any, X: Any = None) -> int:
+    """Return how many samples a batch has, as its targets say; where they may mean several numbers, its inputs decide.
+
+    A tensor has one sample a row. Tensors of one number of rows, in a dict or a list, are parts of the same samples. A
+    list of dicts has one sample an item, and so has a list of tensors, or of lists, of different lengths.
+    """
+    of_target, of_inputs = _sizes(target), _sizes(X)
+    agreed = [size for size in of_target if size in of_inputs]
+    return next(iter([*agreed, *of_target, *of_inputs]), 1)
+
+
+def _sizes(value: Any) -> list[int]:
+    """Return how many samples this may stand for, the likeliest number first; none where it says nothing."""
+    if isinstance(value, torch.Tensor):
+        return [value.size(0)] if value.dim() and value.size(0) else []
+    if is_dataclass(value) and not isinstance(value, type | Mapping):
+        value = vars(value)
+    is_dict = isinstance(value, Mapping)
+    if not is_dict and not isinstance(value, list | tuple):
+        return []
+    items = list(value.values()) if is_dict else list(value)
+    told = [sizes for sizes in map(_sizes, items) if sizes]
+    every = list(dict.fromkeys(size for sizes in told for size in sizes))
+    shared = [size for size in every if all(size in sizes for sizes in told)]
+    if is_dict:
+        return shared or every
+    length = [len(items)] if items else []
+    if not shared or all(isinstance(item, Mapping) for item in items):
+        return [*length, *(shared or every)]
+    return [*shared, *length]

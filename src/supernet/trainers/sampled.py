@@ -142,7 +142,7 @@ class SampledTrainer(SupernetTrainer):
                     break
                 output = self.supernet.alone(X, path)
                 for meter in meters:
-                    meter.update(self.loss(output, y) if meter is meters[0] else None, output, y)
+                    meter.update(self.loss(output, y) if meter is meters[0] else None, output, y, X)
         return {name: value for meter in meters for name, value in meter.read().items()}
 
     def evaluation_meters(self) -> list[Meter]:
@@ -185,7 +185,7 @@ class SampledTrainer(SupernetTrainer):
             seen = 0
             for X, y in self._recalibration_part.batches(0) if norms else ():
                 self.supernet.alone(X, path)
-                seen += batch_size(y)
+                seen += batch_size(y, X)
                 if seen >= self.recalibration_samples:
                     break
 

@@ -46,6 +46,7 @@ class Supernet:
         synced: identities of those whose gradients a backward pass averages over the processes.
         replaced: (label, module) of what stands in the choices' places.
         optimizer: the optimizer as Fabric wraps it.
+        inputs: of the batch that ran last.
 
     Raises:
         SupernetError: a choice cannot run so. What `trial` raises is passed on. After either the model is as it was.
@@ -158,6 +159,7 @@ class Supernet:
             return self._module(self._laid_out(X))
 
     def _laid_out(self, X: Any) -> Any:
+        self.inputs = X
         if self._copies_batches:  # the model changes them in place, and a batch may be used again
             X = copied(X)
         return channels_last_inputs(X) if self._channels_last else X
