@@ -218,7 +218,7 @@ def test_a_weight_step_touches_the_active_candidate_only():
     runs = count_runs(trainer.model)
     trainer.train_model_weight(*batch())
     changed = {
-        name.split(".")[1] for name, v in trainer.model.op.state_dict().items() if not torch.equal(v, before[name])
+        name.split(".")[0] for name, v in trainer.model.op.state_dict().items() if not torch.equal(v, before[name])
     }
     assert changed == set(runs)
 

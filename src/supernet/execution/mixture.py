@@ -19,6 +19,7 @@ from supernet.execution.fast.weighted_sum import Term, weighted_sum
 from supernet.execution.lean import recomputed
 from supernet.execution.path import PathInput
 from supernet.execution.plan import Plan, is_checkpointed
+from supernet.execution.slot import LayerSlot
 from supernet.execution.state import Buffers, random_numbers_kept
 from supernet.execution.structure import outline_of, parts_of, rebuilt
 from supernet.nn import InputChoice, LayerChoice
@@ -26,7 +27,7 @@ from supernet.nn import InputChoice, LayerChoice
 __all__ = ["MixedInput", "MixedLayer", "mixed"]
 
 
-class MixedLayer(nn.Module):
+class MixedLayer(LayerSlot):
     """Stands in a `LayerChoice`'s place: `sum_k p_k o_k(x)`, p the plan's weights for the choice's label.
 
     Where the plan has a candidate's name instead of weights, that candidate runs alone, as in one path.
@@ -43,10 +44,8 @@ class MixedLayer(nn.Module):
     """
 
     def __init__(self, choice: LayerChoice, plan: Plan, lean: bool = False) -> None:
-        super().__init__()
-        self.label = str(choice.label)
-        self.candidates = nn.ModuleDict(dict(choice.named_children()))
-        self.plan, self.lean = plan, lean
+        super().__init__(choice, plan)
+        self.lean = lean
         self.apart = Apart(self.label)
         self._read: Candidates | None = None
         self._state: Buffers | None = None  # what computing it again must leave as it was
@@ -55,11 +54,11 @@ class MixedLayer(nn.Module):
         """Run every candidate and mix what they return; the decided one alone where the plan has its name."""
         weights = self.plan[self.label]
         if isinstance(weights, str):
-            return self.candidates[weights](*args, **kwargs)
+            return self._modules[weights](*args, **kwargs)  # type: ignore[misc]
         if not self.lean or not torch.is_grad_enabled() or is_checkpointed():
             return self._run(*args, **kwargs)
         device = weights.device
-        self._state = self._state or Buffers(self.candidates)
+        self._state = self._state or Buffers(self)
         return recomputed(self._run, args, kwargs, self.plan, self._state, device)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
@@ -100,7 +99,7 @@ class MixedLayer(nn.Module):
         Args:
             known: what other choices' candidates are made of; new findings are added.
         """
-        self._read = Candidates(dict(self.candidates.named_children()), known)
+        self._read = Candidates(self.candidates, known)
         return self._read
 
     def explain(self) -> str:

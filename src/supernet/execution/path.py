@@ -8,23 +8,18 @@ from typing import Any
 from torch import nn
 
 from supernet.execution.plan import Plan
-from supernet.nn import InputChoice, LayerChoice
+from supernet.execution.slot import LayerSlot
+from supernet.nn import InputChoice
 
 __all__ = ["PathInput", "PathLayer"]
 
 
-class PathLayer(nn.Module):
+class PathLayer(LayerSlot):
     """Stands in a `LayerChoice`'s place: runs the candidate whose name the plan has for the choice's label."""
-
-    def __init__(self, choice: LayerChoice, plan: Plan) -> None:
-        super().__init__()
-        self.label = str(choice.label)
-        self.candidates = nn.ModuleDict(dict(choice.named_children()))
-        self.plan = plan
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the decided candidate."""
-        return self.candidates[self.plan[self.label]](*args, **kwargs)
+        return self._modules[self.plan[self.label]](*args, **kwargs)  # type: ignore[misc]
 
 
 class PathInput(nn.Module):

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from supernet.errors import FileFormatError, TrainingError
+from supernet.execution.slot import former_names
 from supernet.execution.state import RandomState
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def bring_back(trainer: SupernetTrainer, state: Mapping[str, Any], source: Any) 
         # Older checkpoints lack it: each epoch began a round.
         trainer.valid_part.enter(*map(int, state.get("validation", (trainer.epoch, trainer.step))))
         trainer.history = list(state["history"])
-        _copy_into(dict(trainer.model.named_parameters()), state["parameters"])
-        _copy_into(dict(trainer.model.named_buffers()), state["buffers"])
+        _copy_into_model(trainer.model, dict(trainer.model.named_parameters()), state["parameters"])
+        _copy_into_model(trainer.model, dict(trainer.model.named_buffers()), state["buffers"])
         _copy_into(dict(_named_state(trainer.loss)), state.get("loss", {}))  # older ones lack it
         _copy_into(_numbered(trainer.parameters_outside()), _numbered(state.get("outside", [])))
         _load_optimizer(trainer.given_optimizer, state["optimizer"])
@@ -155,6 +156,12 @@ def _brought_back(value: Any, state: Any) -> Any:
         value.load_state_dict(state)
         return value
     return state
+
+
+def _copy_into_model(model: nn.Module, tensors: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]) -> None:
+    if list(saved) == former_names(model, list(tensors)):
+        saved = dict(zip(tensors, saved.values(), strict=True))
+    _copy_into(tensors, saved)
 
 
 def _copy_into(tensors: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -234,7 +234,7 @@ class Supernet:
     def candidates_without_parameters(self) -> dict[str, list[str]]:
         """Return label -> names of the candidates without parameters, where the modules in place say `candidates`."""
         return {
-            label: [name for name, m in module.candidates.items() if next(m.parameters(), None) is None]  # type: ignore[operator, union-attr]
+            label: [name for name, candidate in candidates.items() if next(candidate.parameters(), None) is None]
             for label, module in self.replaced
-            if isinstance(getattr(module, "candidates", None), nn.ModuleDict)
+            if isinstance(candidates := getattr(module, "candidates", None), Mapping | nn.ModuleDict)
         }

@@ -33,7 +33,7 @@ class DartsLayerChoice(HasAlpha, MixedLayer):
         self._take_alpha(len(self.candidates), plan)
 
     @property
-    def op_choices(self) -> nn.ModuleDict:
+    def op_choices(self) -> dict[str, nn.Module]:
         """The candidates by name."""
         return self.candidates
 
