@@ -279,7 +279,11 @@ def has_fast_routes(x: torch.Tensor) -> bool:
 
 
 def layout_of(x: torch.Tensor) -> torch.memory_format:
-    """Return the memory format of a tensor: channels_last only where its strides say that it is meant."""
+    """Return the memory format of a tensor: channels_last (_3d) only where its strides say that it is meant."""
     # Grey images are contiguous in both formats; what follows them is laid out as their strides say.
-    meant = x.dim() == 4 and x.stride(1) == 1 and x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if meant else torch.contiguous_format
+    channels_last = _CHANNELS_LAST.get(x.dim())
+    meant = channels_last and x.stride(1) == 1 and x.is_contiguous(memory_format=channels_last)
+    return channels_last if meant else torch.contiguous_format  # type: ignore[return-value]
+
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}

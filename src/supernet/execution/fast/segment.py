@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd import Function
-from torch.nn import functional as F
 
 from supernet.execution.fast.convolution import (
     Pair,
     Route,
     Shape,
     has_fast_routes,
+    layout_of,
     picked,
     route,
     shape_of,
@@ -229,6 +229,9 @@ def normalized_gradients(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the gradients (input, weight, bias) of a BatchNorm."""
     if in_training:
+        # Of one image it is wrong where one lies in NCHW and the other in channels_last with an odd first stride, which
+        # both formats leave open, such as that of image.permute(2, 0, 1).unsqueeze(0).
+        g = g.contiguous(memory_format=layout_of(x))
         result: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = torch.ops.aten.native_batch_norm_backward(
             g, x, gamma, None, None, mean, rstd, True, norm.eps, [True, True, True]
         )
@@ -251,10 +254,12 @@ def plainly_normalized(
     """Return x normalized by operations that can be differentiated twice; statistics do not move."""
     if norm is None:
         return x
-    if in_training:
-        return F.batch_norm(x, None, None, gamma, beta, True, 0.0, norm.eps)
-    assert mean is not None and rstd is not None
     column = [-1 if dim == 1 else 1 for dim in range(x.dim())]
+    if in_training:  # not by F.batch_norm, whose gradient depends on strides: see `normalized_gradients`
+        others = [dim for dim in range(x.dim()) if dim != 1]
+        variance, mean = torch.var_mean(x, others, correction=0)
+        rstd = torch.rsqrt(variance + norm.eps)
+    assert mean is not None and rstd is not None
     y = (x - mean.view(column)) * rstd.view(column)
     y = y if gamma is None else y * gamma.view(column)
     return y if beta is None else y + beta.view(column)
