@@ -13,6 +13,7 @@ from supernet.errors import ArchitectureError, ReplacementError
 from supernet.nn import Choice, LayerChoice
 from supernet.nn.cell import Composed
 from supernet.nn.choice import constructors_follow
+from supernet.space.copying import with_what_cannot_be_copied
 from supernet.space.space import SearchSpace
 from supernet.space.written import children_as_written, forget, replaced_children
 
@@ -24,7 +25,8 @@ def freeze(model: nn.Module, architecture: Mapping[str, Any]) -> nn.Module:
 
     The model stays as it is; the network is a copy in which each choice is the chosen candidate, or a
     `torch.fx.GraphModule` that picks and reduces the chosen inputs. Nothing of this library is left in it. Each of its
-    modules is in the form, training or eval, that it has in the model.
+    modules is in the form, training or eval, that it has in the model. Tensors that modules keep of their last pass are
+    copied without its graph. What cannot be copied, such as a lock or an open file, is shared, which a warning says.
 
     Args:
         model: a module with choices, as written, or taken over by a trainer or through `replace_*`.
@@ -37,11 +39,14 @@ def freeze(model: nn.Module, architecture: Mapping[str, Any]) -> nn.Module:
         SpaceError: one label means two different choices.
     """
     decisions = SearchSpace(model).canonical(architecture)
-    memo: dict[int, Any] = {}
-    _copy_chosen(model, None, decisions, memo, set())
-    # A choice and what stands in its place are already in the memo, as the chosen: `deepcopy` takes those
-    # wherever it meets either, in a child, a list or an attribute, and copies the candidates dropped nowhere.
-    network: nn.Module = copy.deepcopy(model, memo)
+
+    def network_of(memo: dict[int, Any]) -> nn.Module:
+        _copy_chosen(model, None, decisions, memo, set())
+        # A choice and what stands in its place are already in the memo, as the chosen: `deepcopy` takes those
+        # wherever it meets either, in a child, a list or an attribute, and copies the candidates dropped nowhere.
+        return copy.deepcopy(model, memo)
+
+    network = with_what_cannot_be_copied(network_of)
     for module in network.modules():
         forget(module)
     return _without_cells_of_ours(network)
