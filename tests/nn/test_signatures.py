@@ -17,7 +17,7 @@ class Custom(LayerChoice):
     ("choice", "names"),
     [
         (LayerChoice, ["candidates", "label", "prior"]),
-        (InputChoice, ["n_candidates", "n_chosen", "choose_from", "reduction", "prior", "label"]),
+        (InputChoice, ["n_candidates", "n_chosen", "reduction", "absent", "choose_from", "label", "prior"]),
         (Custom, ["candidates", "depth"]),
         (Choice, ["label"]),
     ],

@@ -16,23 +16,28 @@ from supernet.nn.choice import Choice, checked_prior, is_int, is_position
 __all__ = ["InputChoice"]
 
 REDUCTIONS = ("sum", "mean", "concat", "none")
+ABSENT = ("omitted", "zeros")
 
 
 class InputChoice(Choice):
     """Some of several tensors go on from here; which ones is decided by a search.
 
     Called with a list of `n_candidates` tensors, or with a dict of them where `choose_from` names them. The
-    chosen ones are reduced in input order. Where nothing is chosen the result is None.
+    chosen ones are reduced in input order. Where nothing is chosen the result is None, unless absent inputs are zeros.
 
     Args:
         n_candidates: how many tensors there are to choose from. Not needed with `choose_from`.
-        n_chosen: how many are chosen; None for any number of them, none included.
+        n_chosen: how many are chosen; (low, high) for at least and at most so many; None for any number of them,
+            none included.
         reduction: "sum", "mean", "concat" (along dimension 1), or "none" (the list itself).
+        absent: what inputs that are not chosen count as. "omitted": as if they were not there. "zeros": as zeros of
+            their shape, so that "concat" keeps its width, "none" the length of its list, "mean" divides by
+            `n_candidates`, and nothing chosen gives zeros. Default: "omitted".
         choose_from: names of the inputs, which then come as a dict.
         label: the decision's name. Choices of one label are one decision. Default: the path in the model.
-        prior: used when an architecture is sampled. With `n_chosen` given: weights that sum to 1, by which
-            inputs are drawn one after another without replacement. With None: the probability of each input
-            to be chosen, each on its own. Default: all architectures the same.
+        prior: used when an architecture is sampled. With a number `n_chosen`: weights that sum to 1, by which
+            inputs are drawn one after another without replacement. Else: the probability of each input
+            to be chosen, each on its own, on condition that the bounds are kept. Default: all sets the same.
 
     Raises:
         ChoiceError: the numbers, names, reduction or prior do not fit together.
@@ -41,9 +46,10 @@ class InputChoice(Choice):
     def __init__(
         self,
         n_candidates: int | None = None,
-        n_chosen: int | None = 1,
+        n_chosen: int | tuple[int, int] | None = 1,
         reduction: str = "sum",
         *,
+        absent: str = "omitted",
         choose_from: Sequence[str] | None = None,
         label: str | None = None,
         prior: Sequence[float] | None = None,
@@ -62,17 +68,27 @@ class InputChoice(Choice):
             raise ChoiceError("an InputChoice needs n_candidates (a number) or choose_from (names)")
         if not is_int(n_candidates) or n_candidates < 1:
             raise ChoiceError(f"n_candidates is a number from 1 on, not {n_candidates!r}")
-        if n_chosen is not None and (not is_int(n_chosen) or not 1 <= n_chosen <= n_candidates):
-            raise ChoiceError(f"n_chosen is None or a number from 1 to {n_candidates} (n_candidates), not {n_chosen!r}")
         if reduction not in REDUCTIONS:
             raise ChoiceError(f"reduction is one of {', '.join(REDUCTIONS)}, not {reduction!r}")
+        if absent not in ABSENT:
+            raise ChoiceError(f"absent is one of {', '.join(ABSENT)}, not {absent!r}")
         self.n_candidates = n_candidates
-        self.n_chosen = n_chosen
+        self.n_chosen = _checked_number(n_chosen, n_candidates)
         self.reduction = reduction
+        self.absent = absent
         self.choose_from = choose_from
-        self.prior = checked_prior(prior, n_candidates, sums_to_one=n_chosen is not None)
-        if self.prior and n_chosen is not None and sum(p > 0 for p in self.prior) < n_chosen:
-            raise ChoiceError(f"{n_chosen} inputs are to be chosen, but the prior allows fewer: {self.prior}")
+        low, high = self.bounds
+        self.prior = checked_prior(prior, n_candidates, sums_to_one=low == high)
+        if self.prior is not None:
+            if sum(p > 0 for p in self.prior) < low:
+                raise ChoiceError(f"{low} inputs are to be chosen, but the prior allows fewer: {self.prior}")
+            if low < high and sum(p == 1 for p in self.prior) > high:
+                raise ChoiceError(f"at most {high} inputs are to be chosen, but the prior demands more: {self.prior}")
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The least and the largest number of inputs that may be chosen."""
+        return bounds(self.n_chosen, self.n_candidates)
 
     def description(self) -> str:
         """Name this choice, by label where it has one, and its inputs."""
@@ -82,19 +98,51 @@ class InputChoice(Choice):
     def decided(self, decision: int | str | Sequence[int | str]) -> nn.Module:
         """Return a plain module that picks and reduces the inputs at these positions or of these names."""
         chosen = chosen_positions(decision, self.n_candidates, self.n_chosen, self.choose_from, self.label)
-        return chosen_inputs(chosen, self.reduction, self.choose_from)
+        n_with_zeros = self.n_candidates if self.absent == "zeros" else None
+        return chosen_inputs(chosen, self.reduction, self.choose_from, n_with_zeros)
 
     def extra_repr(self) -> str:
         """Show the label and the arguments."""
         inputs = f"n_candidates={self.n_candidates}" if self.choose_from is None else f"choose_from={self.choose_from}"
+        absent = "" if self.absent == "omitted" else f", absent={self.absent!r}"
         label = "" if self.label is None else f", label={self.label!r}"
-        return f"{inputs}, n_chosen={self.n_chosen}, reduction={self.reduction!r}{label}"
+        return f"{inputs}, n_chosen={self.n_chosen}, reduction={self.reduction!r}{absent}{label}"
+
+
+def bounds(n_chosen: int | tuple[int, int] | None, n_candidates: int) -> tuple[int, int]:
+    """Return the least and the largest number of inputs that `n_chosen` allows."""
+    if n_chosen is None:
+        return 0, n_candidates
+    return n_chosen if isinstance(n_chosen, tuple) else (n_chosen, n_chosen)
+
+
+def numbers(n_chosen: int | tuple[int, int] | None) -> str:
+    """Return `n_chosen` in words, such as "1 to 2" or "any number"."""
+    if n_chosen is None:
+        return "any number"
+    return f"{n_chosen[0]} to {n_chosen[1]}" if isinstance(n_chosen, tuple) else str(n_chosen)
+
+
+def _checked_number(n_chosen: Any, n_candidates: int) -> int | tuple[int, int] | None:
+    """Return a number, None, or bounds that are neither; or raise `ChoiceError`."""
+    if n_chosen is None:
+        return None
+    if is_int(n_chosen) and 1 <= n_chosen <= n_candidates:
+        return operator.index(n_chosen)
+    if isinstance(n_chosen, tuple | list) and len(n_chosen) == 2 and all(is_int(number) for number in n_chosen):
+        low, high = (operator.index(number) for number in n_chosen)
+        if 0 <= low <= high <= n_candidates and high:
+            return low if low == high else None if (low, high) == (0, n_candidates) else (low, high)
+    raise ChoiceError(
+        f"n_chosen is None or a number from 1 to {n_candidates} (n_candidates), not {n_chosen!r}; or bounds within 0 "
+        f"and {n_candidates}, such as (1, {n_candidates})"
+    )
 
 
 def chosen_positions(
     decision: Any,
     n_candidates: int,
-    n_chosen: int | None,
+    n_chosen: int | tuple[int, int] | None,
     choose_from: Sequence[str] | None,
     label: str | None,
 ) -> list[int]:
@@ -115,35 +163,56 @@ def chosen_positions(
             )
     if len(set(positions)) != len(positions):
         raise ArchitectureError(f"choice {label!r} names an input twice: {decision!r}")
-    if n_chosen is not None and len(positions) != n_chosen:
-        raise ArchitectureError(f"choice {label!r} takes {n_chosen} inputs, not {len(positions)}: {decision!r}")
+    low, high = bounds(n_chosen, n_candidates)
+    if not low <= len(positions) <= high:
+        raise ArchitectureError(
+            f"choice {label!r} takes {numbers(n_chosen)} inputs, not {len(positions)}: {decision!r}"
+        )
     return sorted(positions)
 
 
-def chosen_inputs(chosen: Sequence[int], reduction: str, choose_from: Sequence[str] | None) -> fx.GraphModule:
+def chosen_inputs(
+    chosen: Sequence[int], reduction: str, choose_from: Sequence[str] | None, n_with_zeros: int | None = None
+) -> fx.GraphModule:
     """Return a module of torch's own that takes all inputs, picks those at `chosen` and reduces them.
 
     A graph module carries its code with it, so it can be copied, pickled and compiled, and needs nothing of
     this library where it is loaded.
+
+    Args:
+        chosen: ascending positions.
+        reduction: of `InputChoice`.
+        choose_from: names of the inputs, where they come as a dict.
+        n_with_zeros: how many inputs there are, where those that are not chosen count as zeros. Default: they are
+            omitted.
     """
     graph = fx.Graph()
     inputs = graph.placeholder("inputs")
-    picked = [
-        graph.call_function(operator.getitem, (inputs, choose_from[position] if choose_from else position))
-        for position in chosen
-    ]
+
+    def picked(position: int) -> fx.Node:
+        return graph.call_function(operator.getitem, (inputs, choose_from[position] if choose_from else position))
+
+    def zeros(position: int) -> fx.Node:
+        return graph.call_function(torch.zeros_like, (picked(position),))
+
+    parts = [picked(position) for position in chosen]
+    count = len(parts)
+    if n_with_zeros is not None:
+        count = n_with_zeros
+        if reduction in ("concat", "none"):
+            parts = [picked(i) if i in chosen else zeros(i) for i in range(n_with_zeros)]
+        elif not parts:
+            parts, count = [zeros(0)], 1
     result: Any
-    if not picked:
+    if not parts:
         result = None
     elif reduction == "none":
-        result = picked
-    elif len(picked) == 1:
-        result = picked[0]
+        result = parts
     elif reduction == "concat":
-        result = graph.call_function(torch.cat, (picked, 1))
+        result = parts[0] if len(parts) == 1 else graph.call_function(torch.cat, (parts, 1))
     else:
-        result = reduce(lambda total, tensor: graph.call_function(operator.add, (total, tensor)), picked)
-        if reduction == "mean":
-            result = graph.call_function(operator.truediv, (result, len(picked)))
+        result = reduce(lambda total, tensor: graph.call_function(operator.add, (total, tensor)), parts)
+        if reduction == "mean" and count > 1:
+            result = graph.call_function(operator.truediv, (result, count))
     graph.output(result)
     return fx.GraphModule(nn.Module(), graph, class_name="ChosenInputs")

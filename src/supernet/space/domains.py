@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import accumulate, combinations
 from typing import Any, TypeAlias
 
-from supernet.nn.input_choice import chosen_positions
+from supernet.nn.input_choice import bounds, chosen_positions, numbers
 from supernet.nn.layer_choice import chosen_name
 
 __all__ = ["Decision", "Domain", "InputDomain", "LayerDomain"]
@@ -33,6 +33,11 @@ class LayerDomain:
     def size(self) -> int:
         """How many decisions there are."""
         return len(self.names)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether all decisions choose as many candidates: one."""
+        return True
 
     @property
     def n_uniforms(self) -> int:
@@ -77,18 +82,34 @@ class LayerDomain:
 
 @dataclass(frozen=True)
 class InputDomain:
-    """`n_chosen` of `n_candidates` inputs (any number of them where it is None)."""
+    """`n_chosen` of `n_candidates` inputs: a number, (low, high) for bounds of it, None for any number."""
 
     label: str
     n_candidates: int
-    n_chosen: int | None
+    n_chosen: int | tuple[int, int] | None
     choose_from: tuple[str, ...] | None = None
     prior: tuple[float, ...] | None = field(default=None, compare=False)
 
     @property
     def size(self) -> int:
         """How many decisions there are."""
-        return 2**self.n_candidates if self.n_chosen is None else math.comb(self.n_candidates, self.n_chosen)
+        return sum(math.comb(self.n_candidates, count) for count in self._counts)
+
+    @cached_property
+    def bounds(self) -> tuple[int, int]:
+        """The least and the largest number of inputs that may be chosen."""
+        return bounds(self.n_chosen, self.n_candidates)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether all decisions choose as many inputs."""
+        low, high = self.bounds
+        return low == high
+
+    @property
+    def _counts(self) -> range:
+        low, high = self.bounds
+        return range(low, high + 1)
 
     @property
     def n_uniforms(self) -> int:
@@ -96,8 +117,7 @@ class InputDomain:
         return self.n_candidates
 
     def __iter__(self) -> Iterator[list[int]]:
-        counts = range(self.n_candidates + 1) if self.n_chosen is None else [self.n_chosen]
-        return (list(chosen) for count in counts for chosen in combinations(range(self.n_candidates), count))
+        return (list(chosen) for count in self._counts for chosen in combinations(range(self.n_candidates), count))
 
     def normalized(self, decision: Any) -> list[int]:
         """Return a decision in the form that we write, or raise `ArchitectureError`."""
@@ -108,6 +128,8 @@ class InputDomain:
         if self.n_chosen is None:
             inclusion = self.prior or (0.5,) * self.n_candidates
             return [i for i, (u, p) in enumerate(zip(uniforms, inclusion, strict=True)) if u < p]
+        if isinstance(self.n_chosen, tuple):
+            return self._draw_within_bounds(uniforms)
         # The largest of u^(1/w) are a weighted draw without replacement (Efraimidis and Spirakis, 2006).
         if self.prior is None:
             keys = [math.log1p(-u) for u in uniforms]
@@ -117,10 +139,46 @@ class InputDomain:
             return [keys.index(max(keys))]
         return sorted(sorted(range(self.n_candidates), key=keys.__getitem__, reverse=True)[: self.n_chosen])
 
+    def _draw_within_bounds(self, uniforms: Sequence[float]) -> list[int]:
+        """Include each input on its own, one after another, on condition that the bounds will be kept.
+
+        Without a prior all inputs are as likely as not, so all sets within the bounds are equally likely.
+        """
+        chosen: list[int] = []
+        for i, (u, p) in enumerate(zip(uniforms, self._inclusion, strict=True)):
+            keeping = self._keeping[i + 1]
+            with_it, without_it = p * keeping[len(chosen) + 1], (1 - p) * keeping[len(chosen)]
+            if not without_it or u * (with_it + without_it) < with_it:  # not left out by rounding
+                chosen.append(i)
+        return chosen
+
+    @property
+    def _inclusion(self) -> tuple[float, ...]:
+        return self.prior or (0.5,) * self.n_candidates
+
+    @cached_property
+    def _keeping(self) -> list[list[float]]:
+        """`[i][c]`: how probable the bounds are kept if c of the first i inputs are chosen, up to a factor for each i.
+
+        The factor keeps the largest at 1: those of many inputs would not be numbers any more.
+        """
+        low, high = self.bounds
+        rows = [[float(low <= c <= high) for c in range(self.n_candidates + 2)]]
+        for p in reversed(self._inclusion):
+            last = rows[-1]
+            row = [p * last[c + 1] + (1 - p) * last[c] for c in range(self.n_candidates + 1)] + [0.0]
+            largest = max(row)
+            rows.append([value / largest for value in row])
+        return rows[::-1]
+
     def mutate(self, decision: list[int], uniforms: Sequence[float]) -> list[int]:
-        """Return the decision with one input swapped, or with one taken in or out where any number may be."""
-        if self.n_chosen is None:
-            return sorted(set(decision) ^ {int(uniforms[0] * self.n_candidates)})
+        """Return the decision with one input swapped, or with one taken in or out where that keeps the bounds."""
+        if not self.is_fixed:
+            low, high = self.bounds
+            out = decision if len(decision) > low else []
+            into = [i for i in range(self.n_candidates) if i not in decision] if len(decision) < high else []
+            changeable = sorted([*out, *into])
+            return sorted(set(decision) ^ {changeable[int(uniforms[0] * len(changeable))]})
         others = [i for i in range(self.n_candidates) if i not in decision]
         dropped, taken = decision[int(uniforms[0] * len(decision))], others[int(uniforms[1] * len(others))]
         return sorted({*decision, taken} - {dropped})
@@ -130,13 +188,13 @@ class InputDomain:
         return {
             "kind": "input",
             "n_candidates": self.n_candidates,
-            "n_chosen": self.n_chosen,
+            "n_chosen": list(self.n_chosen) if isinstance(self.n_chosen, tuple) else self.n_chosen,
             "choose_from": None if self.choose_from is None else list(self.choose_from),
         }
 
     def __str__(self) -> str:
         inputs = f" ({', '.join(self.choose_from)})" if self.choose_from else ""
-        return f"{'any' if self.n_chosen is None else self.n_chosen} of {self.n_candidates} inputs{inputs}"
+        return f"{'any' if self.n_chosen is None else numbers(self.n_chosen)} of {self.n_candidates} inputs{inputs}"
 
 
 Domain: TypeAlias = LayerDomain | InputDomain

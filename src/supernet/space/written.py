@@ -14,6 +14,7 @@ from torch import nn
 
 from supernet.errors import SpaceError
 from supernet.nn import Choice, InputChoice, LayerChoice
+from supernet.nn.input_choice import numbers
 
 __all__: list[str] = []
 
@@ -144,7 +145,7 @@ def _what_is_decided(choice: Choice) -> str:
     if isinstance(choice, LayerChoice):
         what = f"candidates {', '.join(choice.names)}"
     elif isinstance(choice, InputChoice):
-        what = f"{choice.n_chosen or 'any number'} of {choice.choose_from or choice.n_candidates} inputs"
+        what = f"{numbers(choice.n_chosen)} of {choice.choose_from or choice.n_candidates} inputs"
     else:
         raise SpaceError(f"{type(choice).__name__} is not a kind of choice that a space knows")
     return what if choice.prior is None else f"{what} with prior {choice.prior}"
