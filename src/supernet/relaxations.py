@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from supernet.space import Architecture, Decision, LayerDomain, SearchSpace
+from supernet.space.domains import Domain
 
 __all__ = ["DecisionDistribution", "binary_gates", "most_probable", "new_logits", "probabilities"]
 
@@ -17,32 +18,44 @@ Logits = dict[str, nn.Parameter]
 def new_logits(space: SearchSpace, *, seed: int, dtype: torch.dtype, device: torch.device) -> Logits:
     """Return label -> logits (K,), one for each candidate or input, 1e-3 * standard normal.
 
-    Choices of one label share one vector. The numbers depend on the seed only, not on the device.
+    Choices of one label share one vector. The numbers depend on the seed only, not on the device. They are of float32
+    at least, for an optimizer's steps are lost in what 16 bits round.
     """
     widths = {label: len(d.names) if isinstance(d, LayerDomain) else d.n_candidates for label, d in space.items()}
     return _new_logits(widths, seed, dtype, device)
 
 
-def probabilities(logits: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return label -> softmax of its logits (K,)."""
-    return {label: torch.softmax(vector, -1) for label, vector in logits.items()}
+def probabilities(space: SearchSpace, logits: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return label -> the probability of each candidate or input (K,).
+
+    Softmax of the logits; where the number of chosen inputs is not fixed, sigmoid: each is chosen on its own.
+    """
+    return {label: probabilities_of(space[label], vector) for label, vector in logits.items()}
+
+
+def probabilities_of(domain: Domain, logits: torch.Tensor) -> torch.Tensor:
+    """Return the same for one domain and its logits (K,)."""
+    return torch.softmax(logits, -1) if domain.is_fixed else torch.sigmoid(logits)
 
 
 def most_probable(space: SearchSpace, logits: Mapping[str, torch.Tensor]) -> Architecture:
-    """Return the architecture of the largest logits.
+    """Return the most probable architecture, of logits as `probabilities` reads them.
 
-    The largest of a layer choice; of an input choice the `n_chosen` largest (one where it is None), ascending.
-    Of equal ones the first counts.
+    The largest of a layer choice; of an input choice the `n_chosen` largest or, where that is not fixed, those above 0,
+    which are more probable than not; where these are too few or too many for its bounds, as many of the largest as keep
+    them. Of equal ones the first counts.
     """
-    decisions: Architecture = {}
-    for label, domain in space.items():
-        values = logits[label].tolist()
-        best = sorted(range(len(values)), key=lambda k: -values[k])
-        if isinstance(domain, LayerDomain):
-            decisions[label] = domain.names[best[0]]
-        else:
-            decisions[label] = sorted(best[: domain.n_chosen or 1])
-    return space.canonical(decisions)
+    return space.canonical({label: most_probable_of(domain, logits[label]) for label, domain in space.items()})
+
+
+def most_probable_of(domain: Domain, logits: torch.Tensor) -> Decision:
+    """Return the same for one domain and its logits (K,)."""
+    values = logits.tolist()
+    best = sorted(range(len(values)), key=lambda k: -values[k])
+    if isinstance(domain, LayerDomain):
+        return domain.names[best[0]]
+    low, high = domain.bounds
+    return sorted(best[: min(max(sum(value > 0 for value in values), low), high)])
 
 
 class DecisionDistribution:
@@ -53,7 +66,7 @@ class DecisionDistribution:
     Args:
         space: whose decisions.
         seed: of the logits, 1e-3 * standard normal.
-        dtype: of the logits.
+        dtype: of the logits; float32 at least.
         device: of the logits.
 
     Attributes:
@@ -118,6 +131,7 @@ def binary_gates(logits: torch.Tensor, drawn: Sequence[int], active: int) -> tor
 
 def _new_logits(widths: Mapping[str, int], seed: int, dtype: torch.dtype, device: torch.device) -> Logits:
     generator = torch.Generator().manual_seed(seed)
+    dtype = torch.promote_types(dtype, torch.float32)
     return {
         label: nn.Parameter((1e-3 * torch.randn(width, generator=generator)).to(device, dtype))
         for label, width in widths.items()

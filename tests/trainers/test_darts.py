@@ -280,7 +280,7 @@ def test_export_is_the_largest_alpha_and_the_largest_inputs_in_ascending_order()
         {
             "op": LayerChoice({"a": nn.Identity(), "b": nn.Linear(2, 2)}),
             "two": InputChoice(4, 2),
-            "any": InputChoice(3, None),
+            "any": InputChoice(3, None, absent="zeros"),
         }
     )
     model.forward = lambda x: model["any"]([model["op"](x)] * 3) + model["two"]([x] * 4)
@@ -289,8 +289,8 @@ def test_export_is_the_largest_alpha_and_the_largest_inputs_in_ascending_order()
     with torch.no_grad():
         trainer.alphas["op"].copy_(torch.tensor([0.0, 0.1]))
         trainer.alphas["two"].copy_(torch.tensor([0.2, 0.1, 0.0, 0.3]))
-        trainer.alphas["any"].copy_(torch.tensor([0.1, 0.3, 0.2]))
-    assert trainer.export() == {"op": "b", "two": [0, 3], "any": [1]}
+        trainer.alphas["any"].copy_(torch.tensor([0.1, -0.3, 0.2]))
+    assert trainer.export() == {"op": "b", "two": [0, 3], "any": [0, 2]}
 
 
 class Planted(nn.Module):

@@ -10,17 +10,31 @@ import torch
 from searches import search
 from torch import nn
 
-from supernet import LayerChoice, SearchSpace
+from supernet import InputChoice, LayerChoice, SearchSpace
 from supernet.errors import MissingExtraError, NonFiniteError, TrainingError
 from supernet.trainers import Callback, CsvFile, DartsPlusStopping, StableStopping, TensorBoard
 from supernet.trainers.health import entropies, share_without_parameters
 
 
 def test_entropy_is_log_k_where_nothing_is_decided_and_zero_where_all_is():
-    found = entropies({"even": [0.25] * 4, "decided": [0.0, 1.0], "between": [0.9, 0.1]})
+    layers = {
+        label: LayerChoice([nn.ReLU() for _ in range(4)], label=label) for label in ("even", "decided", "between")
+    }
+    space = SearchSpace(nn.ModuleDict(layers))
+    found = entropies({"even": [0.25] * 4, "decided": [0.0, 1.0], "between": [0.9, 0.1]}, space)
     assert found["even"] == pytest.approx(math.log(4))
     assert found["decided"] == 0
     assert found["between"] == pytest.approx(-0.9 * math.log(0.9) - 0.1 * math.log(0.1))
+
+
+def test_entropy_of_inputs_that_are_chosen_each_on_its_own_is_the_sum_of_theirs():
+    joins = {"any": InputChoice(3, None), "some": InputChoice(3, (1, 2)), "one": InputChoice(2, 1)}
+    found = entropies(
+        {"any": [0.5, 0.5, 0.5], "some": [1.0, 0.0, 0.9], "one": [0.5, 0.5]}, SearchSpace(nn.ModuleDict(joins))
+    )
+    assert found["any"] == pytest.approx(3 * math.log(2))
+    assert found["some"] == pytest.approx(-0.9 * math.log(0.9) - 0.1 * math.log(0.1))
+    assert found["one"] == pytest.approx(math.log(2))
 
 
 def test_collapse_is_the_share_of_decisions_without_parameters():

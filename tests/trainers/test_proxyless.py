@@ -420,7 +420,7 @@ def test_what_has_no_meaning_is_refused_at_construction_and_the_model_is_as_it_w
             self.head = nn.Linear(3, 2)
 
     for arguments, message in (
-        ((3, None), "choice 'some' takes any number of inputs, none included"),
+        ((3, None), "choice 'some' takes any number of its inputs, none included"),
         ((20, 10), "choice 'some' has 184,756 sets of 10 inputs"),
     ):
         model = Any(*arguments).double()

@@ -12,6 +12,7 @@ from torch import nn
 
 from supernet.errors import ChoiceError
 from supernet.execution.apart import Apart
+from supernet.execution.expected_mean import weights_of_mean
 from supernet.execution.fast.candidates import Candidates, can_be_fast
 from supernet.execution.fast.reading import Known
 from supernet.execution.fast.shared import Shared
@@ -23,6 +24,7 @@ from supernet.execution.slot import LayerSlot
 from supernet.execution.state import Buffers, random_numbers_kept
 from supernet.execution.structure import outline_of, parts_of, rebuilt
 from supernet.nn import InputChoice, LayerChoice
+from supernet.nn.input_choice import numbers
 
 __all__ = ["MixedInput", "MixedLayer", "mixed"]
 
@@ -116,12 +118,14 @@ class MixedLayer(LayerSlot):
 
 
 class MixedInput(PathInput):
-    """Stands in an `InputChoice`'s place: `sum_i p_i x_i`, p the plan's weights for the choice's label.
+    """Stands in an `InputChoice`'s place: all its inputs, weighted by the plan's probabilities for the choice's label.
 
     Where the plan has a decision, the positions of inputs, these are picked and reduced as the choice says.
 
-    The mixture is the same for "sum" and "mean" and for any `n_chosen`: the weights sum to one. It cannot
-    stand for "none", nor for "concat" of several inputs.
+    A fixed number k of inputs has probabilities p that sum to one: the mixture is `sum_i p_i x_i` for "sum" and "mean"
+    alike. Any other number has a probability of each input, chosen on its own: the mixture is the mean of what the
+    choice gives then, where nothing chosen counts as zeros. Where absent inputs are zeros, a mixture stands for
+    "concat" and "none" too: each input weighted (by k p_i, so that they add up to k, where the number is fixed).
 
     Raises:
         ChoiceError: the choice's reduction is one that a mixture cannot stand for.
@@ -129,12 +133,21 @@ class MixedInput(PathInput):
 
     def __init__(self, choice: InputChoice, plan: Plan) -> None:
         super().__init__(choice, plan)
-        if choice.reduction == "none" or (choice.reduction == "concat" and choice.n_chosen != 1):
+        has_zeros, number = choice.absent == "zeros", choice.n_chosen if isinstance(choice.n_chosen, int) else None
+        keeps_each = choice.reduction == "none" or (choice.reduction == "concat" and (has_zeros or number != 1))
+        if keeps_each and not has_zeros:
             raise ChoiceError(
-                f"choice {self.label!r} reduces {choice.n_chosen or 'any number of'} inputs by {choice.reduction!r}, "
-                "for which a mixture of all inputs cannot stand; use 'sum' or 'mean', or n_chosen=1 with 'concat', "
-                "or a trainer that samples"
+                f"choice {self.label!r} reduces {numbers(choice.n_chosen)} of its inputs by {choice.reduction!r}, "
+                "for which a mixture of all inputs cannot stand; use 'sum' or 'mean', or absent='zeros', or n_chosen=1 "
+                "with 'concat', or a trainer that samples"
             )
+        self._reduction = choice.reduction if keeps_each else "sum"
+        self._takes_mean = choice.reduction == "mean" and number is None and not has_zeros
+        self._factor = 1.0
+        if keeps_each:
+            self._factor = float(number or 1)
+        elif choice.reduction == "mean" and has_zeros:
+            self._factor = (number or 1) / choice.n_candidates
         self.names = [str(i) for i in range(choice.n_candidates)] if choice.choose_from is None else choice.choose_from
         self.by_name = choice.choose_from is not None
 
@@ -144,6 +157,13 @@ class MixedInput(PathInput):
         if not isinstance(weights, torch.Tensor):
             return super().forward(inputs)
         tensors = list(named.values())
+        if self._takes_mean:
+            weights = weights_of_mean(weights)
+        if self._factor != 1:
+            weights = weights * self._factor
+        if self._reduction != "sum":
+            parts = [weight * x for weight, x in zip(weights.unbind(), tensors, strict=True)]
+            return torch.cat(parts, 1) if self._reduction == "concat" else parts
         if self.plan.fast and all(can_be_fast(x, weights) and x.shape == tensors[0].shape for x in tensors):
             return weighted_sum(weights, [Term(k, x) for k, x in enumerate(tensors)], Shared())
         return mixed(named, weights, self.label)

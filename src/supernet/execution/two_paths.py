@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from supernet.errors import ChoiceError
 from supernet.execution.apart import Apart
 from supernet.execution.mixture import mixed
 from supernet.execution.path import PathInput, PathLayer
 from supernet.execution.plan import Plan
 from supernet.execution.structure import copied
-from supernet.nn import LayerChoice
+from supernet.nn import InputChoice, LayerChoice
+from supernet.nn.input_choice import numbers
 
 __all__ = ["GatedInput", "GatedLayer", "Gates"]
 
@@ -61,7 +63,23 @@ class GatedLayer(PathLayer):
 
 
 class GatedInput(PathInput):
-    """Stands in an `InputChoice`'s place: the same, over what each of its decisions makes of the inputs."""
+    """Stands in an `InputChoice`'s place: the same, over what each of its decisions makes of the inputs.
+
+    Raises:
+        ChoiceError: the choice's decisions make things that cannot be added up: None, or more or fewer channels.
+    """
+
+    def __init__(self, choice: InputChoice, plan: Plan) -> None:
+        super().__init__(choice, plan)
+        low, high = choice.bounds
+        if choice.absent == "omitted" and (low == 0 or (low < high and choice.reduction in ("concat", "none"))):
+            what, mend = f"which are reduced by {choice.reduction!r}", "a number n_chosen"
+            if low == 0:
+                what, mend = "none included", f"n_chosen as a number or bounds such as (1, {high})"
+            raise ChoiceError(
+                f"choice {self.label!r} takes {numbers(choice.n_chosen)} of its inputs, {what}, and a gate cannot "
+                f"stand for none or for fewer; give it absent='zeros', or {mend}, or use another trainer"
+            )
 
     def forward(self, inputs: Sequence[Any] | Mapping[str, Any]) -> Any:
         """Reduce the inputs by each decision, and add up those results by their gates."""

@@ -27,7 +27,8 @@ class DartsTrainer(SupernetTrainer):
     """DARTS (arXiv 1806.09055), first and second order.
 
     Every candidate runs; their outputs are mixed by softmax(alpha). Alphas and weights are trained in turn,
-    on two halves of the data. An InputChoice is a mixture of its inputs by the same rule.
+    on two halves of the data. An InputChoice is a mixture of its inputs by the same rule; where it may choose more or
+    fewer of them, each is chosen on its own, with probability sigmoid(alpha).
 
     Departs from the paper: architecture steps do not move BatchNorm's running statistics.
 
@@ -41,7 +42,7 @@ class DartsTrainer(SupernetTrainer):
         loop: the keyword arguments of `SupernetTrainer`.
 
     Attributes:
-        alphas: label -> logits (K,). They are in no optimizer of the weights and in no module.
+        alphas: label -> logits (K,), of float32 at least. They are in no optimizer of the weights and in no module.
 
     Raises:
         TrainingError, TakenOverError, DataError, SpaceError: as `SupernetTrainer`; `unrolled` with an optimizer
@@ -88,8 +89,8 @@ class DartsTrainer(SupernetTrainer):
         self.take_over(partial(MixedLayer, lean=memory == "lean"), MixedInput, self.plan())
 
     def plan(self) -> dict[str, torch.Tensor]:
-        """Return label -> mixing weights (K,)."""
-        return probabilities(self.alphas)
+        """Return label -> the probability of each candidate or input (K,)."""
+        return probabilities(self.space, self.alphas)
 
     def train_step(self, trn_X: Any, trn_y: Any, val_X: Any, val_y: Any) -> None:
         """Take a step of the alphas, then one of the weights."""
@@ -117,7 +118,7 @@ class DartsTrainer(SupernetTrainer):
             self.descend(self.measure("train", output, trn_y), self.optimizer, clip=self.grad_clip)
 
     def export(self) -> Architecture:
-        """Return the architecture of the largest alphas."""
+        """Return the most probable architecture: that of the largest alphas."""
         return most_probable(self.space, self.alphas)
 
     def preferred(self) -> Architecture:
@@ -125,7 +126,7 @@ class DartsTrainer(SupernetTrainer):
         return self.export()
 
     def probabilities(self) -> dict[str, list[float]]:
-        """Return label -> softmax(alpha)."""
+        """Return label -> softmax(alpha), or sigmoid(alpha) where the number of chosen inputs is not fixed."""
         return {label: weights.tolist() for label, weights in self.plan().items()}
 
     def _take_unrolled_gradient(self, val_X: Any, val_y: Any, trn_X: Any, trn_y: Any) -> None:

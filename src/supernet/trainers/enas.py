@@ -14,6 +14,7 @@ from typing_extensions import Unpack
 
 from supernet.checks import check_counts
 from supernet.errors import ChoiceError, TrainingError
+from supernet.nn.input_choice import numbers
 from supernet.space import Architecture, Decision, LayerDomain, SearchSpace
 from supernet.trainers.data import Data, mixed_seed
 from supernet.trainers.metrics import Meter, Metrics
@@ -39,7 +40,8 @@ class EnasController(nn.Module):
     A LayerChoice is decided by a softmax over its candidates, an InputChoice by attention over its inputs: an
     input that `choose_from` names after an earlier choice, or after the module that holds it, is represented by the
     LSTM's state after that choice, any other by a vector that is learnt. One of n inputs is a softmax over them, k
-    of n a softmax over the sets of k by the sum of their scores, any number an independent Bernoulli each.
+    of n a softmax over the sets of k by the sum of their scores, any number an independent Bernoulli each, and within
+    bounds the same on condition that they are kept: a softmax over those sets.
 
     Choices of one label are decided once, and those inside candidates that are not chosen not at all.
 
@@ -49,7 +51,7 @@ class EnasController(nn.Module):
         lstm_num_layers: of the LSTM. Default: 1.
         tanh_constant: logits become `tanh_constant * tanh(logits)`; None leaves them. Default: 1.5.
         temperature: what logits are divided by before; None leaves them. Default: None.
-        skip_target: the probability towards which inputs of "any number" are held. Default: 0.4.
+        skip_target: the probability towards which inputs are held whose number is not fixed. Default: 0.4.
         entropy_reduction: whether entropies and penalties of the decisions are added up ("sum") or averaged
             ("mean"). Default: "sum".
         seed: of the parameters, uniform between -0.1 and 0.1.
@@ -95,6 +97,7 @@ class EnasController(nn.Module):
         self.attention_query = nn.Linear(lstm_size, lstm_size, bias=False)
         self.attention_score = nn.Linear(lstm_size, 1, bias=False)
         generator = torch.Generator().manual_seed(seed)
+        self.to(torch.promote_types(torch.get_default_dtype(), torch.float32))  # steps are lost in what 16 bits round
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.uniform_(-0.1, 0.1, generator=generator)
@@ -120,9 +123,8 @@ class EnasController(nn.Module):
             value = self._drawn(distribution, generator) if given is None else self._value(label, given[label])
             log_probs.append(distribution.log_prob(value).sum())
             entropies.append(distribution.entropy().sum())
-            if isinstance(distribution, Bernoulli):
-                target = Bernoulli(torch.full_like(distribution.probs, self.skip_target))
-                penalties.append(kl_divergence(distribution, target).sum())
+            if not self.space[label].is_fixed:
+                penalties.append(kl_divergence(distribution, self._target(label, distribution)).sum())
             decision, rows = self._decision(label, value)
             seen[label] = following
             following = embeddings[rows].mean(0, keepdim=True) if rows else self.start
@@ -164,6 +166,13 @@ class EnasController(nn.Module):
             return Bernoulli(logits=logits)
         return Categorical(logits=torch.stack([logits[chosen].sum() for chosen in sets]))
 
+    def _target(self, label: str, distribution: Distribution) -> Distribution:
+        """Return the distribution in which each input is chosen with probability `skip_target`, within its bounds."""
+        if isinstance(distribution, Bernoulli):
+            return Bernoulli(torch.full_like(distribution.probs, self.skip_target))
+        counts = self.start.new_tensor([len(chosen) for chosen in self._sets[label] or []])
+        return Categorical(logits=counts * math.log(self.skip_target / (1 - self.skip_target)))
+
     def _drawn(self, distribution: Distribution, generator: torch.Generator | None) -> torch.Tensor:
         with torch.no_grad():
             if isinstance(distribution, Categorical):
@@ -204,7 +213,7 @@ class EnasTrainer(SampledTrainer):
         reward_function: `(output, target) -> number`, higher is better.
         optimizer, num_epochs, dataset: as `SupernetTrainer` has them.
         entropy_weight: of the policy's entropy. Default: 1e-4.
-        skip_weight: of the penalty on inputs of "any number". Default: 0.8.
+        skip_weight: of the penalty on inputs whose number is not fixed. Default: 0.8.
         baseline_decay: of the moving average of rewards that is subtracted from each. Default: 0.999.
         ctrl_lr: of Adam, which trains the controller. Default: 3.5e-4.
         ctrl_steps_aggregate: architectures, each with a validation batch of its own, whose gradients are averaged
@@ -328,8 +337,8 @@ def _sets_of_inputs(space: SearchSpace, label: str) -> list[list[int]] | None:
         return None
     if domain.size > MAX_DECISIONS:
         raise ChoiceError(
-            f"choice {label!r} has {domain.size:,} sets of {domain.n_chosen} inputs; a softmax over them bears "
-            f"{MAX_DECISIONS:,}: give it fewer inputs, or n_chosen=None"
+            f"choice {label!r} has {domain.size:,} sets of {numbers(domain.n_chosen)} inputs; a softmax over them "
+            f"bears {MAX_DECISIONS:,}: give it fewer inputs, or n_chosen=None"
         )
     return list(domain)
 

@@ -12,9 +12,16 @@ from supernet.space import Architecture, LayerDomain, SearchSpace
 __all__ = ["DartsPlusStopping", "StableStopping"]
 
 
-def entropies(probabilities: Mapping[str, list[float]]) -> dict[str, float]:
-    """Return label -> entropy of its distribution, in nats: log K where nothing is decided, 0 where all is."""
-    return {label: -sum(p * math.log(p) for p in ps if p > 0) for label, ps in probabilities.items()}
+def entropies(probabilities: Mapping[str, list[float]], space: SearchSpace) -> dict[str, float]:
+    """Return label -> entropy of its distribution, in nats: log K where nothing is decided, 0 where all is.
+
+    Where the number of chosen inputs is not fixed, each is chosen on its own, and K log 2 is the most.
+    """
+    outcomes = {
+        label: ps if space[label].is_fixed else [q for p in ps for q in (p, 1 - p)]
+        for label, ps in probabilities.items()
+    }
+    return {label: -sum(p * math.log(p) for p in ps if p > 0) for label, ps in outcomes.items()}
 
 
 def share_without_parameters(

@@ -493,7 +493,7 @@ class SupernetTrainer(BaseOneShotTrainer):
                 "peak_memory_mib": _peak_memory(self.device),
             },
             "probabilities": probabilities,
-            "entropy": entropies(probabilities),
+            "entropy": entropies(probabilities, self.space),
         }
         if architecture is not None:
             last = self.history[-1] if self.history else {}

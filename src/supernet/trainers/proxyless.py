@@ -11,7 +11,8 @@ from torch.optim import Adam, Optimizer
 from typing_extensions import Unpack
 
 from supernet.errors import ChoiceError, TrainingError
-from supernet.execution import GatedInput, GatedLayer, Gates
+from supernet.execution import GatedInput, GatedLayer, Gates, PathInput, PathLayer
+from supernet.nn.input_choice import numbers
 from supernet.relaxations import DecisionDistribution, binary_gates
 from supernet.space import Architecture, InputDomain, LayerDomain, SearchSpace
 from supernet.trainers.data import Data, mixed_seed
@@ -35,7 +36,7 @@ class ProxylessTrainer(SupernetTrainer):
     the gates. The one over two is biased even there: with three candidates of equal probability its factor is
     1/12 where 1/9 is exact.
 
-    An InputChoice is a choice between its sets of `n_chosen` inputs, each set with an alpha of its own.
+    An InputChoice is a choice between its sets of inputs, each set with an alpha of its own.
 
     Departs from the paper: each step of the weights has one of the alphas before it, as in Retiarii; the cost is
     added to the loss, `loss + cost_weight * cost`, as that of the sampled path.
@@ -54,12 +55,14 @@ class ProxylessTrainer(SupernetTrainer):
         loop: the keyword arguments of `SupernetTrainer`.
 
     Attributes:
-        alphas: label -> logits (K,), one for each decision. They are in no optimizer of the weights.
+        alphas: label -> logits (K,), one for each decision, of float32 at least. They are in no optimizer of the
+            weights.
 
     Raises:
         TrainingError, TakenOverError, DataError, SpaceError: as `SupernetTrainer`; the cost names what the space has
             not, or lacks a candidate.
-        ChoiceError: an InputChoice takes any number of inputs, which may be none, or has too many sets of inputs.
+        ChoiceError: an InputChoice has too many sets of inputs, or ones between which gates cannot stand: such as
+            none at all, unless absent inputs are zeros.
     """
 
     leaves_parameters_unused = True
@@ -100,7 +103,8 @@ class ProxylessTrainer(SupernetTrainer):
         self.architecture_optimizer: Any = self.fabric.setup_optimizers(
             Adam(self.alphas.values(), arc_learning_rate, betas=(0.0, 0.999))
         )
-        self.take_over(GatedLayer, GatedInput, self.space.draw(torch.Generator().manual_seed(self.seed)))
+        layer, input = (GatedLayer, GatedInput) if estimator == "gates" else (PathLayer, PathInput)
+        self.take_over(layer, input, self.space.draw(torch.Generator().manual_seed(self.seed)))
 
     def train_step(self, trn_X: Any, trn_y: Any, val_X: Any, val_y: Any) -> None:
         """Take a step of the alphas, unless the weights are still warming up, then one of the weights."""
@@ -192,14 +196,14 @@ class ProxylessTrainer(SupernetTrainer):
         return self.export()
 
     def probabilities(self) -> dict[str, list[float]]:
-        """Return label -> softmax(alpha); of inputs that are taken several at a time, each one's share of the sets."""
+        """Return label -> softmax(alpha); of inputs the probability of each to be chosen, as a share where k are."""
         shares = {}
         for label, alpha in self.alphas.items():
             p, domain = torch.softmax(alpha.detach(), -1), self.space[label]
             if isinstance(domain, InputDomain):
                 sets = self._distribution.decisions[label]
                 holds = torch.tensor([[i in chosen for chosen in sets] for i in range(domain.n_candidates)]).to(p)
-                p = holds @ p / (domain.n_chosen or 1)
+                p = holds @ p / (domain.bounds[1] if domain.is_fixed else 1)
             shares[label] = p.tolist()
         return shares
 
@@ -223,13 +227,9 @@ def _check_domains(space: SearchSpace) -> None:
     for label, domain in space.items():
         if not isinstance(domain, InputDomain):
             continue
-        if domain.n_chosen is None:
-            raise ChoiceError(
-                f"choice {label!r} takes any number of inputs, none included, and a gate cannot stand for none; give "
-                "it n_chosen, or use a trainer that mixes all or draws by a policy"
-            )
         if domain.size > MAX_DECISIONS:
             raise ChoiceError(
-                f"choice {label!r} has {domain.size:,} sets of {domain.n_chosen} inputs, each of which would have an "
-                f"alpha; at most {MAX_DECISIONS:,} are borne: give it fewer inputs, or use a trainer that samples"
+                f"choice {label!r} has {domain.size:,} sets of {numbers(domain.n_chosen)} inputs, each of which would "
+                f"have an alpha; at most {MAX_DECISIONS:,} are borne: give it fewer inputs, or use a trainer that "
+                "samples"
             )

@@ -16,6 +16,7 @@ from supernet.execution import MixedLayer, Plan, replace_input_choice, replace_l
 from supernet.execution.memory_format import agree, channels_last_inputs, choose_memory_format
 from supernet.execution.state import Buffers, Forms, copied, held, versions_of
 from supernet.nn import InputChoice, LayerChoice
+from supernet.trainers.numbers_of_inputs import check_numbers_of_inputs
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -88,6 +89,7 @@ class Supernet:
             forms.note()  # of what stands in the choices' places too
             with forms.kept():
                 self._plan.fast = False  # first as written: what is wrong with a model is said in its own terms
+                check_numbers_of_inputs(model, self._plan, self.replaced, lambda: leaving_no_trace(X))
                 self._channels_last = choose_memory_format(model, X, lambda X: leaving_no_trace(X)[1])
                 self._check_changed_inputs(lambda: leaving_no_trace(self._laid_out(X)))
                 self._go_fast(lambda: leaving_no_trace(self._laid_out(X)))

@@ -15,10 +15,12 @@ from supernet.errors import TrainingError
 from supernet.execution import MixedInput, MixedLayer, Plan, replace_input_choice, replace_layer_choice
 from supernet.execution.state import Buffers, RandomState, kept
 from supernet.nn import InputChoice, LayerChoice
+from supernet.relaxations import most_probable_of, probabilities_of
 from supernet.retiarii.choices import as_list
 from supernet.retiarii.oneshot.pytorch.alpha import HasAlpha
 from supernet.retiarii.oneshot.pytorch.subclassing import Assignable, RetiariiTrainer
 from supernet.retiarii.oneshot.pytorch.utils import AverageMeterGroup, Split, halves
+from supernet.space import Decision, InputDomain
 from supernet.trainers import DartsTrainer as OurDartsTrainer
 from supernet.trainers.darts import _or_zero, _virtual_step
 
@@ -49,22 +51,22 @@ class DartsLayerChoice(HasAlpha, MixedLayer):
 
 
 class DartsInputChoice(HasAlpha, MixedInput):
-    """The same for the inputs of an InputChoice."""
+    """The same for the inputs of an InputChoice; by sigmoid(alpha) where their number is not fixed."""
 
     def __init__(self, input_choice: InputChoice, plan: Plan | None = None) -> None:
         MixedInput.__init__(self, input_choice, Plan() if plan is None else plan)
-        self.n_chosen = input_choice.n_chosen or 1
+        self.domain = InputDomain(self.label, input_choice.n_candidates, input_choice.n_chosen)
         self._take_alpha(input_choice.n_candidates, plan)
 
     def forward(self, inputs: Any) -> Any:
         """Mix the inputs."""
         if self._computes_its_own():
-            self.plan[self.label] = torch.softmax(self.alpha, -1)
+            self.plan[self.label] = probabilities_of(self.domain, self.alpha)
         return super().forward(as_list(inputs))
 
-    def export(self) -> list[int]:
-        """Return the positions of the `n_chosen` largest alphas, ascending."""
-        return sorted(self.alpha.argsort(descending=True, stable=True)[: self.n_chosen].tolist())
+    def export(self) -> Decision:
+        """Return the most probable positions, ascending."""
+        return most_probable_of(self.domain, self.alpha)
 
 
 class _RetiariiDarts(RetiariiTrainer):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from itertools import combinations
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.optim import Adam
 
-from supernet.errors import ChoiceError, TrainingError
+from supernet.errors import TrainingError
 from supernet.execution import GatedInput, GatedLayer, Gates, Plan, replace_input_choice, replace_layer_choice
 from supernet.execution.state import Buffers, held
 from supernet.nn import InputChoice, LayerChoice
@@ -20,6 +19,7 @@ from supernet.retiarii.choices import as_list
 from supernet.retiarii.oneshot.pytorch.alpha import HasAlpha
 from supernet.retiarii.oneshot.pytorch.subclassing import Assignable, RetiariiTrainer
 from supernet.retiarii.oneshot.pytorch.utils import AverageMeterGroup, Split, halves
+from supernet.space import InputDomain
 from supernet.trainers import ProxylessTrainer as OurProxylessTrainer
 
 __all__ = ["ProxylessInputChoice", "ProxylessLayerChoice", "ProxylessTrainer"]
@@ -86,14 +86,11 @@ class ProxylessLayerChoice(_HasGates, GatedLayer):
 
 
 class ProxylessInputChoice(_HasGates, GatedInput):
-    """Reduces one set of `n_chosen` inputs, with gates."""
+    """Reduces one set of inputs, with gates."""
 
     def __init__(self, input_choice: InputChoice, plan: Plan | None = None) -> None:
         GatedInput.__init__(self, input_choice, Plan() if plan is None else plan)
-        if input_choice.n_chosen is None:
-            raise ChoiceError(f"choice {self.label!r} takes any number of inputs, so it has no gates; give it n_chosen")
-        sets = combinations(range(input_choice.n_candidates), input_choice.n_chosen)
-        self.decisions = [list(chosen) for chosen in sets]
+        self.decisions = list(InputDomain(self.label, input_choice.n_candidates, input_choice.n_chosen))
         self._take_alpha(len(self.decisions), plan)
 
     def forward(self, inputs: Any) -> Any:

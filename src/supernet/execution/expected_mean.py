@@ -1,0 +1,34 @@
+"""The expected mean of inputs each of which is chosen on its own."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+__all__: list[str] = []
+
+
+def weights_of_mean(probabilities: torch.Tensor) -> torch.Tensor:
+    """Return w (K,) such that `sum_i w_i x_i` is the expected mean of the chosen inputs, zeros where none is chosen.
+
+    With b_j whether input j is chosen, `w_i = p_i E[1 / (1 + sum_(j != i) b_j)]`. As `1 / (1 + n)` is the integral of
+    `t^n` over [0, 1], that expectation is the integral of `prod_(j != i) (1 - p_j + p_j t)`: of a polynomial, for which
+    Gauss's quadrature is exact.
+
+    Args:
+        probabilities: (K,), of each input to be chosen.
+    """
+    nodes_Q1, weights_Q = _quadrature(len(probabilities), probabilities.dtype, probabilities.device)
+    logs_QK = torch.log(1 - probabilities + probabilities * nodes_Q1)  # of numbers above 0, as the nodes are
+    others_QK = torch.exp(logs_QK.sum(-1, keepdim=True) - logs_QK)
+    return probabilities * (weights_Q @ others_QK)
+
+
+@lru_cache(maxsize=256)
+def _quadrature(count: int, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return nodes (Q, 1) and weights (Q,) on [0, 1], exact below degree `count` (Golub and Welsch, 1969)."""
+    k = torch.arange(1, (count + 1) // 2, dtype=torch.float64)
+    beside = 0.5 / torch.sqrt(1 - (2 * k) ** -2)
+    values, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
+    return ((values + 1) / 2)[:, None].to(device, dtype), vectors[0].square().to(device, dtype)
