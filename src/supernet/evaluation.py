@@ -17,8 +17,9 @@ from supernet.errors import DataError, NonFiniteError, UnresolvedChoiceError
 from supernet.execution.memory_format import channels_last_inputs, choose_memory_format
 from supernet.execution.state import Buffers, Forms, seeded
 from supernet.space import SearchSpace
-from supernet.trainers.data import Data, Part, first_batch, length_of, loader_of, split_batch
+from supernet.trainers.data import Data, Part, first_batch, length_of, loader_of
 from supernet.trainers.fabric import new_fabric
+from supernet.trainers.forward import Forward, ForwardFn, LossFn, checked_loss
 from supernet.trainers.loop import check_optimizer
 from supernet.trainers.metrics import Meter, Metrics
 from supernet.trainers.progress import ProgressBar
@@ -31,12 +32,14 @@ __all__ = ["evaluate", "train"]
 
 def train(
     network: nn.Module,
-    loss: Callable[[Any, Any], torch.Tensor],
+    loss: Callable[[Any, Any], torch.Tensor] | None,
     metrics: Metrics | None,
     optimizer: Optimizer,
     num_epochs: int,
     dataset: Data,
     *,
+    forward_fn: ForwardFn | None = None,
+    loss_fn: LossFn | None = None,
     batch_size: int = 64,
     workers: int = 0,
     scheduler: LRScheduler | None = None,
@@ -54,8 +57,8 @@ def train(
 
     Args:
         network: a network without choices.
-        loss, metrics, optimizer, num_epochs, batch_size, workers, grad_clip, device, precision, seed, progress:
-            as `SupernetTrainer` has them.
+        loss, metrics, optimizer, num_epochs, forward_fn, loss_fn, batch_size, workers, grad_clip, device, precision,
+            seed, progress: as `SupernetTrainer` has them.
         dataset: a torch Dataset or DataLoader, all of which is trained on.
         scheduler: of the learning rate, stepped once an epoch.
 
@@ -69,6 +72,8 @@ def train(
         DataError: the data cannot be read, or has fewer samples than one batch of a loader that drops.
     """
     _check_plain(network)
+    loss = checked_loss(loss, loss_fn)
+    run = Forward(network, forward_fn, loss_fn)
     check_optimizer(optimizer, network, loss)
     check_counts(num_epochs=num_epochs, batch_size=batch_size)
     check_counts(0, workers=workers)
@@ -78,16 +83,16 @@ def train(
     loss = loss.to(fabric.device) if isinstance(loss, nn.Module) else loss
     meter, history = Meter(metrics, fabric.device), []
     forms = Forms(network)
-    channels_last = _lay_out(network, fabric, loader, seed, forms)
+    channels_last = _lay_out(network, fabric, loader, seed, forms, run)
     module, stepper = fabric.setup(network, optimizer)
-    part = Part(loader, fabric.to_device)
+    part = Part(loader, fabric.to_device, split=run.split)
     shown = ProgressBar("training", num_epochs, shown=progress)
     with seeded(seed, fabric.device), forms.kept(), shown as bar:
         forms.train()
         for epoch in range(num_epochs):
             bar.begin_epoch(epoch, length_of(loader))
             for X, y in part.batches(epoch):
-                output = module(channels_last_inputs(X) if channels_last else X)
+                output = run(module, channels_last_inputs(X) if channels_last else X)
                 batch_loss = loss(output, y)
                 meter.update(batch_loss, output, y, X)
                 stepper.zero_grad()
@@ -117,6 +122,8 @@ def evaluate(
     metrics: Metrics | None,
     dataset: Data,
     *,
+    forward_fn: ForwardFn | None = None,
+    loss_fn: LossFn | None = None,
     batch_size: int = 256,
     workers: int = 0,
     device: str | torch.device | None = None,
@@ -126,7 +133,7 @@ def evaluate(
 
     Args:
         network: a network without choices; each module of it comes back in the form, training or eval, that it was in.
-        loss, metrics: as `SupernetTrainer` has them; either may be None.
+        loss, metrics, forward_fn, loss_fn: as `SupernetTrainer` has them; each may be None.
         dataset: a torch Dataset or DataLoader.
         batch_size, workers, device, precision: as `SupernetTrainer` has them. Default batch size: 256.
 
@@ -138,14 +145,15 @@ def evaluate(
         DataError: the data cannot be read, or is empty.
     """
     _check_plain(network)
+    loss, run = checked_loss(loss, loss_fn, may_lack=True), Forward(network, forward_fn, loss_fn)
     fabric = new_fabric(device, precision)
     loader = loader_of(dataset, batch_size=batch_size, workers=workers, seed=0, shuffle=False)
     loss = loss.to(fabric.device) if isinstance(loss, nn.Module) else loss
     meter = Meter(metrics, fabric.device)
     module = fabric.setup_module(network)
     with torch.no_grad(), Forms(network).evaluating():
-        for X, y in Part(loader, fabric.to_device).batches(0):
-            output = module(X)
+        for X, y in Part(loader, fabric.to_device, split=run.split).batches(0):
+            output = run(module, X)
             meter.update(None if loss is None else loss(output, y), output, y, X)
     return meter.read()
 
@@ -159,7 +167,9 @@ def _check_plain(network: nn.Module) -> None:
         )
 
 
-def _lay_out(network: nn.Module, fabric: Fabric, loader: DataLoader[Any], seed: int, forms: Forms) -> bool:
+def _lay_out(
+    network: nn.Module, fabric: Fabric, loader: DataLoader[Any], seed: int, forms: Forms, run: Forward
+) -> bool:
     """Choose the network's memory format by a trial, which leaves no other trace."""
     fabric.to_device(network)
     buffers = Buffers(network)
@@ -167,9 +177,9 @@ def _lay_out(network: nn.Module, fabric: Fabric, loader: DataLoader[Any], seed: 
     def trial(X: Any) -> Any:
         with seeded(seed, fabric.device), buffers.kept(), torch.no_grad():
             forms.train()
-            network(X)
-            return network.eval()(X)
+            trained = run(network, X)
+            return run.in_eval_form(network, X, trained)
 
-    X, _ = fabric.to_device(split_batch(first_batch(loader)))
+    X, _ = run.split(fabric.to_device(first_batch(loader)))
     with forms.kept():
         return choose_memory_format(network, X, trial)

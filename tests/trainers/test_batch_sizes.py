@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from supernet import DartsTrainer, LayerChoice, evaluate
 from supernet.errors import DataError
-from supernet.trainers.data import split_batch
+from supernet.trainers.forward import split_batch
 from supernet.trainers.metrics import batch_size
 
 

@@ -54,7 +54,7 @@ class DartsTrainer(SupernetTrainer):
     def __init__(
         self,
         model: nn.Module,
-        loss: Callable[[Any, Any], torch.Tensor],
+        loss: Callable[[Any, Any], torch.Tensor] | None,
         metrics: Metrics | None,
         optimizer: Optimizer,
         num_epochs: int,

@@ -31,6 +31,7 @@ from torch.utils.data import (
 
 from supernet.errors import DataError
 from supernet.execution.state import RandomState, random_numbers_kept, reseed
+from supernet.trainers.forward import split_batch
 
 __all__: list[str] = []
 
@@ -228,8 +229,14 @@ class Part:
         position: how many batches of that round `without_end` has given.
     """
 
-    def __init__(self, loader: DataLoader[Any], to_device: Callable[[Any], Any], seed: int = 0) -> None:
-        self.loader, self._to_device, self._seed = loader, to_device, seed
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        to_device: Callable[[Any], Any],
+        seed: int = 0,
+        split: Callable[[Any], tuple[Any, Any]] = split_batch,
+    ) -> None:
+        self.loader, self._to_device, self._seed, self._split = loader, to_device, seed, split
         self.enter(0, 0)
 
     @property
@@ -250,7 +257,7 @@ class Part:
             given = _with_numbers_of_its_own(self.loader, mixed_seed(self._seed, round), generators)
             batches = islice(given, start, None)
         for batch in batches:
-            yield split_batch(self._to_device(batch))
+            yield self._split(self._to_device(batch))
 
     def enter(self, round: int, position: int) -> None:
         """Let `without_end` go on from here."""
@@ -301,7 +308,7 @@ class Part:
             loader = _loader(dataset, rounds.whole(shuffle=shuffle), options)
         elif not shuffle:
             loader = _without_dropping(loader)
-        return self if loader is self.loader else Part(loader, self._to_device, self._seed)
+        return self if loader is self.loader else Part(loader, self._to_device, self._seed, self._split)
 
     def digest(self) -> str:
         """Return a digest of which samples are in it, as far as that is known: not of what they hold."""
@@ -610,31 +617,6 @@ def first_batch(loader: DataLoader[Any]) -> Any:
         if batch is not None:
             return batch
     raise DataError(f"a {type(_given(loader.dataset)).__name__} has fewer samples than one batch; lower batch_size")
-
-
-def split_batch(batch: Any) -> tuple[Any, Any]:
-    """Return what of a batch goes to the model, and what goes to loss and metrics beside the output.
-
-    A pair is (X, y), each of any structure; of more parts the last is y and the others are X, as a tuple. A
-    dict is both: the model and the loss take from it what they need.
-
-    Raises:
-        DataError: the batch is neither.
-    """
-    if isinstance(batch, Mapping):
-        return batch, batch
-    is_sequence = isinstance(batch, tuple | list)
-    if is_sequence and len(batch) > 2 and all(isinstance(item, Mapping) for item in batch):
-        raise DataError(
-            f"the loader gives a {type(batch).__name__} of {len(batch)} dicts, which is not (X, y); let collate_fn "
-            "return (X, y) or one dict"
-        )
-    if is_sequence and len(batch) >= 2:
-        return (batch[0] if len(batch) == 2 else tuple(batch[:-1])), batch[-1]
-    raise DataError(
-        f"a batch is (X, y) or a dict, but the loader gives {type(batch).__name__}"
-        f"{f' of {len(batch)}' if is_sequence else ''}; let the dataset return (X, y)"
-    )
 
 
 def _given(dataset: Any) -> Any:

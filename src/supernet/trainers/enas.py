@@ -17,6 +17,7 @@ from supernet.errors import ChoiceError, TrainingError
 from supernet.nn.input_choice import numbers
 from supernet.space import Architecture, Decision, LayerDomain, SearchSpace
 from supernet.trainers.data import Data, mixed_seed
+from supernet.trainers.forward import judged
 from supernet.trainers.metrics import Meter, Metrics
 from supernet.trainers.sampled import SampledOptions, SampledTrainer
 
@@ -234,7 +235,7 @@ class EnasTrainer(SampledTrainer):
     def __init__(
         self,
         model: nn.Module,
-        loss: Callable[[Any, Any], torch.Tensor],
+        loss: Callable[[Any, Any], torch.Tensor] | None,
         metrics: Metrics | None,
         reward_function: Callable[[Any, Any], Any],
         optimizer: Optimizer,
@@ -276,7 +277,7 @@ class EnasTrainer(SampledTrainer):
             output = self.supernet.alone(val_X, architecture)
         with torch.no_grad():
             self.measure("valid", output, val_y)
-            reward = self.mean_over_processes(self.reward_function(output, val_y))
+            reward = self.mean_over_processes(self.reward_function(*judged(output, val_y)))
         if not math.isfinite(reward):
             raise TrainingError(f"reward_function returned {reward} for {architecture}; it must return a finite number")
         self.means.update("reward", reward)

@@ -27,9 +27,10 @@ from supernet.space import SearchSpace
 from supernet.trainers.base import BaseOneShotTrainer
 from supernet.trainers.callbacks import Callback, ShowProgress
 from supernet.trainers.checkpoint import read_checkpoint
-from supernet.trainers.data import Data, Part, first_batch, length_of, loaders_of_two_parts, mixed_seed, split_batch
+from supernet.trainers.data import Data, Part, first_batch, length_of, loaders_of_two_parts, mixed_seed
 from supernet.trainers.description import plain, surroundings
 from supernet.trainers.fabric import new_fabric
+from supernet.trainers.forward import Forward, ForwardFn, LossFn, check_judged, checked_loss
 from supernet.trainers.health import entropies, share_without_parameters
 from supernet.trainers.interruption import Interruption, noticing_signals
 from supernet.trainers.metrics import Means, Meter, Metrics
@@ -50,6 +51,8 @@ class LoopOptions(TypedDict, total=False):
     """The keyword arguments of `SupernetTrainer`, which every trainer takes; they are described there."""
 
     valid_dataset: Data | None
+    forward_fn: ForwardFn | None
+    loss_fn: LossFn | None
     batch_size: int
     workers: int
     scheduler: LRScheduler | ReduceLROnPlateau | None
@@ -87,7 +90,7 @@ class SupernetTrainer(BaseOneShotTrainer):
 
     Args:
         model: a module with choices.
-        loss: `(output, target) -> tensor`, one number: a mean over the samples.
+        loss: `(output, target) -> tensor`, one number: a mean over the samples. None with `loss_fn`.
         metrics: `(output, target) -> number or dict of numbers`, a torchmetrics `Metric` or
             `MetricCollection`, or None.
         optimizer: of the model's parameters.
@@ -95,6 +98,11 @@ class SupernetTrainer(BaseOneShotTrainer):
         dataset: a torch Dataset or DataLoader. A random half, drawn by the seed, trains the weights and the
             other half the architecture, unless `valid_dataset` is given.
         valid_dataset: what trains the architecture. Default: half of `dataset`.
+        forward_fn: `(model, X) -> output`, for what X is not the one argument of the model. Default: the model is
+            called with X, or with its parts where these and not X alone fit the arguments of its `forward`.
+        loss_fn: `(model, batch) -> loss`, or `-> (loss, output, target)` where there are metrics or a reward: does all
+            with a batch, which may be anything. Then `loss` is None. The model that it is given runs as the trainer
+            wants it to. Default: `loss(model(X), y)`.
         batch_size: samples a batch in each process, where `dataset` is not a loader. Default: 64.
         workers: processes that load data. Default: 0.
         scheduler: of the optimizer's learning rate.
@@ -133,17 +141,20 @@ class SupernetTrainer(BaseOneShotTrainer):
     """
 
     leaves_parameters_unused = False  # whether a step may give some weights no gradient, as one of a path does
+    measures_in_eval_form = False  # whether the search itself does
 
     def __init__(
         self,
         model: nn.Module,
-        loss: Callable[[Any, Any], torch.Tensor],
+        loss: Callable[[Any, Any], torch.Tensor] | None,
         metrics: Metrics | None,
         optimizer: Optimizer,
         num_epochs: int,
         dataset: Data,
         *,
         valid_dataset: Data | None = None,
+        forward_fn: ForwardFn | None = None,
+        loss_fn: LossFn | None = None,
         batch_size: int = 64,
         workers: int = 0,
         scheduler: LRScheduler | ReduceLROnPlateau | None = None,
@@ -172,6 +183,8 @@ class SupernetTrainer(BaseOneShotTrainer):
                 f"{type(model).__name__} has no choices to search; mark some by LayerChoice or InputChoice, or train "
                 "it as it is by supernet.train"
             )
+        loss = checked_loss(loss, loss_fn)
+        self._forward = Forward(model, forward_fn, loss_fn)
         check_optimizer(optimizer, model, loss)
         check_counts(num_epochs=num_epochs, batch_size=batch_size, accumulate=accumulate)
         check_counts(0, workers=workers, log_frequency=log_frequency or 0)
@@ -188,7 +201,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         )
         self.device = self.fabric.device
         self.model, self._forms = model, Forms(model)
-        self.loss = loss.to(self.device) if isinstance(loss, nn.Module) else loss
+        self.loss: Any = loss.to(self.device) if isinstance(loss, nn.Module) else loss
         self.given_optimizer = optimizer  # what Fabric wraps
         self.num_epochs = num_epochs
         self.scheduler, self.scheduler_interval = scheduler, scheduler_interval
@@ -218,9 +231,10 @@ class SupernetTrainer(BaseOneShotTrainer):
         )
         self.train_loader, self.valid_loader = train_loader, valid_loader
         check_scheduler(scheduler, scheduler_interval, num_epochs, length_of(train_loader), accumulate)
-        self.train_part = Part(train_loader, self.fabric.to_device, seed)
-        self.valid_part = Part(valid_loader, self.fabric.to_device, mixed_seed(seed, 1))
-        self._trial_X, self._trial_y = self.fabric.to_device(split_batch(first_batch(train_loader)))
+        split = self._forward.split
+        self.train_part = Part(train_loader, self.fabric.to_device, seed, split)
+        self.valid_part = Part(valid_loader, self.fabric.to_device, mixed_seed(seed, 1), split)
+        self._trial_X, self._trial_y = split(self.fabric.to_device(first_batch(train_loader)))
         self._run = None if run_dir is None else RunDirectory(run_dir)
         self._checkpointing, self._saved_at = checkpointing, time.monotonic()
         self._signals: Interruption | None = None  # during `fit`
@@ -248,6 +262,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         """
         self.supernet = Supernet(
             *(self.model, self.fabric, layer, input, plan, self.given_optimizer, self._trial, self._trial_X),
+            run=self._forward,
             forms=self._forms,
             loss=self.loss,
         )
@@ -265,12 +280,14 @@ class SupernetTrainer(BaseOneShotTrainer):
         """Run model and loss as a training step would, and return the outputs in training and in eval form."""
         with seeded(self.seed, self.device), torch.no_grad():
             self._forms.train()
-            trained = self.model(X)
+            trained = self._forward(self.model, X)
             target = copied(self._trial_y)
             versions = versions_of(target)
             loss = self.loss(trained, target)
             self._loss_changes_targets |= versions_of(target) != versions
-            evaluated = self.model.eval()(X)
+            needed_by = type(self).__name__ if self.measures_in_eval_form else None
+            evaluated = self._forward.in_eval_form(self.model, X, trained, needed_by)
+        check_judged(trained, metrics=self.metrics, reward_function=getattr(self, "reward_function", None))
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else repr(loss)
             raise TrainingError(

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from supernet.errors import TrainingError
+from supernet.trainers.forward import check_judged, judged
 
 __all__ = ["Metrics", "accuracy"]
 
@@ -95,6 +96,8 @@ class Meter:
 
     def update(self, loss: torch.Tensor | None, output: Any, target: Any, X: Any = None) -> None:
         """Take in one batch; its inputs help to know how many samples it has."""
+        check_judged(output, metrics=self._function if self._stateful is None else self._stateful)
+        output, target = judged(output, target)
         size = batch_size(target, X)
         values: dict[str, Any] = {} if loss is None else {"loss": loss.detach()}
         with torch.no_grad():

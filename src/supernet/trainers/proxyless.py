@@ -16,6 +16,7 @@ from supernet.nn.input_choice import numbers
 from supernet.relaxations import DecisionDistribution, binary_gates
 from supernet.space import Architecture, InputDomain, LayerDomain, SearchSpace
 from supernet.trainers.data import Data, mixed_seed
+from supernet.trainers.forward import judged
 from supernet.trainers.loop import LoopOptions, SupernetTrainer
 from supernet.trainers.metrics import Metrics
 
@@ -70,7 +71,7 @@ class ProxylessTrainer(SupernetTrainer):
     def __init__(
         self,
         model: nn.Module,
-        loss: Callable[[Any, Any], torch.Tensor],
+        loss: Callable[[Any, Any], torch.Tensor] | None,
         metrics: Metrics | None,
         optimizer: Optimizer,
         num_epochs: int,
@@ -180,7 +181,7 @@ class ProxylessTrainer(SupernetTrainer):
         with torch.no_grad(), self.weights_held():
             output = self.forward(val_X, path)
             loss = self.measure("valid", output, val_y)
-            reward = -loss if self.reward_function is None else self.reward_function(output, val_y)
+            reward = -loss if self.reward_function is None else self.reward_function(*judged(output, val_y))
         reward = self.mean_over_processes(reward) - self.cost_weight * self.cost_of(path)
         self.means.update("reward", reward)
         advantage = 0.0 if self.baseline is None else reward - self.baseline

@@ -40,7 +40,7 @@ class RandomTrainer(SampledTrainer):
     def __init__(
         self,
         model: nn.Module,
-        loss: Callable[[Any, Any], torch.Tensor],
+        loss: Callable[[Any, Any], torch.Tensor] | None,
         metrics: Metrics | None,
         optimizer: Optimizer,
         num_epochs: int,

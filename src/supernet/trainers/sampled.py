@@ -55,11 +55,12 @@ class SampledTrainer(SupernetTrainer):
     """
 
     leaves_parameters_unused = True
+    measures_in_eval_form = True
 
     def __init__(
         self,
         model: nn.Module,
-        loss: Callable[[Any, Any], torch.Tensor],
+        loss: Callable[[Any, Any], torch.Tensor] | None,
         metrics: Metrics | None,
         optimizer: Optimizer,
         num_epochs: int,

@@ -39,6 +39,7 @@ class Supernet:
         trial: tries a batch: `trial(X)` runs the model as it will run, and returns its outputs in training form and
             in eval form.
         X: the batch to try.
+        run: `run(model, X)` runs a batch through something that is called as the model is.
         forms: of the model's modules.
         loss: a module whose parameters and buffers are treated as the model's; anything else has none.
 
@@ -63,10 +64,11 @@ class Supernet:
         optimizer: Optimizer,
         trial: Callable[[Any], tuple[Any, Any]],
         X: Any,
+        run: Callable[[Any, Any], Any],
         forms: Forms,
         loss: Any,
     ) -> None:
-        self.model, self._fabric, self._plan = model, fabric, Plan(plan)
+        self.model, self._fabric, self._run, self._plan = model, fabric, run, Plan(plan)
         self.replaced: list[tuple[str, nn.Module]] = []
         try:
             replace_layer_choice(model, lambda choice: layer(choice, self._plan), self.replaced)
@@ -158,7 +160,7 @@ class Supernet:
         self._plan.update(plan)
         needs_no_gradient = not any(w.requires_grad for w in self.weights[:1])
         with self.unsynced(needs_no_gradient), self._plan.one_pass():
-            return self._module(self._laid_out(X))
+            return self._run(self._module, self._laid_out(X))
 
     def _laid_out(self, X: Any) -> Any:
         self.inputs = X
@@ -170,15 +172,13 @@ class Supernet:
         """Run the model on a batch as `__call__` does, but without autocast and apart from the other processes."""
         self._plan.update(plan)
         with torch.autocast(self._fabric.device.type, enabled=False), self._plan.one_pass():
-            return self.model(self._laid_out(X))
+            return self._run(self.model, self._laid_out(X))
 
     def alone(self, X: Any, plan: dict[str, Any]) -> Any:
         """Run the model on a batch as `__call__` does, but apart from the other processes: without a gradient."""
         self._plan.update(plan)
-        precision = self._fabric.strategy.precision
-        with torch.no_grad(), precision.forward_context(), self._plan.one_pass():
-            X = precision.convert_input(self._laid_out(X))
-            return precision.convert_output(self.model(X))
+        with torch.no_grad(), self._plan.one_pass():
+            return self._run(_Alone(self.model, self._fabric.strategy.precision), self._laid_out(X))
 
     def gradients(self, loss: torch.Tensor, parameters: Sequence[nn.Parameter]) -> list[torch.Tensor | None]:
         """Return the loss's gradient of each parameter, None where it does not depend; `.grad` is left alone."""
@@ -240,3 +240,18 @@ class Supernet:
             for label, module in self.replaced
             if isinstance(candidates := getattr(module, "candidates", None), Mapping | nn.ModuleDict)
         }
+
+
+class _Alone:
+    """A model that is called in a precision as Fabric's wrapper would, but apart from the other processes."""
+
+    def __init__(self, model: nn.Module, precision: Any) -> None:
+        self._model, self._precision = model, precision
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = self._precision.convert_input((args, kwargs))
+        with self._precision.forward_context():
+            return self._precision.convert_output(self._model(*args, **kwargs))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)

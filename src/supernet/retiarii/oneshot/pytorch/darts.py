@@ -187,7 +187,7 @@ class DartsTrainer(_RetiariiDarts, OurDartsTrainer):
             return
         super().__init__(
             model,
-            loss,  # type: ignore[arg-type]
+            loss,
             metrics,
             optimizer,
             num_epochs,

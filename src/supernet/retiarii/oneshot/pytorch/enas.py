@@ -152,7 +152,7 @@ class EnasTrainer(_RetiariiEnas, OurEnasTrainer):
             return
         super().__init__(
             model,
-            loss,  # type: ignore[arg-type]
+            loss,
             metrics,
             reward_function,  # type: ignore[arg-type]
             optimizer,

@@ -213,7 +213,7 @@ class ProxylessTrainer(_RetiariiProxyless, OurProxylessTrainer):
             return
         super().__init__(
             model,
-            loss,  # type: ignore[arg-type]
+            loss,
             metrics,
             optimizer,
             num_epochs,

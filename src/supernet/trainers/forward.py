@@ -1,0 +1,203 @@
+"""How a batch goes through a model, to what loss and metrics are computed from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from supernet.errors import DataError, TrainingError
+
+__all__ = ["ForwardFn", "LossFn"]
+
+ForwardFn = Callable[[Any, Any], Any]  # (model, X) -> output
+LossFn = Callable[[Any, Any], Any]  # (model, batch) -> loss, or (loss, output, target)
+
+
+class Returned(NamedTuple):
+    """What a `loss_fn` returned for a batch; without an output where that was the loss alone."""
+
+    loss: torch.Tensor
+    output: Any = None
+    target: Any = None
+
+
+class Forward:
+    """Runs batches through a model: `loss_fn(model, batch)`, `forward_fn(model, X)`, or the model itself.
+
+    Args:
+        model: whose `forward` says whether the parts of X are its arguments.
+        forward_fn: default: the model is called, with X, or with its parts where only these fit.
+        loss_fn: takes the whole batch, which is X and y then.
+
+    Raises:
+        TrainingError: both are given, or one cannot be called.
+    """
+
+    def __init__(self, model: nn.Module, forward_fn: ForwardFn | None, loss_fn: LossFn | None) -> None:
+        for name, function in {"forward_fn": forward_fn, "loss_fn": loss_fn}.items():
+            if function is not None and not callable(function):
+                raise TrainingError(f"{name} is a function or None, not {function!r}")
+        if forward_fn is not None and loss_fn is not None:
+            raise TrainingError("loss_fn runs the model itself, so it goes without forward_fn; give one of them")
+        self._name, self._forward_fn, self._loss_fn = type(model).__name__, forward_fn, loss_fn
+        try:
+            self._signature: inspect.Signature | None = inspect.signature(model.forward)
+        except (TypeError, ValueError):  # such as one that is not written in Python
+            self._signature = None
+        self._taken_apart: dict[int | None, bool] = {}  # number of parts -> whether each is an argument
+
+    def split(self, batch: Any) -> tuple[Any, Any]:
+        """Return what `__call__` takes, and what loss and metrics take beside the output."""
+        return split_batch(batch) if self._loss_fn is None else (batch, batch)
+
+    def __call__(self, model: Any, X: Any) -> Any:
+        """Return the output of X, or what `loss_fn` returned for a batch.
+
+        Args:
+            model: something that is called as the model is.
+            X: from `split`.
+
+        Raises:
+            DataError: the model's `forward` takes neither X nor its parts.
+            TrainingError: `loss_fn` returned something else than it may.
+        """
+        if self._loss_fn is not None:
+            return _returned(self._loss_fn(model, X))
+        if self._forward_fn is not None:
+            return self._forward_fn(model, X)
+        return model(*X) if self._takes_apart(X) else model(X)
+
+    def in_eval_form(self, model: nn.Module, X: Any, trained: Any, needed_by: str | None = None) -> Any:
+        """Put the model to eval form, and return what `__call__` does then.
+
+        Detection models and the like have losses in training form only. So where a `loss_fn` fails in eval form, the
+        other outputs are returned, unless somebody needs these.
+
+        Args:
+            model, X: as `__call__` takes them.
+            trained: the outputs in training form.
+            needed_by: who needs those in eval form, for the error.
+
+        Raises:
+            TrainingError: `loss_fn` fails in it, and somebody needs what it does.
+        """
+        model.eval()
+        try:
+            return self(model, X)
+        except Exception as error:
+            if self._loss_fn is None:
+                raise
+            if needed_by is not None:
+                raise TrainingError(
+                    f"loss_fn fails where the model is in eval form, in which {needed_by} measures architectures: "
+                    f"{type(error).__name__}: {error}; let it return the loss in both forms"
+                ) from error
+            return trained
+
+    def _takes_apart(self, X: Any) -> bool:
+        parts = len(X) if isinstance(X, tuple | list) else None
+        if parts not in self._taken_apart:
+            if not self._binds(1) and not (parts and self._binds(parts)):
+                several = "" if parts is None else f", nor its {parts} parts as {parts}"
+                raise DataError(
+                    f"{self._name}.forward{self._signature} does not take X, a {type(X).__name__}, as one argument"
+                    f"{several}; give forward_fn=lambda model, X: model(...)"
+                )
+            self._taken_apart[parts] = not self._binds(1)
+        return self._taken_apart[parts]
+
+    def _binds(self, count: int) -> bool:
+        if self._signature is None:
+            return count == 1
+        try:
+            self._signature.bind(*range(count))
+        except TypeError:
+            return False
+        return True
+
+
+def checked_loss(loss: Any, loss_fn: LossFn | None, *, may_lack: bool = False) -> Any:
+    """Return the function `(output, target) -> loss` of the two.
+
+    Raises:
+        TrainingError: there are both, or neither where it may not lack.
+    """
+    if loss_fn is not None:
+        if loss is not None:
+            raise TrainingError("loss_fn computes the loss itself, so it goes with loss=None; give one of them")
+        return _LossReturned(loss_fn)
+    if loss is None and not may_lack:
+        raise TrainingError("loss is a function (output, target) -> tensor, not None; or give loss_fn")
+    return loss
+
+
+def check_judged(output: Any, **functions: Any) -> None:
+    """Raise `TrainingError` if a function, named here, takes an output and a target, but `loss_fn` returned none."""
+    for name, function in functions.items():
+        if function is not None and isinstance(output, Returned) and output.output is None:
+            raise TrainingError(
+                f"{name} takes an output and a target, but loss_fn returns the loss alone; let it return "
+                "(loss, output, target)"
+            )
+
+
+def judged(output: Any, target: Any) -> tuple[Any, Any]:
+    """Return output and target as metrics and rewards take them: those that `loss_fn` returned, where there is one."""
+    return (output.output, output.target) if isinstance(output, Returned) else (output, target)
+
+
+class _LossReturned(nn.Module):
+    """Reads the loss off what `loss_fn` returned, whose parameters, if it is a module, count as those of the loss."""
+
+    def __init__(self, loss_fn: LossFn) -> None:
+        super().__init__()
+        self.loss_fn = loss_fn
+
+    def forward(self, returned: Returned, batch: Any) -> torch.Tensor:
+        return returned.loss
+
+
+def _returned(value: Any) -> Returned:
+    if isinstance(value, torch.Tensor):
+        return Returned(value)
+    if isinstance(value, tuple) and len(value) == 3 and isinstance(value[0], torch.Tensor):
+        return Returned(*value)
+    raise TrainingError(
+        f"loss_fn returns the loss, a tensor of one number, or (loss, output, target), not {_described(value)}"
+    )
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, tuple | list | Mapping):
+        return f"a {type(value).__name__} of {len(value)}"
+    return type(value).__name__
+
+
+def split_batch(batch: Any) -> tuple[Any, Any]:
+    """Return what of a batch goes to the model, and what goes to loss and metrics beside the output.
+
+    A pair is (X, y), each of any structure; of more parts the last is y and the others are X, as a tuple. A
+    dict is both: the model and the loss take from it what they need.
+
+    Raises:
+        DataError: the batch is neither.
+    """
+    if isinstance(batch, Mapping):
+        return batch, batch
+    is_sequence = isinstance(batch, tuple | list)
+    if is_sequence and len(batch) > 2 and all(isinstance(item, Mapping) for item in batch):
+        raise DataError(
+            f"the loader gives a {type(batch).__name__} of {len(batch)} dicts, which is not (X, y); let collate_fn "
+            "return (X, y) or one dict, or give loss_fn=lambda model, batch: ..., which takes any"
+        )
+    if is_sequence and len(batch) >= 2:
+        return (batch[0] if len(batch) == 2 else tuple(batch[:-1])), batch[-1]
+    raise DataError(
+        f"a batch is (X, y) or a dict, but the loader gives {type(batch).__name__}"
+        f"{f' of {len(batch)}' if is_sequence else ''}; let the dataset return (X, y), or "
+        "give loss_fn=lambda model, batch: ..., which takes any"
+    )
