@@ -85,3 +85,17 @@ def test_where_absent_inputs_are_zeros_a_mixture_of_two_stands_where_the_average
         output, pairs = torch.stack(output), [torch.stack(pair) for pair in pairs]
     average = torch.stack(pairs).mean(0)
     torch.testing.assert_close(output, average / 2 if reduction == "sum" else average)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_a_mixture_has_the_dtype_of_its_inputs_and_gradients_reach_weights_of_float32(shape, dtype):
+    tensors = [torch.full(shape, value, dtype=dtype) for value in (1.0, 2.0)]
+    for reduction in ("sum", "none"):
+        weights = torch.tensor([0.25, 0.5], requires_grad=True)
+        output = MixedInput(InputChoice(2, None, reduction, absent="zeros", label="join"), Plan(join=weights))(tensors)
+        total = sum(output) if reduction == "none" else output
+        assert total.dtype == dtype
+        assert total.sum().item() == pytest.approx(1.25 * total.numel())
+        total.sum().backward()
+        assert weights.grad.tolist() == [1.0 * total.numel(), 2.0 * total.numel()]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from supernet import InputChoice, SearchSpace, freeze, load_architecture, save_architecture
+from supernet import InputChoice, LayerChoice, SearchSpace, freeze, load_architecture, save_architecture
 from supernet.errors import ArchitectureError, ChoiceError
 from supernet.space import InputDomain
 
@@ -118,3 +118,14 @@ def test_mutations_reach_each_set_from_each_and_take_one_input_in_or_out(n, n_ch
 def test_bounds_that_cannot_be_are_refused(arguments, options, match):
     with pytest.raises(ChoiceError, match=match):
         InputChoice(*arguments, **options)
+
+
+def test_spaces_without_bounds_have_the_fingerprints_that_files_hold():
+    layers = LayerChoice([nn.ReLU(), nn.Tanh()], label="op")
+    inputs = [
+        InputChoice(3, label="one"),
+        InputChoice(3, 2, label="two"),
+        InputChoice(choose_from=["a", "b"], n_chosen=None, absent="zeros", label="any"),
+    ]
+    fingerprint = SearchSpace(nn.Sequential(layers, *inputs)).fingerprint
+    assert fingerprint == "0bd3557482c33301bb282cfcf50473d00f97191a1e94a66774c88b95f4903a6b"

@@ -162,7 +162,7 @@ class MixedInput(PathInput):
         if self._factor != 1:
             weights = weights * self._factor
         if self._reduction != "sum":
-            parts = [weight * x for weight, x in zip(weights.unbind(), tensors, strict=True)]
+            parts = [weighted(weight, x) for weight, x in zip(weights.unbind(), tensors, strict=True)]
             return torch.cat(parts, 1) if self._reduction == "concat" else parts
         if self.plan.fast and all(can_be_fast(x, weights) and x.shape == tensors[0].shape for x in tensors):
             return weighted_sum(weights, [Term(k, x) for k, x in enumerate(tensors)], Shared())
@@ -205,13 +205,20 @@ def mixed(outputs: Mapping[str, Any], weights: torch.Tensor, label: str) -> Any:
     return _mixed(list(outputs.values()), weights, label, list(outputs))
 
 
+def weighted(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return the product in the dtype of x, which may have fewer bits than the weight."""
+    return (
+        weight * x if x.dim() else weight.to(x.dtype) * x
+    )  # a weight has no dimensions: those of x win, if it has any
+
+
 def _mixed(values: Sequence[Any], weights: torch.Tensor, label: str, names: Sequence[str]) -> Any:
     first = values[0]
     if all(isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex()) for value in values):
         # Added one by one: stacking them would hold every output twice.
-        total = weights[0] * first
+        total = weighted(weights[0], first)
         for k in range(1, len(values)):
-            total = total + weights[k] * values[k]
+            total = total + weighted(weights[k], values[k])
         return total
     if (parts := parts_of(first)) is not None:
         each = [parts_of(value) or {} for value in values]

@@ -74,30 +74,34 @@ class InputChoice(ours.InputChoice):
     def __init__(
         self,
         n_candidates: int,
-        n_chosen: int | None = 1,
+        n_chosen: int | tuple[int, int] | None = 1,
         reduction: str = "sum",
         *,
+        absent: str = "omitted",
         prior: Sequence[float] | None = None,
         label: str | None = None,
         **deprecated: Any,
     ) -> None:
         label = without_deprecated(label, deprecated, ["return_mask", "choose_from"])
-        super().__init__(n_candidates, n_chosen, reduction, label=label_or_next(label), prior=prior)
+        super().__init__(n_candidates, n_chosen, reduction, absent=absent, label=label_or_next(label), prior=prior)
 
     def decided(self, decision: Any) -> ChosenInputs:
         """Return what picks and reduces the inputs at these positions."""
         chosen = chosen_positions(decision, self.n_candidates, self.n_chosen, None, self.label)
-        return ChosenInputs(chosen, self.reduction)
+        return ChosenInputs(chosen, self.reduction, self.n_candidates if self.absent == "zeros" else None)
 
 
 class ChosenInputs(nn.Module):
-    """What an InputChoice becomes once it is fixed: nothing chosen gives None, one gives that tensor unchanged."""
+    """What an InputChoice becomes once it is fixed: nothing chosen gives None, one gives that tensor unchanged.
 
-    def __init__(self, chosen: int | Sequence[int], reduction: str) -> None:
+    Where absent inputs are zeros, `n_with_zeros` says how many inputs there are.
+    """
+
+    def __init__(self, chosen: int | Sequence[int], reduction: str, n_with_zeros: int | None = None) -> None:
         super().__init__()
         self.chosen = [chosen] if isinstance(chosen, int) else list(chosen)
         self.reduction = reduction
-        self.picked = chosen_inputs(self.chosen, reduction, None)
+        self.picked = chosen_inputs(self.chosen, reduction, None, n_with_zeros)
 
     def forward(self, candidate_inputs: Any) -> Any:
         """Pick and reduce the inputs of a list, or of a dict in its order."""
