@@ -3,14 +3,13 @@
 user's model with choices -> SearchSpace -> supernet -> trainer.fit() -> trainer.export() -> freeze -> plain network
 """
 
-from supernet.evaluation import evaluate, train
+from supernet.evaluation import evaluate, freeze, recalibrate, train
 from supernet.execution import replace_input_choice, replace_layer_choice, restore
 from supernet.nn import Cell, InputChoice, LayerChoice, NasBench201Cell
 from supernet.space import (
     Architecture,
     SearchSpace,
     fixed_architecture,
-    freeze,
     load_architecture,
     save_architecture,
 )
@@ -48,6 +47,7 @@ __all__ = [
     "fixed_architecture",
     "freeze",
     "load_architecture",
+    "recalibrate",
     "replace_input_choice",
     "replace_layer_choice",
     "restore",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader
 from supernet.checks import check_counts, check_numbers
 from supernet.errors import DataError, NonFiniteError, UnresolvedChoiceError
 from supernet.execution.memory_format import channels_last_inputs, choose_memory_format
+from supernet.execution.recalibration import statistics_anew
 from supernet.execution.state import Buffers, Forms, seeded
 from supernet.space import SearchSpace
+from supernet.space import freeze as frozen
 from supernet.trainers.data import Data, Part, first_batch, length_of, loader_of
 from supernet.trainers.fabric import new_fabric
 from supernet.trainers.forward import Forward, ForwardFn, LossFn, checked_loss
@@ -27,7 +29,7 @@ from supernet.trainers.progress import ProgressBar
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["evaluate", "train"]
+__all__ = ["evaluate", "freeze", "recalibrate", "train"]
 
 
 def train(
@@ -156,6 +158,79 @@ def evaluate(
             output = run(module, X)
             meter.update(None if loss is None else loss(output, y), output, y, X)
     return meter.read()
+
+
+def recalibrate(
+    network: nn.Module,
+    dataset: Data,
+    *,
+    forward_fn: ForwardFn | None = None,
+    loss_fn: LossFn | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: str | torch.device | None = None,
+    precision: str = "32-true",
+) -> nn.Module:
+    """Compute the running statistics of a plain network's BatchNorms anew, in place.
+
+    Those of a supernet are of all its paths mixed, so a network that is frozen from it measures badly before. Each
+    statistic becomes the plain average over batches, while all other modules, such as dropout, are in eval form.
+    Weights, random numbers and forms stay as they are; so do statistics of a BatchNorm that is in eval form while the
+    network itself is not, such as a pretrained backbone's.
+
+    Args:
+        network: a network without choices.
+        dataset: a torch Dataset or DataLoader, best the one that it was trained on.
+        forward_fn, loss_fn, batch_size, workers, device, precision: as `SupernetTrainer` has them.
+
+    Returns:
+        The same network.
+
+    Raises:
+        UnresolvedChoiceError: the network still has choices.
+        DataError: the data cannot be read, or gives no batch.
+            After any of these, and whatever the network raises, the statistics are as they were.
+    """
+    _check_plain(network)
+    run = Forward(network, forward_fn, loss_fn)
+    fabric = new_fabric(device, precision)
+    part = Part(loader_of(dataset, batch_size=batch_size, workers=workers, seed=0), fabric.to_device, split=run.split)
+    module, forms, batches = fabric.setup_module(network), Forms(network), 0
+    with seeded(0, fabric.device), torch.no_grad(), forms.kept(), statistics_anew(network, forms) as norms:
+        for X, _ in part.batches(0) if norms else ():
+            run(module, X)
+            batches += 1
+        if norms and not batches:
+            raise DataError("the data gives no batch: it has fewer samples than one batch; lower batch_size")
+    return network
+
+
+def freeze(model: nn.Module, architecture: Mapping[str, Any], *, recalibrate: Data | None = None) -> nn.Module:
+    """Return the plain network that `architecture` describes, with the weights that `model` has.
+
+    The model stays as it is; the network is a copy in which each choice is the chosen candidate, or a
+    `torch.fx.GraphModule` that picks and reduces the chosen inputs. Nothing of this library is left in it. Each of its
+    modules is in the form, training or eval, that it has in the model. Tensors that modules keep of their last pass are
+    copied without its graph. What cannot be copied, such as a lock or an open file, is shared, which a warning says.
+
+    Args:
+        model: a module with choices, as written, or taken over by a trainer or through `replace_*`.
+        architecture: label -> decision; decides every choice that it reaches.
+        recalibrate: data by which BatchNorm's running statistics are computed anew, as `supernet.recalibrate` does,
+            which has more arguments. Default: they are those of the supernet, in which many networks are mixed.
+
+    Raises:
+        ArchitectureError: a label is unknown or missing, or a decision is not possible.
+        ReplacementError: the module in a choice's place does not hold the chosen candidate itself, so that
+            what it has learnt would be lost.
+        SpaceError: one label means two different choices.
+        DataError: the data cannot be read, or gives no batch.
+    """
+    network = frozen(model, architecture)
+    return network if recalibrate is None else _recalibrate(network, recalibrate)
+
+
+_recalibrate = recalibrate  # where an argument has its name
 
 
 def _check_plain(network: nn.Module) -> None:
