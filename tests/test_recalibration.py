@@ -71,7 +71,8 @@ def test_statistics_are_the_plain_average_over_batches(norm, training):
         assert network[position].momentum == before[position].momentum
     assert torch.equal(random, torch.get_rng_state())
     assert [m.training for m in network.modules()] == [m.training for m in before.modules()]
-    assert all(torch.equal(p, q) and p.grad is None for p, q in zip(network.parameters(), before.parameters()))
+    parameters = zip(network.parameters(), before.parameters(), strict=True)
+    assert all(torch.equal(p, q) and p.grad is None for p, q in parameters)
     assert [vars(m).keys() for m in network.modules()] == [vars(m).keys() for m in before.modules()]
 
 

@@ -23,20 +23,7 @@ __all__ = ["fixed_architecture", "freeze"]
 def freeze(model: nn.Module, architecture: Mapping[str, Any]) -> nn.Module:
     """Return the plain network that `architecture` describes, with the weights that `model` has.
 
-    The model stays as it is; the network is a copy in which each choice is the chosen candidate, or a
-    `torch.fx.GraphModule` that picks and reduces the chosen inputs. Nothing of this library is left in it. Each of its
-    modules is in the form, training or eval, that it has in the model. Tensors that modules keep of their last pass are
-    copied without its graph. What cannot be copied, such as a lock or an open file, is shared, which a warning says.
-
-    Args:
-        model: a module with choices, as written, or taken over by a trainer or through `replace_*`.
-        architecture: label -> decision; decides every choice that it reaches.
-
-    Raises:
-        ArchitectureError: a label is unknown or missing, or a decision is not possible.
-        ReplacementError: the module in a choice's place does not hold the chosen candidate itself, so that
-            what it has learnt would be lost.
-        SpaceError: one label means two different choices.
+    This is `supernet.freeze`, where more is said, without data to recalibrate by.
     """
     decisions = SearchSpace(model).canonical(architecture)
 
