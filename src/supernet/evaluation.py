@@ -102,7 +102,7 @@ def train(
                 if grad_clip:
                     fabric.clip_gradients(module, stepper, max_norm=grad_clip, error_if_nonfinite=False)
                 stepper.step()
-                bar.step()
+                bar.advance()
             history.append(meter.read())
             meter.reset()
             if "loss" not in history[-1]:

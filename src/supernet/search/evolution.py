@@ -16,6 +16,7 @@ __all__ = ["Scored", "evolve"]
 
 Constraint = Callable[[Architecture], bool]
 
+MAX_DRAWS = 10_000  # for one architecture that keeps a constraint
 TRIES = 20  # draws for each new architecture before a generation stays smaller
 
 
@@ -86,17 +87,31 @@ def evolve(
             fill(population // 2, lambda: _mutated(space, parent(), mutation_probability, generator))
             fill(population, lambda: _crossed(space, parent(), parent(), generator))
         fill(population, lambda: space.sample(generator))
-        if not generation:
+        if not generation and found:
             break
+        if not generation:  # the constraint is a narrow one
+            one = draw_allowed(space, constraint, generator)
+            generation[json.dumps(one)] = one
         architectures = list(generation.values())
         for (name, architecture), score in zip(generation.items(), scores(architectures), strict=True):
             found[name] = Scored(architecture, float(score))
-    if not found:
-        raise SpaceError(
-            f"none of {TRIES * min(population, budget)} architectures drawn keeps the constraint; loosen it, or give "
-            "the choices priors that favour what it allows"
-        )
     return ranked(found.values())
+
+
+def draw_allowed(space: SearchSpace, constraint: Constraint | None, generator: torch.Generator) -> Architecture:
+    """Return an architecture drawn by the priors from those that keep the constraint.
+
+    Raises:
+        SpaceError: none of many that were drawn keeps it.
+    """
+    for _ in range(MAX_DRAWS):
+        architecture = space.sample(generator)
+        if constraint is None or constraint(architecture):
+            return architecture
+    raise SpaceError(
+        f"none of {MAX_DRAWS:,} architectures drawn keeps the constraint; loosen it, or give the choices priors that "
+        "favour what it allows"
+    )
 
 
 def ranked(scored: Iterable[Scored]) -> list[Scored]:

@@ -56,7 +56,7 @@ class ShowProgress(Callback):
 
     def step_ended(self, trainer: SupernetTrainer) -> None:
         """Move the bar."""
-        self._bar.step()
+        self._bar.advance()
 
     def epoch_ended(self, trainer: SupernetTrainer, record: Mapping[str, Any]) -> None:
         """Show and log the metrics."""

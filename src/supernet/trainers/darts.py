@@ -117,8 +117,17 @@ class DartsTrainer(SupernetTrainer):
             output = self.forward(trn_X, self.plan())
             self.descend(self.measure("train", output, trn_y), self.optimizer, clip=self.grad_clip)
 
-    def export(self) -> Architecture:
-        """Return the most probable architecture: that of the largest alphas."""
+    def export(self, epoch: int | Literal["best"] | None = None) -> Architecture:
+        """Return the most probable architecture: that of the largest alphas.
+
+        Args:
+            epoch: after which epoch, from 1 on; "best" is that of the least validation loss. Default: as they are now.
+
+        Raises:
+            TrainingError: there is no such epoch.
+        """
+        if epoch is not None:
+            return self.architecture_of(epoch)
         return most_probable(self.space, self.alphas)
 
     def preferred(self) -> Architecture:

@@ -313,7 +313,13 @@ class EnasTrainer(SampledTrainer):
         ]
 
     def export(self) -> Architecture:
-        """Return the best of some that the controller draws. All processes must call it together, once, after `fit`."""
+        """Return the best of some that the controller draws; they are drawn once, at the end of `fit`.
+
+        All processes must call it together. Where it has not drawn since the weights last moved, it does.
+        """
+        return self.search_once(self._evaluate_drawn, self.num_samples)
+
+    def _evaluate_drawn(self) -> Architecture:
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, 3))
         with torch.no_grad():
             drawn = [self.controller(generator=generator).architecture for _ in range(self.num_samples)]

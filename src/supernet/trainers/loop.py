@@ -20,10 +20,11 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from supernet.checks import check_counts, check_numbers
 from supernet.errors import NonFiniteError, TrainingError
 from supernet.execution import Plan
+from supernet.execution.recalibration import statistics_anew
 from supernet.execution.replace import check_not_taken
 from supernet.execution.state import Forms, copied, seeded, versions_of
 from supernet.nn import InputChoice, LayerChoice
-from supernet.space import SearchSpace
+from supernet.space import Architecture, SearchSpace
 from supernet.trainers.base import BaseOneShotTrainer
 from supernet.trainers.callbacks import Callback, ShowProgress
 from supernet.trainers.checkpoint import read_checkpoint
@@ -33,7 +34,7 @@ from supernet.trainers.fabric import new_fabric
 from supernet.trainers.forward import Forward, ForwardFn, LossFn, check_judged, checked_loss
 from supernet.trainers.health import entropies, share_without_parameters
 from supernet.trainers.interruption import Interruption, noticing_signals
-from supernet.trainers.metrics import Means, Meter, Metrics
+from supernet.trainers.metrics import Means, Meter, Metrics, batch_size
 from supernet.trainers.progress import written
 from supernet.trainers.run_directory import Checkpointing, RunDirectory, failing_softly
 from supernet.trainers.snapshot import bring_back, digest, gathered, is_kept, snapshot
@@ -140,6 +141,7 @@ class SupernetTrainer(BaseOneShotTrainer):
             After any of these the model is as it was.
     """
 
+    recalibration_samples: int = 20_000  # for BatchNorm (arXiv 1904.00420)
     leaves_parameters_unused = False  # whether a step may give some weights no gradient, as one of a path does
     measures_in_eval_form = False  # whether the search itself does
 
@@ -235,10 +237,13 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.train_part = Part(train_loader, self.fabric.to_device, seed, split)
         self.valid_part = Part(valid_loader, self.fabric.to_device, mixed_seed(seed, 1), split)
         self._trial_X, self._trial_y = split(self.fabric.to_device(first_batch(train_loader)))
+        self._recalibration_part = self.train_part.whole(shuffle=True)
+        self._evaluation_part = self.valid_part.whole(shuffle=False)
         self._run = None if run_dir is None else RunDirectory(run_dir)
         self._checkpointing, self._saved_at = checkpointing, time.monotonic()
         self._signals: Interruption | None = None  # during `fit`
         self._loss_changes_targets = False  # found by the trial
+        self._has_begun = False
         of_the_loop = ("supernet", "optimizer", "weights", "nas_modules", "_steps", "_depends", "_ours")
         its_own = {name for name, value in set_before.items() if vars(self)[name] is value}
         self._ours = {*vars(self), *of_the_loop} - its_own  # all other attributes are the algorithm's
@@ -326,6 +331,7 @@ class SupernetTrainer(BaseOneShotTrainer):
             self._signals = stack.enter_context(noticing_signals(self._run is not None))
             stack.callback(setattr, self, "_signals", None)
             stack.callback(self.valid_part.leave)
+            self._has_begun = True
             began = time.perf_counter()
             for callback in self.callbacks:
                 stack.callback(self._end_callback, callback)
@@ -368,6 +374,12 @@ class SupernetTrainer(BaseOneShotTrainer):
         if checkpoint is None:
             if resume is not None and str(resume) != "auto":
                 raise TrainingError(f"{resume} holds no checkpoint to go on from")
+            if self._has_begun:
+                raise TrainingError(
+                    f"this {type(self).__name__} has trained already, up to epoch {self.epoch + 1}, step {self.step}: "
+                    "a second fit() could neither begin anew nor go on exactly; make model, optimizer and trainer anew, or "
+                    "give a run_dir and go on from its checkpoint by fit(resume='auto')"
+                )
             if self._run is not None and self.fabric.is_global_zero:
                 # A run that is resumed and was killed before its first checkpoint has left files too.
                 self._run.begin(over_others=resume is not None)
@@ -544,6 +556,9 @@ class SupernetTrainer(BaseOneShotTrainer):
             raise TrainingError(
                 "the processes have diverged: their weights or architecture parameters differ at the end"
             )
+        for callback in self.callbacks:
+            if isinstance(callback, ShowProgress):
+                callback.fit_ended(self)  # a search by evaluations has a bar of its own
         architecture = self.export()  # in all processes: some share the work
         run = self._run if self.fabric.is_global_zero else None
         if run is not None:
@@ -591,6 +606,66 @@ class SupernetTrainer(BaseOneShotTrainer):
     def kept_attributes(self) -> list[tuple[str, Any]]:
         """Return the attributes that belong to the algorithm's state, by name."""
         return sorted((n, v) for n, v in vars(self).items() if n not in self._ours and is_kept(v))
+
+    # --- evaluation of architectures ---------------------------------------------------------------------
+
+    def evaluate(self, architecture: Mapping[str, Any], *, num_batches: int | None = None) -> dict[str, float]:
+        """Return loss and metrics of an architecture on the validation part, with the weights of the supernet.
+
+        BatchNorm's running statistics are those of this architecture alone: before, they are computed from scratch
+        on training samples, as the plain average over batches. They, the weights and the random numbers are
+        after it as they were.
+
+        Args:
+            architecture: label -> decision.
+            num_batches: of the validation part. Default: all.
+
+        Raises:
+            ArchitectureError: it is not an architecture of the model's space.
+        """
+        path = self.space.canonical(architecture)
+        meters = self.evaluation_meters()
+        with seeded(self.seed, self.device), self.supernet.statistics_kept(), self._forms.evaluating():
+            self._recalibrate(path)
+            for position, (X, y) in enumerate(self._evaluation_part.batches(0)):
+                if position == num_batches:
+                    break
+                output = self.supernet.alone(X, path)
+                for meter in meters:
+                    meter.update(self.loss_of(output, y) if meter is meters[0] else None, output, y, X)
+        return {name: value for meter in meters for name, value in meter.read().items()}
+
+    def architecture_of(self, epoch: int | Literal["best"]) -> Architecture:
+        """Return the architecture that was derived after an epoch.
+
+        Args:
+            epoch: from 1 on; or "best", the epoch of the least loss on the validation part.
+
+        Raises:
+            TrainingError: there is no such epoch, or its record has no architecture.
+        """
+        records = {record["epoch"]: record for record in self.history if "architecture" in record}
+        measured = [n for n, record in records.items() if not math.isnan(record.get("valid_loss", math.nan))]
+        if epoch == "best" and measured:
+            epoch = min(measured, key=lambda n: records[n]["valid_loss"])
+        if epoch not in records:
+            known = f"there are 1 to {len(records)}" if records else "no epoch has one"
+            raise TrainingError(f"epoch {epoch!r} of {type(self).__name__} has no architecture: {known}")
+        return dict(records[epoch]["architecture"])
+
+    def evaluation_meters(self) -> list[Meter]:
+        """Return what measures the outputs of an evaluation; the first one takes the loss too."""
+        return [Meter(self.metrics, self.device)]
+
+    def _recalibrate(self, path: Architecture) -> None:
+        """Compute the running statistics of BatchNorm anew."""
+        with statistics_anew(self.model, self._forms) as norms:
+            seen = 0
+            for X, y in self._recalibration_part.batches(0) if norms else ():
+                self.supernet.alone(X, path)
+                seen += batch_size(y, X)
+                if seen >= self.recalibration_samples:
+                    break
 
     # --- what an algorithm's steps are made of -------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -40,12 +41,15 @@ class ProgressBar:
 
     def begin_epoch(self, epoch: int, steps: int | None, done: int = 0) -> None:
         """Start the bar of an epoch of that many steps (None: not known), some of which may be done."""
-        title = f"{self.title} epoch {epoch + 1}/{self.num_epochs}"
-        self._bar.reset(self._task, total=steps, completed=done, description=title)
+        self.begin(f"{self.title} epoch {epoch + 1}/{self.num_epochs}", steps, done)
 
-    def step(self) -> None:
-        """Count one step."""
-        self._bar.advance(self._task)
+    def begin(self, title: str, total: int | None, done: int = 0) -> None:
+        """Start the bar anew under a title."""
+        self._bar.reset(self._task, total=total, completed=done, description=title)
+
+    def advance(self, count: int = 1) -> None:
+        """Count so many steps."""
+        self._bar.advance(self._task, count)
 
     def end_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Show and log an epoch's metrics."""
@@ -53,6 +57,15 @@ class ProgressBar:
         logger.info(line)
         if not self._bar.disable:
             self._bar.console.print(line, highlight=False)
+
+
+@contextmanager
+def counting(title: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    """Show a bar of `total` things; what this yields moves it by a count. Silent without a terminal."""
+    bar = ProgressBar(title, 1, shown=shown)
+    with bar:
+        bar.begin(title, total)
+        yield bar.advance
 
 
 def numbers_of(record: Mapping[str, Any]) -> dict[str, float]:

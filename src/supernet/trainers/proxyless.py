@@ -188,8 +188,17 @@ class ProxylessTrainer(SupernetTrainer):
         self.baseline = reward - self.baseline_decay * advantage
         self.descend(-advantage * self._distribution.log_prob(path), self.architecture_optimizer)
 
-    def export(self) -> Architecture:
-        """Return the architecture of the largest alphas."""
+    def export(self, epoch: int | Literal["best"] | None = None) -> Architecture:
+        """Return the architecture of the largest alphas.
+
+        Args:
+            epoch: after which epoch, from 1 on; "best" is that of the least validation loss. Default: as they are now.
+
+        Raises:
+            TrainingError: there is no such epoch.
+        """
+        if epoch is not None:
+            return self.architecture_of(epoch)
         return self._distribution.most_probable()
 
     def preferred(self) -> Architecture:

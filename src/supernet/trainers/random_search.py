@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from typing_extensions import Unpack
 
 from supernet.checks import check_counts
+from supernet.search.evolution import draw_allowed
 from supernet.space import Architecture
 from supernet.trainers.data import Data, mixed_seed
 from supernet.trainers.metrics import Metrics
@@ -31,10 +32,13 @@ class RandomTrainer(SampledTrainer):
         model, loss, metrics, optimizer, num_epochs, dataset: as `SupernetTrainer` has them.
         num_samples: architectures drawn. Default: 1,000.
         num_finalists: of them evaluated on the whole part. Default: 10.
+        constraint: which architectures are trained and may be exported, such as those under a budget of FLOPs.
+            Default: all.
         options: the keyword arguments of `SampledTrainer` and `SupernetTrainer`.
 
     Raises:
-        TrainingError, TakenOverError, DataError, SpaceError: as `SupernetTrainer`.
+        TrainingError, TakenOverError, DataError, SpaceError: as `SupernetTrainer`; no architecture that keeps the
+            constraint is found.
     """
 
     def __init__(
@@ -48,15 +52,28 @@ class RandomTrainer(SampledTrainer):
         *,
         num_samples: int = 1_000,
         num_finalists: int = 10,
+        constraint: Callable[[Architecture], bool] | None = None,
         **options: Unpack[SampledOptions],
     ) -> None:
         check_counts(num_samples=num_samples, num_finalists=num_finalists)
         super().__init__(model, loss, metrics, optimizer, num_epochs, dataset, **options)
         self.num_samples, self.num_finalists = num_samples, num_finalists
+        self.constraint = constraint
+        draw_allowed(self.space, constraint, torch.Generator().manual_seed(self.seed))
         self.take_over_paths()
 
+    def sample(self) -> Architecture:
+        """Return an architecture drawn by the priors from those that keep the constraint."""
+        return draw_allowed(self.space, self.constraint, self.generator)
+
     def export(self) -> Architecture:
-        """Return the best architecture found. All processes must call it together, once, after `fit`."""
+        """Return the best architecture found; it is searched for once, at the end of `fit`.
+
+        All processes must call it together. Where it has not searched since the weights last moved, it does.
+        """
+        return self.search_once(self._evaluate_drawn, self.num_samples + self.num_finalists)
+
+    def _evaluate_drawn(self) -> Architecture:
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, 3))
-        drawn = [self.space.sample(generator) for _ in range(self.num_samples)]
+        drawn = [draw_allowed(self.space, self.constraint, generator) for _ in range(self.num_samples)]
         return self.best(self.best(drawn, self.num_finalists, num_batches=1), 1)[0]

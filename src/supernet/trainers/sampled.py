@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,18 +14,20 @@ from torch.optim import Optimizer
 from typing_extensions import Unpack
 
 from supernet.checks import check_counts
+from supernet.errors import SpaceError
 from supernet.execution import PathInput, PathLayer
-from supernet.execution.recalibration import statistics_anew
-from supernet.execution.state import seeded
 from supernet.search import Scored
 from supernet.search.evolution import ranked
 from supernet.space import Architecture
 from supernet.trainers.data import Data, mixed_seed
 from supernet.trainers.loop import LoopOptions, SupernetTrainer
-from supernet.trainers.metrics import Meter, Metrics, batch_size
+from supernet.trainers.metrics import Metrics
+from supernet.trainers.progress import counting
 from supernet.trainers.snapshot import gathered
 
 __all__ = ["SampledOptions", "SampledTrainer"]
+
+logger = logging.getLogger("supernet")
 
 
 class SampledOptions(LoopOptions, total=False):
@@ -40,7 +44,7 @@ class SampledTrainer(SupernetTrainer):
     A step touches the weights of its path only: those of others keep value, momentum and decay.
 
     A subclass calls `take_over_paths`, says what `sample` draws, and writes `export`, which ranks architectures
-    by `evaluated` or `best`.
+    by `evaluated` or `best` inside `search_once`. `fit` ends with that search.
 
     Args:
         model, loss, metrics, optimizer, num_epochs, dataset: as `SupernetTrainer` has them.
@@ -52,6 +56,7 @@ class SampledTrainer(SupernetTrainer):
     Attributes:
         generator: what the paths are drawn from; the same in all processes.
         evaluations: what has been evaluated since the weights last moved.
+        found: what a search of the supernet as it is now has found; None where there was none.
     """
 
     leaves_parameters_unused = True
@@ -76,9 +81,10 @@ class SampledTrainer(SupernetTrainer):
         self.score = score or _least_loss
         self.generator = torch.Generator().manual_seed(mixed_seed(self.seed, 2))
         self.evaluations: dict[str, dict[str, float]] = {}
+        self.found: Architecture | None = None
         self.training_steps = 0  # of this epoch, once they are done
-        self._recalibration_part = self.train_part.whole(shuffle=True)
-        self._evaluation_part = self.valid_part.whole(shuffle=False)
+        self._advance: Callable[[int], None] | None = None  # moves the bar of a search
+        self._ours |= {"found", "_advance"}  # no state: found again from the evaluations
 
     def take_over_paths(self) -> None:
         """Let the model's choices follow the path that the plan has."""
@@ -91,7 +97,12 @@ class SampledTrainer(SupernetTrainer):
     # --- training ------------------------------------------------------------------------------------------
 
     def train_epoch(self) -> None:
-        """Go over the training part and then over the validation part, from `step` on."""
+        """Go over the training part and then over the validation part, from `step` on.
+
+        A subclass that writes `train_step` has it called as the shared loop does, on batches of both parts at a time.
+        """
+        if self._has_steps_of_its_own():
+            return super().train_epoch()
         if not self.training_steps:
             for trn_X, trn_y in self.train_part.batches(self.epoch, self.step):
                 with self.one_step():
@@ -101,10 +112,11 @@ class SampledTrainer(SupernetTrainer):
             with self.one_step():
                 self.use_validation_batch(val_X, val_y)
         self.training_steps = 0
+        return None
 
     def train_model_weight(self, trn_X: Any, trn_y: Any) -> None:
         """Take a step of the weights of one sampled path on a training batch."""
-        self.evaluations.clear()
+        self.forget_evaluations()
         output = self.forward(trn_X, self.sample())
         self.descend(self.measure("train", output, trn_y), self.optimizer, clip=self.grad_clip)
 
@@ -115,40 +127,37 @@ class SampledTrainer(SupernetTrainer):
 
     def steps_of_an_epoch(self) -> int | None:
         """Return how many batches both parts have."""
+        if self._has_steps_of_its_own():
+            return super().steps_of_an_epoch()
         training, validation = self.train_part.length, self.valid_part.length
         return None if training is None or validation is None else training + validation
 
+    def _has_steps_of_its_own(self) -> bool:
+        return type(self).train_step is not SupernetTrainer.train_step
+
     # --- evaluation ----------------------------------------------------------------------------------------
 
-    def evaluate(self, architecture: Mapping[str, Any], *, num_batches: int | None = None) -> dict[str, float]:
-        """Return loss and metrics of an architecture on the validation part, with the weights of the supernet.
+    def forget_evaluations(self) -> None:
+        """Forget what was evaluated and found, for the weights move; `train_model_weight` calls it."""
+        self.evaluations.clear()
+        self.found = None
 
-        BatchNorm's running statistics are those of this architecture alone: before, they are computed from scratch
-        on training samples, as the plain average over batches. They, the weights and the random numbers are
-        after it as they were.
+    def search_once(self, search: Callable[[], Architecture], count: int) -> Architecture:
+        """Return what `search` finds in the supernet as it is now: it is searched once, and what is found is kept.
 
         Args:
-            architecture: label -> decision.
-            num_batches: of the validation part. Default: all.
-
-        Raises:
-            ArchitectureError: it is not an architecture of the model's space.
+            search: ranks architectures by `evaluated` or `best`.
+            count: evaluations at most, for the progress bar and the log.
         """
-        path = self.space.canonical(architecture)
-        meters = self.evaluation_meters()
-        with seeded(self.seed, self.device), self.supernet.statistics_kept(), self._forms.evaluating():
-            self._recalibrate(path)
-            for position, (X, y) in enumerate(self._evaluation_part.batches(0)):
-                if position == num_batches:
-                    break
-                output = self.supernet.alone(X, path)
-                for meter in meters:
-                    meter.update(self.loss(output, y) if meter is meters[0] else None, output, y, X)
-        return {name: value for meter in meters for name, value in meter.read().items()}
-
-    def evaluation_meters(self) -> list[Meter]:
-        """Return what measures the outputs of an evaluation; the first one takes the loss too."""
-        return [Meter(self.metrics, self.device)]
+        if self.found is None:
+            with suppress(SpaceError):  # of a space too entangled to be counted
+                count = min(count, self.space.size)
+            logger.info("searches the trained supernet by up to %d evaluations", count)
+            shown = self.progress and self.fabric.is_global_zero
+            with counting(f"{type(self).__name__} search", count, shown=shown) as self._advance:
+                self.found = search()
+            self._advance = None
+        return dict(self.found)
 
     def evaluated(
         self, architectures: Sequence[Architecture], *, num_batches: int | None = None
@@ -165,6 +174,8 @@ class SampledTrainer(SupernetTrainer):
             found = {name: self.evaluate(architecture, num_batches=num_batches) for name, architecture in mine}
             for others in gathered(found) if world_size > 1 else [found]:
                 self.evaluations |= others
+                if self._advance is not None:
+                    self._advance(len(others))
             if self.step == 0:  # no epoch is under way: so a long export may be left, and gone on with
                 self.save_between_steps()
         return [self.evaluations[name] for name in names]
@@ -179,16 +190,6 @@ class SampledTrainer(SupernetTrainer):
         scores = [self.score(measured) for measured in self.evaluated(distinct, **options)]
         scored = [Scored(architecture, float(score)) for architecture, score in zip(distinct, scores, strict=True)]
         return [best.architecture for best in ranked(scored)[:count]]
-
-    def _recalibrate(self, path: Architecture) -> None:
-        """Compute the running statistics of BatchNorm anew."""
-        with statistics_anew(self.model, self._forms) as norms:
-            seen = 0
-            for X, y in self._recalibration_part.batches(0) if norms else ():
-                self.supernet.alone(X, path)
-                seen += batch_size(y, X)
-                if seen >= self.recalibration_samples:
-                    break
 
 
 def _least_loss(measured: Mapping[str, float]) -> float:

@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 
 from supernet.checks import check_counts
 from supernet.search import evolve
+from supernet.search.evolution import draw_allowed
 from supernet.space import Architecture
 from supernet.trainers.data import Data, mixed_seed
 from supernet.trainers.metrics import Metrics
@@ -38,8 +39,8 @@ class SinglePathTrainer(SampledTrainer):
         options: the keyword arguments of `SampledTrainer` and `SupernetTrainer`.
 
     Raises:
-        TrainingError, TakenOverError, DataError, SpaceError: as `SupernetTrainer`. `export` raises `SpaceError` where
-            it finds no architecture that keeps the constraint.
+        TrainingError, TakenOverError, DataError, SpaceError: as `SupernetTrainer`; no architecture that keeps the
+            constraint is found.
     """
 
     def __init__(
@@ -62,11 +63,18 @@ class SinglePathTrainer(SampledTrainer):
         super().__init__(model, loss, metrics, optimizer, num_epochs, dataset, **options)
         self.num_evaluations, self.population, self.num_parents = num_evaluations, population, num_parents
         self.mutation_probability, self.constraint = mutation_probability, constraint
+        if constraint is not None:  # one that nothing keeps is better known before the training than after it
+            draw_allowed(self.space, constraint, torch.Generator().manual_seed(self.seed))
         self.take_over_paths()
 
     def export(self) -> Architecture:
-        """Return the best architecture that evolution finds. All processes must call it together, once, after `fit`."""
+        """Return the best architecture that evolution finds; it searches once, at the end of `fit`.
 
+        All processes must call it together. Where it has not searched since the weights last moved, it does.
+        """
+        return self.search_once(self._evolve, self.num_evaluations)
+
+    def _evolve(self) -> Architecture:
         def scores(generation: Sequence[Architecture]) -> list[float]:
             return [self.score(measured) for measured in self.evaluated(generation)]
 
