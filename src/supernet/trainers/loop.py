@@ -377,8 +377,8 @@ class SupernetTrainer(BaseOneShotTrainer):
             if self._has_begun:
                 raise TrainingError(
                     f"this {type(self).__name__} has trained already, up to epoch {self.epoch + 1}, step {self.step}: "
-                    "a second fit() could neither begin anew nor go on exactly; make model, optimizer and trainer anew, or "
-                    "give a run_dir and go on from its checkpoint by fit(resume='auto')"
+                    "a second fit() could neither begin anew nor go on exactly; make model, optimizer and trainer "
+                    "anew, or give a run_dir and go on from its checkpoint by fit(resume='auto')"
                 )
             if self._run is not None and self.fabric.is_global_zero:
                 # A run that is resumed and was killed before its first checkpoint has left files too.
