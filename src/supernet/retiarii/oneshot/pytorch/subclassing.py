@@ -191,10 +191,10 @@ class RetiariiTrainer(BaseOneShotTrainer):
     def _fit_one_epoch(self, epoch: int) -> None:
         self._train_one_epoch(epoch)
 
-    def export(self) -> Any:
+    def export(self, *epoch: Any) -> Any:
         """Return the best architecture: what our loop's does, or what the modules in the choices' places say."""
         if self.is_ours:
-            return super().export()  # type: ignore[safe-super]
+            return super().export(*epoch)  # type: ignore[safe-super]
         architecture: dict[str, Any] = {}
         with torch.no_grad():
             for label, module in self.nas_modules:
