@@ -16,7 +16,7 @@ RANKS = [
     {"execution", "relaxations", "reports", "search"},
     {"trainers"},
     {"evaluation"},
-    {"demo", "rerun"},
+    {"demo", "rerun", "runs"},
     {"cli", "retiarii"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}

@@ -6,6 +6,7 @@ user's model with choices -> SearchSpace -> supernet -> trainer.fit() -> trainer
 from supernet.evaluation import evaluate, freeze, recalibrate, train
 from supernet.execution import replace_input_choice, replace_layer_choice, restore
 from supernet.nn import Cell, InputChoice, LayerChoice, NasBench201Cell
+from supernet.runs import load_runs
 from supernet.space import (
     Architecture,
     SearchSpace,
@@ -47,6 +48,7 @@ __all__ = [
     "fixed_architecture",
     "freeze",
     "load_architecture",
+    "load_runs",
     "recalibrate",
     "replace_input_choice",
     "replace_layer_choice",

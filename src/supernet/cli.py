@@ -1,4 +1,4 @@
-"""The command line: `supernet demo`, `supernet rerun`."""
+"""The command line: `supernet demo`, `supernet runs`, `supernet rerun`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from supernet.demo import run_demo
 from supernet.errors import SupernetError
 from supernet.rerun import rerun
+from supernet.runs import load_runs, print_runs
 
 __all__ = ["main"]
 
@@ -37,8 +39,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     again.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     again.add_argument("--into", type=Path, help="where its run directories are made (default: RUN_DIR-rerun-1, ...)")
+    runs = commands.add_parser(
+        "runs",
+        help="print what runs have found, side by side",
+        description="Print trainer, seed, figures of the last epoch, time and architecture of each run, and the "
+        "options in which the runs differ; and means over the seeds of runs that have all else in common.",
+    )
+    runs.add_argument(
+        "paths",
+        nargs="*",
+        default=["runs"],
+        metavar="PATH",
+        help="run directories, or directories with some below them",
+    )
     options = parser.parse_args(arguments)
     try:
+        if options.command == "runs":
+            # Whoever reads from a pipe wants whole lines.
+            print_runs(load_runs(options.paths), Console(width=None if sys.stdout.isatty() else 400))
+            return 0
         if options.command == "rerun":
             return _rerun(options.run_dir, options.into)
         # Its images are so small that a second thread gains nothing, and loses much where cores are shared.

@@ -14,7 +14,7 @@ import torch
 
 from supernet.errors import FileFormatError, TrainingError
 from supernet.trainers.description import surroundings
-from supernet.trainers.run_directory import RERUN, read_description, read_metrics, redirected
+from supernet.trainers.run_directory import RERUN, RERUN_ONLY, read_description, read_metrics, redirected
 
 __all__ = ["rerun"]
 
@@ -22,7 +22,9 @@ __all__ = ["rerun"]
 def rerun(run_dir: Path, into: Path | None = None) -> list[str]:
     """Run a run's command again and return in what its result differs from the first: nothing, if it is the same.
 
-    The command is taken from `run.json` and executed, so the directory must be one that you trust.
+    The command is taken from `run.json` and executed, so the directory must be one that you trust. Of several runs that
+    it makes this one alone is run: those before it take their state from their own directories, where they have
+    finished, and the command ends with this one.
 
     Args:
         run_dir: of the run, which must have finished.
@@ -42,7 +44,8 @@ def rerun(run_dir: Path, into: Path | None = None) -> list[str]:
     for note in _changes(first):
         print(f"note: {note}", flush=True)
     print(f"runs again, below {into}: {' '.join(command)}", flush=True)
-    environment = {**os.environ, **environment, RERUN: str(into.resolve())}
+    only = {RERUN: str(into.resolve()), RERUN_ONLY: str(run_dir.resolve())}
+    environment = {**os.environ, **environment, **only}
     result = subprocess.run(command, cwd=first["directory"], env=environment, check=False)
     if result.returncode:
         raise TrainingError(f"the command of {run_dir} failed with exit status {result.returncode}")

@@ -160,7 +160,7 @@ def test_the_last_checkpoints_and_the_best_are_kept(tmp_path):
     [
         (Checkpointing(keep_last=9), [6, 12, 18]),
         (Checkpointing(every_epochs=2, keep_last=9), [12, 18]),
-        (Checkpointing(every_epochs=None, every_steps=4, keep_last=9), [4, 10, 16]),
+        (Checkpointing(every_epochs=None, every_steps=4, keep_last=9), [4, 10, 16, 18]),
         (Checkpointing(every_epochs=None, every_minutes=0, keep_last=99), list(range(1, 19))),
     ],
 )

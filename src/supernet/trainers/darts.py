@@ -80,6 +80,7 @@ class DartsTrainer(SupernetTrainer):
                 "float32 weights, say with precision='bf16-mixed'"
             )
         super().__init__(model, loss, metrics, optimizer, num_epochs, dataset, **loop)
+        self.note_options(arc_learning_rate=arc_learning_rate, memory=memory, unrolled=unrolled)
         self.unrolled = unrolled
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
         self.alphas = new_logits(self.space, seed=self.seed, dtype=dtype, device=self.device)

@@ -630,3 +630,12 @@ def length_of(loader: Any) -> int | None:
         return len(loader) if isinstance(loader, Sized) else None
     except TypeError:
         return None
+
+
+def batch_size_of(loader: DataLoader[Any]) -> int | None:
+    """Return how many samples a batch of a loader has; None where each sample is one, or it cannot say."""
+    batches: Any = loader.batch_sampler
+    if isinstance(batches, GivenBatches):
+        batches = batches._given
+    size: int | None = getattr(batches, "_batch_size", getattr(batches, "batch_size", loader.batch_size))
+    return size

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
 __all__: list[str] = []
 
@@ -29,19 +33,67 @@ def surroundings(device: torch.device) -> dict[str, Any]:
     }
 
 
-def plain(param_groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def as_json(value: Any) -> Any:
+    """Return an option as JSON has it: functions and classes by their qualified names, other objects by their class's.
+
+    Such an object's own plain values stand beside its class: `StableStopping(5)` is {"class": ..., "epochs": 5}.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple | set | frozenset):
+        items = [as_json(item) for item in value]
+        return sorted(items, key=str) if isinstance(value, set | frozenset) else items
+    if isinstance(value, Mapping):
+        return {str(name): as_json(item) for name, item in value.items()}
+    if isinstance(value, os.PathLike | torch.device | torch.dtype):
+        return str(value)
+    if isinstance(value, functools.partial):
+        return {"partial": as_json(value.func), "args": as_json(value.args), "keywords": as_json(value.keywords)}
+    if hasattr(value, "__qualname__"):
+        return _name(value)
+    attributes = {
+        name: item
+        for name, item in getattr(value, "__dict__", {}).items()
+        if not name.startswith("_") and name != "training" and _is_plain(item)
+    }
+    return {"class": _name(type(value)), **as_json(attributes)}
+
+
+def settings(optimizer: Optimizer) -> list[dict[str, Any]]:
     """Return an optimizer's settings, group by group, with the number of parameters of each group."""
     return [
         {
-            **{
-                name: value
-                for name, value in group.items()
-                if isinstance(value, bool | int | float | str | tuple | None)
-            },
+            **as_json({name: value for name, value in group.items() if name != "params" and _is_plain(value)}),
             "parameters": sum(p.numel() for p in group["params"]),
         }
-        for group in param_groups
+        for group in optimizer.param_groups
     ]
+
+
+def schedule(scheduler: Any) -> Any:
+    """Return a scheduler's class and plain values, those of what it is made of too; None for none."""
+    inner = [schedule(one) for one in getattr(scheduler, "_schedulers", ())]
+    return None if scheduler is None else {**as_json(scheduler), **({"schedulers": inner} if inner else {})}
+
+
+def _name(of: Any) -> str:
+    module = of.__module__
+    if module == "__main__":  # one name for it, whether the script is run or imported
+        main = sys.modules["__main__"]
+        spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+        module = spec.name if spec else Path(file).stem if file else module
+    return ".".join(filter(None, (module, of.__qualname__)))
+
+
+def _is_plain(value: Any) -> bool:
+    """Say whether a value is small and made of numbers and texts, as settings are and data is not."""
+    if isinstance(value, list | tuple | set | frozenset):
+        return len(value) <= 100 and all(map(_is_plain, value))
+    if isinstance(value, Mapping):
+        return len(value) <= 100 and all(map(_is_plain, value.values()))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _version(package: str) -> str | None:

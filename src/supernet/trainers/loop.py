@@ -22,14 +22,22 @@ from supernet.errors import NonFiniteError, TrainingError
 from supernet.execution import Plan
 from supernet.execution.recalibration import statistics_anew
 from supernet.execution.replace import check_not_taken
-from supernet.execution.state import Forms, copied, seeded, versions_of
+from supernet.execution.state import Forms, copied, random_numbers_kept, seeded, versions_of
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space import Architecture, SearchSpace
 from supernet.trainers.base import BaseOneShotTrainer
 from supernet.trainers.callbacks import Callback, ShowProgress
 from supernet.trainers.checkpoint import read_checkpoint
-from supernet.trainers.data import Data, Part, first_batch, length_of, loaders_of_two_parts, mixed_seed
-from supernet.trainers.description import plain, surroundings
+from supernet.trainers.data import (
+    Data,
+    Part,
+    batch_size_of,
+    first_batch,
+    length_of,
+    loaders_of_two_parts,
+    mixed_seed,
+)
+from supernet.trainers.description import as_json, schedule, settings, surroundings
 from supernet.trainers.fabric import new_fabric
 from supernet.trainers.forward import Forward, ForwardFn, LossFn, check_judged, checked_loss
 from supernet.trainers.health import entropies, share_without_parameters
@@ -39,13 +47,18 @@ from supernet.trainers.progress import written
 from supernet.trainers.run_directory import Checkpointing, RunDirectory, failing_softly
 from supernet.trainers.snapshot import bring_back, digest, gathered, is_kept, snapshot
 from supernet.trainers.steps import OptimizerSteps
+from supernet.trainers.stopping import StoppingRule, StoppingRules
 from supernet.trainers.supernet import Supernet
 
 __all__ = ["LoopOptions", "SupernetTrainer"]
 
 logger = logging.getLogger("supernet")
 
-StoppingRule = Callable[[Mapping[str, Any]], str | None]
+# What may be given otherwise where a search goes on.
+_FREE_OPTIONS = (
+    *("metrics", "num_epochs", "dataset", "valid_dataset", "workers", "log_frequency", "device", "devices"),
+    *("num_nodes", "strategy", "run_dir", "checkpointing", "callbacks", "stop_when", "progress"),
+)
 
 
 class LoopOptions(TypedDict, total=False):
@@ -132,6 +145,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         space: the model's `SearchSpace`.
         history: one dict an epoch, as in `metrics.jsonl`.
         stopped: why the search ended before `num_epochs`, else None.
+        given_options: name -> what was given, as JSON has it: functions by their qualified names.
 
     Raises:
         TrainingError: the model has no choices, the optimizer lacks parameters of it, or an argument cannot be.
@@ -177,6 +191,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         on_nonfinite: Literal["stop", "skip"] = "stop",
         progress: bool = True,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "model")}
         set_before = dict(vars(self))  # by a subclass
         self.space = SearchSpace(model)
         check_not_taken(model)
@@ -215,6 +230,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.progress = progress
         self.callbacks = [ShowProgress(), *callbacks] if self.fabric.is_global_zero else []
         self.stop_when, self.on_nonfinite = stop_when, on_nonfinite
+        self._stopping = StoppingRules(stop_when)
         self.metrics = metrics
         self.meters = {part: Meter(metrics, self.device) for part in ("train", "valid")}
         self.means = Means()
@@ -244,9 +260,29 @@ class SupernetTrainer(BaseOneShotTrainer):
         self._signals: Interruption | None = None  # during `fit`
         self._loss_changes_targets = False  # found by the trial
         self._has_begun = False
+        self.seconds_before, self._began = 0.0, time.perf_counter()  # of earlier processes; when this one began
+        self._standing: Any = None  # the architecture of a finished run, which stays as it is
+        self.given_options: dict[str, Any] = {}
+        self._free_options: set[str] = set()
+        free = {name: given.pop(name) for name in _FREE_OPTIONS}
+        self.note_options(**given)
+        self.note_options(free=True, **free)
+        self.given_options["optimizer"], self.given_options["scheduler"] = settings(optimizer), schedule(scheduler)
+        self.given_options["batch_size"] = [batch_size_of(train_loader), batch_size_of(valid_loader)]
         of_the_loop = ("supernet", "optimizer", "weights", "nas_modules", "_steps", "_depends", "_ours")
         its_own = {name for name, value in set_before.items() if vars(self)[name] is value}
         self._ours = {*vars(self), *of_the_loop} - its_own  # all other attributes are the algorithm's
+
+    def note_options(self, *, free: bool = False, **options: Any) -> None:
+        """Note options as they were given, for `run.json`.
+
+        Args:
+            free: whether they may be given otherwise where a search goes on, for what has been trained does not depend
+                on them. Default: a search goes on with the same only.
+            options: by the names that the constructor has for them.
+        """
+        self.given_options |= {name: as_json(option) for name, option in options.items()}
+        self._free_options |= set(options) if free else set()
 
     def take_over(
         self,
@@ -320,6 +356,9 @@ class SupernetTrainer(BaseOneShotTrainer):
                 search; processes have diverged.
             FileFormatError: the checkpoint is broken; names the file and what is wrong.
         """
+        finished = None if self._run is None else self._run.stands_aside()
+        if finished is not None and self._takes_state_of(finished):
+            return
         with ExitStack() as stack:
             if self._run is not None and self.fabric.is_global_zero:
                 stack.enter_context(self._run.held())
@@ -332,13 +371,28 @@ class SupernetTrainer(BaseOneShotTrainer):
             stack.callback(setattr, self, "_signals", None)
             stack.callback(self.valid_part.leave)
             self._has_begun = True
-            began = time.perf_counter()
             for callback in self.callbacks:
                 stack.callback(self._end_callback, callback)
                 callback.fit_began(self)
             while self.epoch < self.num_epochs and self.stopped is None:
                 self._fit_epoch()
-            self._finish(time.perf_counter() - began)
+            self._finish()
+        if self._run is not None and self._run.ends_a_rerun():
+            raise SystemExit(0)
+
+    def _takes_state_of(self, finished: RunDirectory) -> bool:
+        """Be as after a run that has finished elsewhere, without a step or a file; say whether it is the same one."""
+        checkpoint = finished.newest_checkpoint()
+        assert checkpoint is not None, "a finished run has one"
+        try:
+            with random_numbers_kept(self.device):
+                bring_back(self, read_checkpoint(checkpoint), checkpoint)
+        except TrainingError as error:
+            logger.warning("%s has to be run again too: %s", finished.path, error)
+            return False
+        self.stopped = self._stopping.begin(self.history)
+        logger.info("%s is not the run that is run again; its result is taken as it is", finished.path)
+        return True
 
     @contextmanager
     def _failure_described(self) -> Iterator[None]:
@@ -367,6 +421,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         self._depends = {}
         self.stopped = None
         self._broken = torch.tensor(math.inf, device=self.device)
+        self.seconds_before, self._began, self._standing = 0.0, time.perf_counter(), None
         source = self._run if resume is None or str(resume) == "auto" else RunDirectory(resume)
         if source is None and resume is not None:
             raise TrainingError("fit(resume='auto') goes on from run_dir, but the trainer has none; give run_dir")
@@ -386,14 +441,22 @@ class SupernetTrainer(BaseOneShotTrainer):
             self.epoch = self.step = self.global_step = self.skipped_steps = 0
             self.history = []
             self.valid_part.enter(0, 0)
+            self.stopped = self._stopping.begin([])
             self._close_books()
         else:
             state = read_checkpoint(checkpoint)
+            if self._run is not None and source is not self._run:
+                self._run.check_empty()
             bring_back(self, state, checkpoint)
+            reason = self._stopping.begin(self.history)
+            self.stopped = None if self.step else reason  # rules are asked at the end of an epoch
             logger.info("goes on from %s, after %s", checkpoint, self._position())
-            if self.step == 0 and self.history:
-                self._ask_whether_to_stop(self.history[-1])
-            if self._run is not None and self.fabric.is_global_zero:
+            is_done = self.step == 0 and (self.epoch >= self.num_epochs or self.stopped is not None)
+            if self._run is not None and source is self._run and is_done:
+                self._standing = self._run.finished_architecture(self.space)
+            if self._standing is not None:
+                logger.info("%s holds a finished run, which stays as it is", checkpoint.parent.parent)
+            elif self._run is not None and self.fabric.is_global_zero:
                 self._run.resume(state, self.history)
         self.fabric.barrier()
         self._describe("running")
@@ -532,7 +595,9 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.history.append(record)
         if self._run is not None and self.fabric.is_global_zero:
             self._run.append_epoch(record)
-        self._ask_whether_to_stop(record)
+        self.stopped = self._stopping.ask(record)
+        if self.stopped:
+            logger.info("stopped after epoch %d: %s", record["epoch"], self.stopped)
         self._close_books()
         return record
 
@@ -541,13 +606,11 @@ class SupernetTrainer(BaseOneShotTrainer):
             meter.reset()
         self.means = Means()
 
-    def _ask_whether_to_stop(self, record: Mapping[str, Any]) -> None:
-        for rule in self.stop_when:
-            self.stopped = self.stopped or rule(record)
-        if self.stopped:
-            logger.info("stopped after epoch %d: %s", record["epoch"], self.stopped)
+    def seconds(self) -> float:
+        """Return how long the search has run so far, in earlier processes too, up to where they were saved."""
+        return self.seconds_before + time.perf_counter() - self._began
 
-    def _finish(self, seconds: float) -> None:
+    def _finish(self) -> None:
         """Check that the processes agree, and write the result."""
         of_loss = self.loss.parameters() if isinstance(self.loss, nn.Module) else ()
         trained = [*self.model.parameters(), *of_loss, *self.parameters_outside()]
@@ -560,27 +623,32 @@ class SupernetTrainer(BaseOneShotTrainer):
             if isinstance(callback, ShowProgress):
                 callback.fit_ended(self)  # a search by evaluations has a bar of its own
         architecture = self.export()  # in all processes: some share the work
+        if self._standing not in (None, self.space.canonical(architecture)):
+            raise TrainingError(
+                f"the run is finished with the architecture {self._standing}, and now the search gives {architecture}: "
+                "data, a function or a constraint has changed; search anew in another run_dir"
+            )
+        if self._standing is None:
+            self._save(None)  # with what the export has found out
         run = self._run if self.fabric.is_global_zero else None
         if run is not None:
-            run.write_architecture(architecture, self.space)
+            if self._standing is None:
+                run.write_architecture(architecture, self.space)
             run.write_network(self.model, architecture)
-        self._describe("finished", seconds=seconds, result=result, stopped=self.stopped)
+        self._describe("finished", result=result, stopped=self.stopped)
         if run is not None:
             run.write_plots(self.model, architecture, self.space, self.history)
         self.fabric.barrier()
 
     def _describe(self, status: str, **result: Any) -> None:
-        if self._run is not None and self.fabric.is_global_zero:
-            hyperparameters = {
-                "num_epochs": self.num_epochs,
-                "batch_size": [getattr(p.loader, "batch_size", None) for p in (self.train_part, self.valid_part)],
-                "optimizer": plain(self.given_optimizer.param_groups),
-                **{
-                    name: value for name, value in self.kept_attributes() if isinstance(value, bool | int | float | str)
-                },
+        if self._run is not None and self.fabric.is_global_zero and self._standing is None:
+            of_subclasses = {
+                name: value for name, value in self.kept_attributes() if isinstance(value, bool | int | float | str)
             }
-            about = {"status": status, **surroundings(self.device), **self.identity()}
-            self._run.describe({**about, "hyperparameters": hyperparameters, **result})
+            hyperparameters = {**of_subclasses, **self.given_options, "num_epochs": self.num_epochs}
+            identity = {name: value for name, value in self.identity().items() if name != "options"}
+            about = {"status": status, **surroundings(self.device), **identity, "hyperparameters": hyperparameters}
+            self._run.describe({**about, "seconds": self.seconds(), **result})
 
     def identity(self) -> dict[str, Any]:
         """Return what two runs must have in common for one to go on where the other ended."""
@@ -595,6 +663,7 @@ class SupernetTrainer(BaseOneShotTrainer):
             "grad_clip": self.grad_clip,
             "optimizer": type(self.given_optimizer).__name__,
             "scheduler": None if self.scheduler is None else type(self.scheduler).__name__,
+            "options": self._fixed_options(),
         }
 
     def parameters_outside(self) -> list[nn.Parameter]:
@@ -602,6 +671,13 @@ class SupernetTrainer(BaseOneShotTrainer):
         modules = [self.model, *([self.loss] if isinstance(self.loss, nn.Module) else [])]
         inside = {id(p) for module in modules for p in module.parameters()}
         return [p for group in self.given_optimizer.param_groups for p in group["params"] if id(p) not in inside]
+
+    def _fixed_options(self) -> dict[str, Any]:
+        """Return the options as they were given that must be the same where a search goes on."""
+        options = {name: value for name, value in self.given_options.items() if name not in self._free_options}
+        groups, scheduler = options.pop("optimizer"), options.pop("scheduler")
+        groups = [{name: value for name, value in group.items() if name != "parameters"} for group in groups]
+        return {**options, "optimizer settings": groups, "scheduler settings": scheduler}
 
     def kept_attributes(self) -> list[tuple[str, Any]]:
         """Return the attributes that belong to the algorithm's state, by name."""

@@ -91,6 +91,15 @@ class ProxylessTrainer(SupernetTrainer):
         if reward_function is not None and estimator != "reinforce":
             raise TrainingError("a reward_function is what estimator='reinforce' takes; the gates take the loss itself")
         super().__init__(model, loss, metrics, optimizer, num_epochs, dataset, **loop)
+        self.note_options(
+            warmup_epochs=warmup_epochs,
+            arc_learning_rate=arc_learning_rate,
+            estimator=estimator,
+            reward_function=reward_function,
+            baseline_decay=baseline_decay,
+            cost=cost,
+            cost_weight=cost_weight,
+        )
         _check_domains(self.space)
         self.cost = checked_cost(cost or {}, self.space)
         self.warmup_epochs, self.estimator, self.cost_weight = warmup_epochs, estimator, cost_weight

@@ -57,6 +57,8 @@ class RandomTrainer(SampledTrainer):
     ) -> None:
         check_counts(num_samples=num_samples, num_finalists=num_finalists)
         super().__init__(model, loss, metrics, optimizer, num_epochs, dataset, **options)
+        self.note_options(constraint=constraint)  # of what is trained, too
+        self.note_options(free=True, num_samples=num_samples, num_finalists=num_finalists)
         self.num_samples, self.num_finalists = num_samples, num_finalists
         self.constraint = constraint
         draw_allowed(self.space, constraint, torch.Generator().manual_seed(self.seed))

@@ -10,6 +10,7 @@ network.safetensors         the frozen network's weights,
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -26,7 +27,7 @@ from torch import nn
 
 from supernet.errors import FileFormatError, MissingExtraError, TrainingError
 from supernet.reports import plot_architecture, plot_probabilities
-from supernet.space import Architecture, SearchSpace, freeze, save_architecture
+from supernet.space import Architecture, SearchSpace, freeze, load_architecture, save_architecture
 from supernet.space.files import write_whole
 from supernet.trainers.checkpoint import write_checkpoint
 
@@ -35,6 +36,7 @@ __all__ = ["Checkpointing"]
 logger = logging.getLogger("supernet")
 
 RERUN = "SUPERNET_RERUN"  # where `supernet rerun` has all run directories made instead
+RERUN_ONLY = "SUPERNET_RERUN_ONLY"  # the run directory whose run it is about: its command may have made several
 DESCRIPTION = "run.json"
 FORMAT, VERSION = "supernet/run", 1
 
@@ -42,6 +44,8 @@ FORMAT, VERSION = "supernet/run", 1
 @dataclass(frozen=True)
 class Checkpointing:
     """When a checkpoint is written, and which are kept.
+
+    One is written at the end of a search, too.
 
     Args:
         every_epochs: epochs between checkpoints; None for none at the end of an epoch. Default: 1.
@@ -70,7 +74,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path, self._first = Path(path), Path(path).resolve()
         if base := os.environ.get(RERUN):
             self.path = redirected(self.path, Path(base))
         self._metrics = self.path / "metrics.jsonl"
@@ -79,6 +83,22 @@ class RunDirectory:
         present = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         if not present.is_dir():
             raise TrainingError(f"run_dir {self.path} cannot be made, for {present} is no directory")
+
+    def ends_a_rerun(self) -> bool:
+        """Say whether `supernet rerun` is about the run here, so that nothing after it is of interest."""
+        return os.environ.get(RERUN_ONLY) == str(self._first)
+
+    def stands_aside(self) -> RunDirectory | None:
+        """Return where the run here has finished already, if `supernet rerun` is about another run; else None."""
+        if RERUN_ONLY not in os.environ or self.ends_a_rerun():
+            return None
+        first = copy.copy(self)
+        first.path, first._checkpoints = self._first, self._first / "checkpoints"
+        try:
+            finished = read_description(first.path).get("status") == "finished"
+        except FileFormatError:
+            return None
+        return first if finished and first.newest_checkpoint() is not None else None
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -129,13 +149,18 @@ class RunDirectory:
         Raises:
             TrainingError: a run is here already, and may not be written over.
         """
-        if not over_others and (self._metrics.exists() or self.newest_checkpoint() is not None):
+        if not over_others:
+            self.check_empty()
+        self._best = None
+        write_whole(self._metrics, "")
+
+    def check_empty(self) -> None:
+        """Raise `TrainingError` if a run is here already."""
+        if self._metrics.exists() or self.newest_checkpoint() is not None:
             raise TrainingError(
                 f"{self.path} holds a run already; go on with it by fit(resume='auto'), choose another run_dir, or "
                 "move it away"
             )
-        self._best = None
-        write_whole(self._metrics, "")
 
     def resume(self, state: Mapping[str, Any], history: list[dict[str, Any]]) -> None:
         """Go on from a state: files say what it knows, and no more."""
@@ -143,6 +168,15 @@ class RunDirectory:
         for unfinished in self._checkpoints.glob(".*.tmp"):
             unfinished.unlink(missing_ok=True)
         write_whole(self._metrics, "".join(json.dumps(record) + "\n" for record in history))
+
+    def finished_architecture(self, space: SearchSpace) -> Architecture | None:
+        """Return what the run here has found, if it is finished; else None."""
+        try:
+            if read_description(self.path).get("status") == "finished":
+                return load_architecture(self.path / "architecture.json", space)
+        except (FileFormatError, FileNotFoundError) as error:
+            logger.warning("%s has no result that can be kept, so it is written anew: %s", self.path, error)
+        return None
 
     def append_epoch(self, record: Mapping[str, Any]) -> None:
         """Add a line to `metrics.jsonl`."""
@@ -218,7 +252,8 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
     path = directory / "metrics.jsonl"
     records = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # A last line without its end is one that a kill has cut off, or that is being written.
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     except (OSError, ValueError) as error:
         raise FileFormatError(f"{path} cannot be read: {error}") from error
     for number, line in enumerate(lines, 1):

@@ -77,6 +77,8 @@ class SampledTrainer(SupernetTrainer):
     ) -> None:
         check_counts(recalibration_samples=recalibration_samples)
         super().__init__(model, loss, metrics, optimizer, num_epochs, dataset, **loop)
+        self.note_options(recalibration_samples=recalibration_samples)
+        self.note_options(free=True, score=score)
         self.recalibration_samples = recalibration_samples
         self.score = score or _least_loss
         self.generator = torch.Generator().manual_seed(mixed_seed(self.seed, 2))

@@ -61,6 +61,14 @@ class SinglePathTrainer(SampledTrainer):
     ) -> None:
         check_counts(num_evaluations=num_evaluations, population=population, num_parents=num_parents)
         super().__init__(model, loss, metrics, optimizer, num_epochs, dataset, **options)
+        self.note_options(
+            free=True,
+            num_evaluations=num_evaluations,
+            population=population,
+            num_parents=num_parents,
+            mutation_probability=mutation_probability,
+            constraint=constraint,
+        )
         self.num_evaluations, self.population, self.num_parents = num_evaluations, population, num_parents
         self.mutation_probability, self.constraint = mutation_probability, constraint
         if constraint is not None:  # one that nothing keeps is better known before the training than after it

@@ -33,6 +33,7 @@ def snapshot(trainer: SupernetTrainer) -> dict[str, Any]:
         "skipped_steps": trainer.skipped_steps,
         "validation": [trainer.valid_part.round, trainer.valid_part.position],
         "history": trainer.history,
+        "seconds": trainer.seconds(),
         "parameters": dict(trainer.model.named_parameters()),
         "buffers": dict(trainer.model.named_buffers()),
         "loss": dict(_named_state(trainer.loss)),
@@ -61,6 +62,8 @@ def bring_back(trainer: SupernetTrainer, state: Mapping[str, Any], source: Any) 
         # Older checkpoints lack it: each epoch began a round.
         trainer.valid_part.enter(*map(int, state.get("validation", (trainer.epoch, trainer.step))))
         trainer.history = list(state["history"])
+        of_epochs = sum(record["cost"]["seconds"] for record in trainer.history)
+        trainer.seconds_before = float(state.get("seconds", of_epochs))  # older ones lack it
         _copy_into_model(trainer.model, dict(trainer.model.named_parameters()), state["parameters"])
         _copy_into_model(trainer.model, dict(trainer.model.named_buffers()), state["buffers"])
         _copy_into(dict(_named_state(trainer.loss)), state.get("loss", {}))  # older ones lack it
@@ -111,6 +114,10 @@ def digest(tensors: Iterable[torch.Tensor]) -> str:
 
 
 def _check_identity(theirs: Mapping[str, Any], ours: Mapping[str, Any], source: Any) -> None:
+    # Options that only one of them has are of another version. What stands outside of the options too is named once.
+    options = theirs.get("options", {}).keys() & ours["options"].keys()
+    theirs = {**{name: theirs["options"][name] for name in options}, **theirs, "options": None}
+    ours = {**{name: ours["options"][name] for name in ours["options"] if name in options}, **ours, "options": None}
     differing = [name for name in ours if theirs.get(name) != ours[name]]
     if differing:
         lines = "; ".join(f"{name} was {theirs.get(name)!r}, is {ours[name]!r}" for name in differing)
