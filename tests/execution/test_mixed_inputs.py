@@ -74,6 +74,21 @@ def test_the_weights_of_a_mean_are_those_of_its_enumeration(count):
     torch.testing.assert_close(weights_of_mean(p), expected, atol=1e-14, rtol=1e-12)
 
 
+def test_the_weights_of_a_mean_are_as_exact_in_mixed_precision():
+    p = torch.rand(5)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed_precision = weights_of_mean(p)
+    assert torch.equal(mixed_precision, weights_of_mean(p))
+
+
+def test_a_mean_that_was_first_asked_for_in_inference_mode_is_differentiable_later():
+    with torch.inference_mode():
+        weights_of_mean(torch.rand(7))
+    p = torch.rand(7, requires_grad=True)
+    weights_of_mean(p).sum().backward()
+    torch.testing.assert_close(p.grad, torch.stack([(1 - p).prod() / (1 - q) for q in p]))  # of 1 - P(none is chosen)
+
+
 @pytest.mark.parametrize("reduction", ["concat", "none", "mean", "sum"])
 def test_where_absent_inputs_are_zeros_a_mixture_of_two_stands_where_the_average_of_all_pairs_does(reduction):
     """At equal probabilities; "sum" has weights that add up to one, as where absent inputs are omitted."""

@@ -28,9 +28,14 @@ def choices(draw):
         return n, lambda label, inside: LayerChoice(
             [nn.Sequential(*modules) for modules in inside], label=label, prior=prior
         )
-    n_chosen = draw(st.sampled_from([k for k in (None, 1, 2) if k is None or k <= n]))
-    any_number = st.none() | st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=n, max_size=n)
-    prior = draw(any_number if n_chosen is None else priors(n, at_least=n_chosen))
+    bounds = [(0, 1), (1, 2), (2, 4)] if n > 1 else []
+    n_chosen = draw(st.sampled_from([None, *range(1, min(n, 2) + 1), *(b for b in bounds if b[1] <= n)]))
+    if isinstance(n_chosen, int):
+        prior = draw(priors(n, at_least=n_chosen))
+    else:
+        low, high = n_chosen or (0, n)
+        each = st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=n, max_size=n)
+        prior = draw(st.none() | each.filter(lambda ps: sum(p > 0 for p in ps) >= low and ps.count(1) <= high))
     return 0, lambda label, _: InputChoice(n, n_chosen, label=label, prior=prior)
 
 
@@ -94,9 +99,22 @@ def drawn(domain, uniforms):
     inputs = range(domain.n_candidates)
     if domain.n_chosen is None:
         return [i for i in inputs if uniforms[i] < (domain.prior[i] if domain.prior else 0.5)]
+    if isinstance(domain.n_chosen, tuple):
+        return drawn_within_bounds(domain, uniforms)
     weights = domain.prior or [1.0] * domain.n_candidates
     keys = [math.log1p(-uniforms[i]) / weights[i] if weights[i] else -math.inf for i in inputs]
     return sorted(sorted(inputs, key=lambda i: (-keys[i], i))[: domain.n_chosen])
+
+
+def drawn_within_bounds(domain, uniforms):
+    """One input after another, as probable as the sets that remain and have it, by independent inclusion."""
+    p = domain.prior or [0.5] * domain.n_candidates
+    weight = {s: math.prod(p[i] if i in s else 1 - p[i] for i in range(len(p))) for s in map(tuple, domain)}
+    for i, u in enumerate(uniforms):
+        with_it = sum(w for s, w in weight.items() if i in s)
+        takes = u * sum(weight.values()) < with_it
+        weight = {s: w for s, w in weight.items() if (i in s) == takes and w}
+    return list(*weight)
 
 
 def all_drawn(space, generator):

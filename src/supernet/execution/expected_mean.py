@@ -19,16 +19,18 @@ def weights_of_mean(probabilities: torch.Tensor) -> torch.Tensor:
     Args:
         probabilities: (K,), of each input to be chosen.
     """
-    nodes_Q1, weights_Q = _quadrature(len(probabilities), probabilities.dtype, probabilities.device)
+    nodes_Q1, weights_Q1 = _quadrature(len(probabilities), probabilities.dtype, probabilities.device)
     logs_QK = torch.log(1 - probabilities + probabilities * nodes_Q1)  # of numbers above 0, as the nodes are
     others_QK = torch.exp(logs_QK.sum(-1, keepdim=True) - logs_QK)
-    return probabilities * (weights_Q @ others_QK)
+    return probabilities * (weights_Q1 * others_QK).sum(0)  # a matrix product would lose bits in mixed precision
 
 
 @lru_cache(maxsize=256)
 def _quadrature(count: int, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return nodes (Q, 1) and weights (Q,) on [0, 1], exact below degree `count` (Golub and Welsch, 1969)."""
-    k = torch.arange(1, (count + 1) // 2, dtype=torch.float64)
-    beside = 0.5 / torch.sqrt(1 - (2 * k) ** -2)
-    values, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
-    return ((values + 1) / 2)[:, None].to(device, dtype), vectors[0].square().to(device, dtype)
+    """Return nodes and weights (Q, 1) on [0, 1], exact below degree `count` (Golub and Welsch, 1969)."""
+    with torch.inference_mode(False):  # they outlive the pass that asks for them first
+        k = torch.arange(1, (count + 1) // 2, dtype=torch.float64)
+        beside = 0.5 / torch.sqrt(1 - (2 * k) ** -2)
+        values, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
+        nodes, weights = (values + 1) / 2, vectors[0].square()
+        return nodes[:, None].to(device, dtype), weights[:, None].to(device, dtype)
