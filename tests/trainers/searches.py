@@ -99,10 +99,24 @@ def negative_loss(output, target):
     return -loss(output, target)
 
 
+class Tempered(nn.Module):
+    """A loss that learns its temperature, and counts the batches that it is trained on."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_temperature = nn.Parameter(torch.zeros(()))
+        self.register_buffer("batches", torch.zeros(()))
+
+    def forward(self, output, target):
+        self.batches += 1
+        return nn.functional.cross_entropy(output * self.log_temperature.exp(), target)
+
+
 KINDS = {
     "first order": (DartsTrainer, {"arc_learning_rate": 0.05}),
     "second order": (DartsTrainer, {"arc_learning_rate": 0.05, "unrolled": True}),
     "lean": (DartsTrainer, {"arc_learning_rate": 0.05, "memory": "lean"}),
+    "learned loss": (DartsTrainer, {"arc_learning_rate": 0.05, "loss": Tempered}),
     "path": (PathTrainer, {}),
     "enas": (
         EnasTrainer,
@@ -125,7 +139,10 @@ def loss(output, target):
 def search(kind, run_dir=None, *, norm=True, noise=True, slow=0.0, one_path=False, **options):
     torch.manual_seed(0)
     model = Net(norm)
-    optimizer = SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-3)
+    trainer_class, its_own = KINDS[kind]
+    its_own = {**its_own, "loss": its_own["loss"]()} if "loss" in its_own else its_own
+    of_loss = its_own["loss"].parameters() if "loss" in its_own else []
+    optimizer = SGD([*model.parameters(), *of_loss], 0.1, momentum=0.9, weight_decay=1e-3)
     options = {
         "num_epochs": 3,
         "batch_size": 4,
@@ -134,10 +151,10 @@ def search(kind, run_dir=None, *, norm=True, noise=True, slow=0.0, one_path=Fals
         "loss": loss,
         "device": "cpu",
         "run_dir": run_dir,
+        **its_own,
         **options,
     }
-    trainer_class, its_own = KINDS[kind]
-    trainer = trainer_class(model, optimizer=optimizer, dataset=Augmented(noise=noise), **{**its_own, **options})
+    trainer = trainer_class(model, optimizer=optimizer, dataset=Augmented(noise=noise), **options)
     if one_path:
         trainer.decisions = lambda: {"stem": "deep", "act": "1", "skip": [0]}
     if slow:
@@ -166,11 +183,15 @@ def result(trainer):
     controller = getattr(trainer, "controller", None)
     return {
         "controller": None if controller is None else digest(controller.parameters()),
-        "weights": digest([*trainer.model.parameters(), *trainer.model.buffers()]),
+        "weights": digest([*trainer.model.parameters(), *trainer.model.buffers(), *state_of_loss(trainer).values()]),
         "alphas": digest(alphas.values()),
         "architecture": trainer.export(),
         "history": [{k: v for k, v in record.items() if k != "cost"} for record in trainer.history],
     }
+
+
+def state_of_loss(trainer):
+    return trainer.loss.state_dict() if isinstance(trainer.loss, nn.Module) else {}
 
 
 def main():
@@ -214,6 +235,7 @@ def main():
     trainer.fit(resume="auto")
     Path(options.run_dir, f"result-{rank}.json").write_text(json.dumps(result(trainer)))
     tensors = {f"weights.{name}": p.detach() for name, p in trainer.model.named_parameters()}
+    tensors |= {f"loss.{name}": value for name, value in state_of_loss(trainer).items()}
     tensors |= {f"alphas.{label}": alpha.detach() for label, alpha in getattr(trainer, "alphas", {}).items()}
     save_file({k: v.contiguous() for k, v in tensors.items()}, Path(options.run_dir, f"result-{rank}.safetensors"))
 
