@@ -1,7 +1,7 @@
 """Reading what a candidate is made of, by tracing it (`torch.fx`), so that users' own modules count too.
 
 A candidate that is not understood, or whose trace need not stay true, is left to run as it is. What a trace takes for
-granted is watched: hooks, types, submodules and plain attributes of the modules that were traced through.
+granted is watched.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import copy
 import operator
 import random
 import sys
-import types
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,15 +23,19 @@ from supernet.execution.fast.convolution import shape_of
 from supernet.execution.fast.pooling import MaxPool
 from supernet.execution.fast.segment import Norm, Segment
 from supernet.execution.fast.shared import Shared
+from supernet.execution.fast.watching import (
+    Unreadable,
+    Watched,
+    attributes_of,
+    follows_a_plan,
+    is_torchs_own,
+    watched,
+)
 from supernet.execution.fast.weighted_sum import Term
 
 __all__ = ["Reading", "read"]
 
 Known = dict[Hashable, "fx.Graph | Unreadable"]
-
-
-class Unreadable(Exception):
-    """Says why a candidate runs as it is."""
 
 
 class AvgPool(NamedTuple):
@@ -73,6 +76,7 @@ class Reading:
         head: the first operation, if it has no parameters and others may want its result too.
         steps: what follows, up to a last BatchNorm.
         norm: the last BatchNorm, if it can be folded into the mixture.
+        folded: all BatchNorms that are not called as modules.
         is_plain: whether it runs as it is.
         has_choices: whether what stands in the place of other choices is called.
     """
@@ -86,15 +90,16 @@ class Reading:
     first: fx.Node | None = None
     last: fx.Node | None = None
     norm: Norm | None = None
+    folded: tuple[Norm, ...] = ()
     has_choices: bool = False
     watched: tuple[Watched, ...] = field(default=(), repr=False)
 
     def holds(self) -> bool:
         """Say whether all that the reading takes for granted is still so."""
-        for watched in self.watched:  # loops, for generators take several times as long
-            if not watched.holds():
+        for what in self.watched:  # a loop, for generators take several times as long
+            if not what.holds():
                 return False
-        return self.norm is None or _can_be_folded(self.norm)
+        return all(map(_can_be_folded, self.folded))
 
     def term(self, position: int, x: torch.Tensor, shared: Shared) -> Term | None:
         """Run the candidate, of which all holds, on x up to its last BatchNorm; None where it gives zeros."""
@@ -117,39 +122,6 @@ class Reading:
         return Term(position, y, self.norm, is_shared=not self.steps)
 
 
-class Watched(NamedTuple):
-    """A module that a trace went through, as it was then."""
-
-    module: nn.Module
-    type: type
-    children: tuple[nn.Module | None, ...]
-    attributes: tuple[tuple[str, Any], ...]
-
-    def holds(self) -> bool:
-        """Say whether the module is as it was."""
-        module = self.module
-        if (
-            type(module) is not self.type
-            or module._forward_hooks
-            or module._forward_pre_hooks
-            or module._backward_hooks
-            or module._backward_pre_hooks
-            or "forward" in module.__dict__
-        ):
-            return False
-        if self.children:
-            for child, then in zip(module._modules.values(), self.children, strict=False):
-                if child is not then:
-                    return False
-        if self.attributes:
-            attributes = module.__dict__
-            for name, value in self.attributes:
-                now = attributes.get(name)
-                if now is not value and not _is(now, value):
-                    return False
-        return True
-
-
 def read(candidate: nn.Module, known: Known) -> Reading:
     """Return what a candidate is made of.
 
@@ -158,7 +130,7 @@ def read(candidate: nn.Module, known: Known) -> Reading:
         known: traces of candidates of the same structure; new ones are added.
     """
     try:
-        watched = tuple(_watch(candidate))
+        taken_for_granted = watched(candidate)
         key = _structure(candidate, {})
         if key not in known:
             try:
@@ -168,7 +140,7 @@ def read(candidate: nn.Module, known: Known) -> Reading:
         graph = known[key]
         if isinstance(graph, Unreadable):
             raise graph
-        return _read(candidate, graph, watched)
+        return _read(candidate, graph, taken_for_granted)
     except Unreadable as reason:
         return Reading(candidate, f"as it is: {reason}", is_plain=True)
 
@@ -179,31 +151,42 @@ def read(candidate: nn.Module, known: Known) -> Reading:
 class _Tracer(fx.Tracer):
     """Goes through users' modules, and not into torch's own nor into choices."""
 
+    proxy_buffer_attributes = True  # so that nothing follows the value that one has now
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._surroundings = _surroundings()
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if _surroundings() != self._surroundings:
+            raise Unreadable("its forward works under no_grad, autocast or checkpoint of its own, in part")
+        return super().create_node(*args, **kwargs)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return _is_torchs_own(m) or _follows_a_plan(m)
+        return is_torchs_own(m) or follows_a_plan(m)
 
 
-def _is_torchs_own(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.nn.modules") and type(module) not in (
-        nn.Sequential,
-        nn.ModuleList,
-        nn.ModuleDict,
-    )
-
-
-def _follows_a_plan(module: nn.Module) -> bool:
-    return "plan" in module.__dict__
+def _surroundings() -> tuple[Any, ...]:
+    """Return what of the place where an operation stands decides what it does, and is in no trace."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    autocast = [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")]
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), hooks, *autocast
 
 
 def _traced(candidate: nn.Module) -> fx.Graph:
     """Trace a copy of the candidate, in both its forms."""
-    if _follows_a_plan(candidate) or _is_torchs_own(candidate):
+    if follows_a_plan(candidate) or is_torchs_own(candidate):
         candidate = nn.Sequential(candidate)
     before, drawn = _structure(candidate, {}), _random_state()
     try:
         # Its copy, for a forward may count its calls.
         traced = copy.deepcopy(candidate)
-        graphs = [_Tracer().trace(traced.train()), _Tracer().trace(traced.eval())]
+        with torch.enable_grad():
+            graphs = [_Tracer().trace(traced.train())]
+        with torch.no_grad():
+            graphs.append(_Tracer().trace(traced.eval()))
+    except Unreadable:
+        raise
     except Exception as error:  # whatever a user's forward raises when it is given no tensor
         raise Unreadable(
             f"its forward cannot be traced ({str(error).splitlines()[0] if str(error) else error!r})"
@@ -216,7 +199,7 @@ def _traced(candidate: nn.Module) -> fx.Graph:
     if _structure(traced, {}) != before:
         raise Unreadable("its forward changes attributes")
     if str(graphs[0]) != str(graphs[1]):
-        raise Unreadable("its forward is another one in training than in evaluation")
+        raise Unreadable("its forward is another one in training, or with gradients, than in evaluation")
     return graphs[0]
 
 
@@ -232,65 +215,16 @@ def _put_back(state: tuple[Any, ...]) -> None:
         sys.modules["numpy"].random.set_state(state[2])
 
 
-_INTERNALS = frozenset(nn.Module().__dict__)
-_SCALARS = (type(None), bool, int, float, str, torch.dtype, torch.device, type)
-_STATELESS = (types.FunctionType, types.BuiltinFunctionType)
-
-
-def _frozen(value: Any) -> Any:
-    """Return an attribute's value so that it can be compared later, or raise `Unreadable`."""
-    if isinstance(value, (*_SCALARS, *_STATELESS)):
-        return value
-    if isinstance(value, list | tuple):
-        return tuple(_frozen(inner) for inner in value)
-    if isinstance(value, dict):
-        return tuple((_frozen(key), _frozen(inner)) for key, inner in value.items())
-    raise Unreadable(f"it holds a {type(value).__name__}, which may change")
-
-
-def _is(value: Any, frozen: Any) -> bool:
-    """Say whether an attribute's value is still what it was."""
-    if value is frozen:
-        return True
-    try:
-        now = _frozen(value)
-    except Unreadable:
-        return False
-    return type(now) is type(frozen) and bool(now == frozen)
-
-
-def _attributes(module: nn.Module) -> tuple[tuple[str, Any], ...]:
-    own = ((name, value) for name, value in module.__dict__.items() if name not in _INTERNALS)
-    if _is_torchs_own(module):
-        return tuple((name, _frozen(value)) for name, value in own if isinstance(value, (*_SCALARS, list, tuple)))
-    return tuple((name, _frozen(value)) for name, value in own)
-
-
 def _structure(module: nn.Module, seen: dict[int, int]) -> Hashable:
     """Return all that a trace of the module can depend on, in a form that can be compared."""
     if id(module) in seen:
         return seen[id(module)]
     seen[id(module)] = len(seen)
-    if _follows_a_plan(module):
+    if follows_a_plan(module):
         return "choice"
     parameters = tuple((name, None if p is None else tuple(p.shape)) for name, p in module._parameters.items())
     children = tuple((n, None if c is None else _structure(c, seen)) for n, c in module._modules.items())
-    return type(module), _attributes(module), parameters, children
-
-
-def _watch(candidate: nn.Module) -> Iterator[Watched]:
-    if _follows_a_plan(candidate):
-        return
-    # Convolutions and BatchNorms are read anew whenever they run.
-    is_read_anew = isinstance(candidate, nn.Conv2d | nn.modules.batchnorm._BatchNorm)
-    children = tuple(candidate._modules.values())
-    watched = Watched(candidate, type(candidate), children, () if is_read_anew else _attributes(candidate))
-    if not watched.holds():
-        raise Unreadable("it has hooks, or a forward put in the place of its own")
-    yield watched
-    for child in children:
-        if child is not None:
-            yield from _watch(child)
+    return type(module), attributes_of(module), parameters, children
 
 
 # --- understanding a trace ---------------------------------------------------------------------------------
@@ -312,7 +246,7 @@ _PURE_METHODS = frozenset(
 
 
 def _read(candidate: nn.Module, graph: fx.Graph, watched: tuple[Watched, ...]) -> Reading:
-    root = nn.Sequential(candidate) if _is_torchs_own(candidate) or _follows_a_plan(candidate) else candidate
+    root = nn.Sequential(candidate) if is_torchs_own(candidate) or follows_a_plan(candidate) else candidate
     nodes = list(graph.nodes)
     if [node.op for node in nodes].count("placeholder") != 1:
         raise Unreadable("it takes more than one argument")
@@ -374,7 +308,8 @@ def _read(candidate: nn.Module, graph: fx.Graph, watched: tuple[Watched, ...]) -
         first=start,
         last=last,
         norm=norm,
-        has_choices=any(map(_follows_a_plan, modules.values())),
+        folded=tuple(n for n in (norm, *(s.call.norm for s in steps if isinstance(s.call, Segment))) if n is not None),
+        has_choices=any(map(follows_a_plan, modules.values())),
         watched=watched,
     )
 
@@ -507,8 +442,9 @@ def _calls(node: fx.Node, functions: set[Any], method: str | None = None) -> boo
 def _can_be_folded(module: nn.Module | None) -> bool:
     if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
         return False
-    norm: Any = module
-    return norm.track_running_stats and norm.momentum is not None and norm.running_mean is not None
+    attributes = module.__dict__  # through the module it takes several times as long
+    has_statistics = attributes["track_running_stats"] and attributes["_buffers"].get("running_mean") is not None
+    return has_statistics and attributes["momentum"] is not None
 
 
 def _is_simple_conv(module: nn.Module | None) -> bool:
