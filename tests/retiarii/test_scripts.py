@@ -130,10 +130,28 @@ from nni.retiarii import strategy, Mutator
 from nni.retiarii.evaluator import FunctionalEvaluator
 from nni.retiarii.execution.python import PurePythonExecutionEngine
 from nni.algorithms.nas.pytorch.darts import DartsTrainer as OldDartsTrainer
+from nni.retiarii.oneshot import interface
+from nni.nas import fixed_arch, model_wrapper
+from nni.nas.fixed import fixed_arch
+from nni.nas.experiment import RetiariiExperiment
+from nni.nas.experiment.pytorch import RetiariiExperiment, RetiariiExeConfig
+from nni.nas.utils import model_wrapper, basic_unit
+from nni.nas.utils.serializer import model_wrapper
+from nni.nas.nn.pytorch import LayerChoice
+from nni.nas.nn.pytorch.choice import InputChoice
+import nni.nas.nn.pytorch.layers as layers
+import nni.nas.strategy
+import nni.nas.hub.pytorch
+import nni.retiarii.trainer.pytorch as trainers
+from nni.retiarii import hub, register_trainer
+import nni
+assert issubclass(interface.BaseOneShotTrainer, trainers.BaseOneShotTrainer) and LayerChoice is layers.LayerChoice
+assert nni.report_intermediate_result(1) is nni.report_final_result(2) and nni.trace(dict) is dict
 assert issubclass(nn.Conv2d, nn.Module) and nn.functional and nn.Parameter and nn.ModuleDict
 for refused in (lambda: strategy.Random(), lambda: pl.Classification(), lambda: OldDartsTrainer(None),
                 lambda: ValueChoice([1, 2]), lambda: Repeat(nn.ReLU(), 3), lambda: Mutator(),
-                lambda: NasBench101Cell([])):
+                lambda: NasBench101Cell([]), lambda: nni.nas.strategy.DARTS(), lambda: hub.pytorch.MobileNetV3Space(),
+                lambda: register_trainer(), lambda: nn.MultiheadChoice()):
     try:
         refused()
     except Exception as error:
@@ -145,7 +163,7 @@ def test_every_line_of_the_list_imports_and_what_could_never_run_says_so_when_us
     result = python("import supernet.retiarii as r; r.install(); r.install()" + LINES, tmp_path)
     assert result.returncode == 0, result.stderr
     said = result.stdout.splitlines()
-    assert len(said) == 7
+    assert len(said) == 11
     assert all(line.startswith("ChoiceError") and "one-shot trainers" in line for line in said)
     assert "nni.retiarii.strategy.Random" in said[0]
     assert "write a LayerChoice between modules with these values" in said[3]

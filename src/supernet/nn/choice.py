@@ -66,7 +66,7 @@ class _BecomesWhatIsDecided(type):
 class Choice(nn.Module, metaclass=_BecomesWhatIsDecided):
     """A decision in a model, not yet made. Base of `LayerChoice` and `InputChoice`."""
 
-    prior: list[float] | None
+    _prior: list[float] | None
 
     def __init__(self, label: str | None) -> None:
         super().__init__()
@@ -84,6 +84,11 @@ class Choice(nn.Module, metaclass=_BecomesWhatIsDecided):
     def key(self) -> str | None:
         """The same as `label`."""
         return self.label
+
+    @property
+    def prior(self) -> list[float] | None:
+        """The prior as given."""
+        return self._prior
 
     def description(self) -> str:
         """Name this choice for a message."""

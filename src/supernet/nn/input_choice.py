@@ -78,12 +78,12 @@ class InputChoice(Choice):
         self.absent = absent
         self.choose_from = choose_from
         low, high = self.bounds
-        self.prior = checked_prior(prior, n_candidates, sums_to_one=low == high)
-        if self.prior is not None:
-            if sum(p > 0 for p in self.prior) < low:
-                raise ChoiceError(f"{low} inputs are to be chosen, but the prior allows fewer: {self.prior}")
-            if low < high and sum(p == 1 for p in self.prior) > high:
-                raise ChoiceError(f"at most {high} inputs are to be chosen, but the prior demands more: {self.prior}")
+        self._prior = checked_prior(prior, n_candidates, sums_to_one=low == high)
+        if self._prior is not None:
+            if sum(p > 0 for p in self._prior) < low:
+                raise ChoiceError(f"{low} inputs are to be chosen, but the prior allows fewer: {self._prior}")
+            if low < high and sum(p == 1 for p in self._prior) > high:
+                raise ChoiceError(f"at most {high} inputs are to be chosen, but the prior demands more: {self._prior}")
 
     @property
     def bounds(self) -> tuple[int, int]:

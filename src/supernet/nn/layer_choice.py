@@ -37,7 +37,7 @@ class LayerChoice(Choice):
         prior: Sequence[float] | None = None,
     ) -> None:
         super().__init__(label)
-        self.prior = None
+        self._prior = None
         if isinstance(candidates, Mapping | nn.ModuleDict):
             named = list(candidates.items())
         else:
@@ -46,7 +46,7 @@ class LayerChoice(Choice):
             raise ChoiceError("a LayerChoice needs at least one candidate, but its candidates are empty")
         for name, module in named:
             self._put(_checked_name(name), module)
-        self.prior = checked_prior(prior, len(named), sums_to_one=True)
+        self._prior = checked_prior(prior, len(named), sums_to_one=True)
 
     @property
     def names(self) -> list[str]:
@@ -69,7 +69,7 @@ class LayerChoice(Choice):
 
     def __setitem__(self, index: str | int, module: nn.Module) -> None:
         if isinstance(index, str) and index not in self._modules:
-            if self.prior is not None:
+            if self._prior is not None:
                 raise ChoiceError(f"{self.description()} has a prior, so candidate {index!r} cannot be added to it")
             self._put(_checked_name(index), module)
         else:
@@ -87,7 +87,7 @@ class LayerChoice(Choice):
 
     def __delitem__(self, index: str | int | slice) -> None:
         names = self.names[index] if isinstance(index, slice) else [self._name_at(index)]
-        if self.prior is not None:
+        if self._prior is not None:
             raise ChoiceError(f"{self.description()} has a prior, so candidates cannot be taken from it: {names}")
         if len(names) == len(self):
             raise ChoiceError(f"{self.description()} needs at least one candidate; {names} are all it has")
@@ -132,7 +132,7 @@ def chosen_name(decision: Any, names: Sequence[str], label: str | None) -> str:
 
 
 # What torch modules and module dicts use themselves, and so no candidate can be called.
-_RESERVED = frozenset({*dir(nn.ModuleDict()), *dir(LayerChoice), "prior", "_label", "_path"})
+_RESERVED = frozenset({*dir(nn.ModuleDict()), *dir(LayerChoice), "_prior", "_label", "_path"})
 
 
 def _checked_name(name: Any) -> str:

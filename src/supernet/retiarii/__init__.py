@@ -4,7 +4,7 @@ Nothing is registered under the name `nni` until `install` is called, or a scrip
 `python -m supernet.retiarii script.py`.
 """
 
-from supernet.retiarii.absent import AbsentModule, absent
+from supernet.retiarii.absent import AbsentModule, absent, names_absent_from
 from supernet.retiarii.fixed import apply_fixed_architecture, fixed_arch
 from supernet.retiarii.install import install
 from supernet.retiarii.serializer import basic_unit, model_wrapper, serialize, serialize_cls
@@ -16,6 +16,8 @@ codegen, converter, evaluator, execution, graph, strategy = (
     AbsentModule(f"nni.retiarii.{name}")
     for name in ("codegen", "converter", "evaluator", "execution", "graph", "strategy")
 )
+
+__getattr__ = names_absent_from(__name__, "nni.retiarii")
 
 __all__ = [
     "apply_fixed_architecture",

@@ -1,7 +1,10 @@
-"""Names of NNI that its one-shot trainers could not run either: they import, and say so when used."""
+"""Names of NNI that this package has not: they import, and say so when they are used."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -9,14 +12,48 @@ from supernet.errors import ChoiceError
 
 __all__: list[str] = []
 
+_INSTEAD = (
+    "it belongs to multi-trial search or to another version of NNI; train a supernet by a trainer of supernet, "
+    "then freeze(model, trainer.export()) and supernet.train"
+)
 
-def absent(name: str, instead: str) -> type:
+
+class _Absent(type):
+    """A class that cannot be made, as cannot whatever it seems to hold."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return absent(f"{cls.__qualname__}.{name}", cls.__doc__ or _INSTEAD)
+
+
+def absent(name: str, instead: str = _INSTEAD) -> type:
     """Return a class of that name that cannot be made: its error says what to use."""
 
     def refuse(self: Any, *args: Any, **kwargs: Any) -> NoReturn:
-        raise ChoiceError(f"{name} had no meaning for Retiarii's one-shot trainers, and has none here: {instead}")
+        raise ChoiceError(f"{name} is nothing that Retiarii's one-shot trainers ran with, and is not here: {instead}")
 
-    return type(name.rpartition(".")[2], (), {"__init__": refuse, "__doc__": instead})
+    members = {"__init__": refuse, "__doc__": instead, "__qualname__": name}
+    return _Absent(name.rpartition(".")[2], (), members)
+
+
+def names_absent_from(module: str, theirs: str) -> Callable[[str], Any]:
+    """Return the `__getattr__` of one of our modules: what NNI's has and ours has not is absent.
+
+    Args:
+        module: ours, whose own parts are found before.
+        theirs: the name of NNI's.
+    """
+
+    def __getattr__(name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"module {theirs!r} has no attribute {name!r}")
+        part = f"{module}.{name}"
+        if importlib.util.find_spec(module).submodule_search_locations and importlib.util.find_spec(part):  # type: ignore[union-attr]
+            return importlib.import_module(part)
+        return absent(f"{theirs}.{name}")
+
+    return __getattr__
 
 
 class AbsentModule(ModuleType):
@@ -29,8 +66,4 @@ class AbsentModule(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return absent(
-            f"{self.__name__}.{name}",
-            "it belongs to multi-trial search or to another version of NNI; train a supernet by a trainer of supernet, "
-            "then freeze(model, trainer.export()) and supernet.train",
-        )
+        return absent(f"{self.__name__}.{name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,22 +9,11 @@ from typing import Any
 from torch import nn
 
 import supernet.nn as ours
+from supernet.nn import Choice
 from supernet.nn.input_choice import chosen_inputs, chosen_positions
+from supernet.retiarii.labels import next_labels
 
 __all__ = ["Cell", "ChosenInputs", "InputChoice", "LayerChoice", "NasBench201Cell"]
-
-_numbers = itertools.count(1)
-
-
-def reset_labels() -> None:
-    """Begin with `_mutation_1` again."""
-    global _numbers
-    _numbers = itertools.count(1)
-
-
-def label_or_next(label: str | None) -> str:
-    """Return the label, or the next automatic one: `_mutation_1`, `_mutation_2`, ... in order of construction."""
-    return label if label else f"_mutation_{next(_numbers)}"
 
 
 def without_deprecated(label: str | None, deprecated: Mapping[str, Any], ignored: Sequence[str]) -> str | None:
@@ -41,8 +29,28 @@ def without_deprecated(label: str | None, deprecated: Mapping[str, Any], ignored
     return label
 
 
-class LayerChoice(ours.LayerChoice):
-    """`supernet.LayerChoice` with an automatic label."""
+class _Retiariis(Choice):
+    """What both choices of Retiarii have beside ours: an automatic label, and a prior where none is given."""
+
+    label_of_2_6: str | None = None  # where the label is automatic
+
+    @property
+    def prior(self) -> list[float]:
+        """The prior, which is uniform where none is given."""
+        return self._prior or [1 / self._count()] * self._count()
+
+    def _count(self) -> int:
+        raise NotImplementedError
+
+    def _warn_of_running(self) -> None:
+        warnings.warn(
+            f"{self.description()} runs undecided, so it gives its first, as in NNI; search by a trainer, or fix it",
+            stacklevel=3,
+        )
+
+
+class LayerChoice(_Retiariis, ours.LayerChoice):
+    """`supernet.LayerChoice` with an automatic label. Run as it is, it runs its first candidate, with a warning."""
 
     def __init__(
         self,
@@ -53,7 +61,28 @@ class LayerChoice(ours.LayerChoice):
         **deprecated: Any,
     ) -> None:
         label = without_deprecated(label, deprecated, ["return_mask", "reduction"])
-        super().__init__(candidates, label=label_or_next(label), prior=prior)
+        automatic, later = (None, None) if label else next_labels()
+        ours.LayerChoice.__init__(self, candidates, label=label or automatic, prior=prior)
+        self.label_of_2_6, self._are_named = later, isinstance(candidates, Mapping | nn.ModuleDict)
+
+    def _count(self) -> int:
+        return len(self)
+
+    @property
+    def candidates(self) -> list[nn.Module] | dict[str, nn.Module]:
+        """The candidates, in a list or by name as they were given."""
+        return dict(self._candidates()) if self._are_named else list(self)
+
+    def decided(self, decision: Any) -> nn.Module:
+        """Return the candidate of that name or position, or of the one in a list."""
+        if isinstance(decision, list) and len(decision) == 1:
+            (decision,) = decision
+        return super().decided(decision)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the first candidate, with a warning."""
+        self._warn_of_running()
+        return self[0](*args, **kwargs)
 
     @property
     def choices(self) -> list[nn.Module]:
@@ -68,8 +97,11 @@ class LayerChoice(ours.LayerChoice):
         return len(self)
 
 
-class InputChoice(ours.InputChoice):
-    """`supernet.InputChoice` with an automatic label; called with a list, or a dict in the inputs' order."""
+class InputChoice(_Retiariis, ours.InputChoice):
+    """`supernet.InputChoice` with an automatic label; called with a list, or a dict in the inputs' order.
+
+    Run as it is, it gives its first input, with a warning.
+    """
 
     def __init__(
         self,
@@ -83,12 +115,24 @@ class InputChoice(ours.InputChoice):
         **deprecated: Any,
     ) -> None:
         label = without_deprecated(label, deprecated, ["return_mask", "choose_from"])
-        super().__init__(n_candidates, n_chosen, reduction, absent=absent, label=label_or_next(label), prior=prior)
+        automatic, later = (None, None) if label else next_labels()
+        ours.InputChoice.__init__(
+            self, n_candidates, n_chosen, reduction, absent=absent, label=label or automatic, prior=prior
+        )
+        self.label_of_2_6 = later
+
+    def _count(self) -> int:
+        return self.n_candidates
 
     def decided(self, decision: Any) -> ChosenInputs:
-        """Return what picks and reduces the inputs at these positions."""
-        chosen = chosen_positions(decision, self.n_candidates, self.n_chosen, None, self.label)
+        """Return what picks and reduces the inputs at these positions, of which NNI's trainers gave any number."""
+        chosen = chosen_positions(decision, self.n_candidates, None, None, self.label)
         return ChosenInputs(chosen, self.reduction, self.n_candidates if self.absent == "zeros" else None)
+
+    def forward(self, inputs: Any) -> Any:
+        """Return the first input, with a warning."""
+        self._warn_of_running()
+        return as_list(inputs)[0]
 
 
 class ChosenInputs(nn.Module):
@@ -125,7 +169,7 @@ class Cell(ours.Cell):
         merge_op: str = "all",
         label: str | None = None,
     ) -> None:
-        label = label_or_next(label)
+        label = label or next_labels()[0]
         super().__init__(op_candidates, num_nodes, num_ops_per_node, num_predecessors, merge_op, label)
 
 
@@ -140,4 +184,4 @@ class NasBench201Cell(ours.NasBench201Cell):
         num_tensors: int = 4,
         label: str | None = None,
     ) -> None:
-        super().__init__(op_candidates, in_features, out_features, num_tensors, label_or_next(label))
+        super().__init__(op_candidates, in_features, out_features, num_tensors, label or next_labels()[0])

@@ -15,6 +15,8 @@ from torch import nn
 from supernet.errors import ArchitectureError, FileFormatError
 from supernet.nn.choice import Choice, constructors_follow
 from supernet.nn.layer_choice import LayerChoice
+from supernet.retiarii.absent import names_absent_from
+from supernet.retiarii.labels import as_in
 
 __all__ = ["apply_fixed_architecture", "fixed_arch"]
 
@@ -34,7 +36,7 @@ def fixed_arch(fixed_arch: Fixed, verbose: bool = True) -> Iterator[None]:
     decisions = _read(fixed_arch)
     if verbose:
         logger.info("fixed architecture: %s", decisions)
-    with constructors_follow(decisions) as met:
+    with as_in(decisions), constructors_follow(decisions) as met:
         yield
     if decisions and not met & set(decisions):
         raise ArchitectureError(
@@ -63,9 +65,11 @@ def apply_fixed_architecture(model: nn.Module, fixed_arc: Fixed, verbose: bool =
 def _apply(module: nn.Module, decisions: Mapping[str, Any]) -> None:
     for name, child in list(module.named_children()):
         while isinstance(child, Choice):
-            if child.label is None or child.label not in decisions:
+            labels = (child.label, getattr(child, "label_of_2_6", None))
+            label = next((label for label in labels if label in decisions), None)
+            if label is None:
                 raise ArchitectureError(f"{child.description()} has no decision; there are: {', '.join(decisions)}")
-            decision = _positions(decisions[child.label])
+            decision = _positions(decisions[label])
             if isinstance(child, LayerChoice) and isinstance(decision, list) and len(decision) == 1:
                 decision = decision[0]
             child = child.decided(decision)
@@ -90,3 +94,6 @@ def _read(fixed: Fixed) -> dict[str, Any]:
     if not isinstance(decisions, dict):
         raise FileFormatError(f"{fixed} holds no architecture: a JSON object label -> decision is needed")
     return decisions
+
+
+__getattr__ = names_absent_from(__name__, "nni.retiarii.fixed")

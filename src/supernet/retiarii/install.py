@@ -11,13 +11,15 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 from supernet.errors import NameTakenError
+from supernet.retiarii import fixed, serializer, trial
 from supernet.retiarii.absent import AbsentModule
 
 __all__ = ["install"]
 
 OURS = "supernet.retiarii"
 
-# NNI's module -> ours. Those of v2.3 (trainer) and of v1 (nas) held the same objects under older paths.
+# NNI's module -> ours. Those of 2.3 (trainer), of v1 (nas.pytorch) and of 2.8 to 2.10 (nas) held the same objects under
+# other paths.
 MODULES = {
     "nni.retiarii": OURS,
     "nni.retiarii.experiment": f"{OURS}.experiment",
@@ -26,7 +28,7 @@ MODULES = {
     "nni.retiarii.nn": f"{OURS}.nn",
     "nni.retiarii.nn.pytorch": f"{OURS}.nn.pytorch",
     "nni.retiarii.oneshot": f"{OURS}.oneshot",
-    "nni.retiarii.oneshot.interface": f"{OURS}.oneshot",
+    "nni.retiarii.oneshot.interface": f"{OURS}.oneshot.interface",
     "nni.retiarii.oneshot.pytorch": f"{OURS}.oneshot.pytorch",
     "nni.retiarii.oneshot.pytorch.darts": f"{OURS}.oneshot.pytorch.darts",
     "nni.retiarii.oneshot.pytorch.enas": f"{OURS}.oneshot.pytorch.enas",
@@ -41,6 +43,17 @@ MODULES = {
     "nni.retiarii.trainer.pytorch.proxyless": f"{OURS}.oneshot.pytorch.proxyless",
     "nni.retiarii.trainer.pytorch.random": f"{OURS}.oneshot.pytorch.random",
     "nni.retiarii.trainer.pytorch.utils": f"{OURS}.oneshot.pytorch.utils",
+    "nni.nas.experiment": f"{OURS}.experiment.pytorch",
+    "nni.nas.experiment.pytorch": f"{OURS}.experiment.pytorch",
+    "nni.nas.fixed": f"{OURS}.fixed",
+    "nni.nas.nn": f"{OURS}.nn",
+    "nni.nas.nn.pytorch": f"{OURS}.nn.pytorch",
+    "nni.nas.nn.pytorch.choice": f"{OURS}.nn.pytorch",
+    "nni.nas.nn.pytorch.layers": f"{OURS}.nn.pytorch",
+    "nni.nas.oneshot": f"{OURS}.oneshot",
+    "nni.nas.oneshot.pytorch": f"{OURS}.oneshot.pytorch",
+    "nni.nas.utils": f"{OURS}.serializer",
+    "nni.nas.utils.serializer": f"{OURS}.serializer",
     "nni.nas.pytorch.fixed": f"{OURS}.fixed",
     "nni.nas.pytorch.mutables": f"{OURS}.mutables",
     "nni.nas.pytorch.utils": f"{OURS}.oneshot.pytorch.utils",
@@ -85,12 +98,13 @@ def install(*, over_real_nni: bool = False) -> None:
         )
     for name in [name for name in sys.modules if name == "nni" or name.startswith("nni.")]:
         del sys.modules[name]
-    modules: dict[str, ModuleType] = {"nni": AbsentModule("nni"), "nni.nas": AbsentModule("nni.nas")}
-    modules["nni.nas.pytorch"] = AbsentModule("nni.nas.pytorch")
+    modules: dict[str, ModuleType] = {name: AbsentModule(name) for name in ("nni", "nni.nas", "nni.nas.pytorch")}
+    for name, source in (("nni", trial), ("nni.nas", serializer), ("nni.nas", fixed)):
+        vars(modules[name]).update({public: getattr(source, public) for public in source.__all__})
     modules |= {name: importlib.import_module(ours) for name, ours in MODULES.items()}
     for name, module in modules.items():
         sys.modules[name] = module
         parent, _, child = name.rpartition(".")
-        if isinstance(modules.get(parent), AbsentModule):
+        if parent and child not in vars(modules[parent]):
             setattr(modules[parent], child, module)
     sys.meta_path.insert(0, _AbsentModules())

@@ -9,6 +9,7 @@ from torch import nn
 
 from supernet.errors import ChoiceError
 from supernet.retiarii import choices
+from supernet.retiarii.absent import names_absent_from
 
 __all__ = ["InputChoice", "LayerChoice", "MutableScope"]
 
@@ -58,3 +59,6 @@ class MutableScope(nn.Module):
     def __init__(self, key: str) -> None:
         super().__init__()
         self.key = key
+
+
+__getattr__ = names_absent_from(__name__, "nni.nas.pytorch.mutables")

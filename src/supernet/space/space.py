@@ -295,7 +295,7 @@ def _label(choice: Choice) -> str:
 
 
 def _domain(choice: Choice) -> Domain:
-    prior = None if choice.prior is None else tuple(choice.prior)
+    prior = None if choice._prior is None else tuple(choice._prior)
     if isinstance(choice, LayerChoice):
         return LayerDomain(_label(choice), tuple(choice.names), prior)
     assert isinstance(choice, InputChoice)

@@ -148,4 +148,4 @@ def _what_is_decided(choice: Choice) -> str:
         what = f"{numbers(choice.n_chosen)} of {choice.choose_from or choice.n_candidates} inputs"
     else:
         raise SpaceError(f"{type(choice).__name__} is not a kind of choice that a space knows")
-    return what if choice.prior is None else f"{what} with prior {choice.prior}"
+    return what if choice._prior is None else f"{what} with prior {choice._prior}"

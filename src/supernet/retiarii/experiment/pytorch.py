@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from supernet.errors import TrainingError
+from supernet.retiarii.absent import names_absent_from
 from supernet.trainers import BaseOneShotTrainer
 
 __all__ = ["RetiariiExeConfig", "RetiariiExperiment"]
@@ -42,3 +43,6 @@ class RetiariiExperiment:
     def export_top_models(self, top_k: int = 1, **options: Any) -> Any:
         """Return the architecture that the search ended with."""
         return self.trainer.export()
+
+
+__getattr__ = names_absent_from(__name__, "nni.retiarii.experiment.pytorch")

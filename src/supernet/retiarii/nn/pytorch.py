@@ -2,7 +2,7 @@
 
 from torch.nn import *  # noqa: F403
 
-from supernet.retiarii.absent import absent
+from supernet.retiarii.absent import absent, names_absent_from
 from supernet.retiarii.choices import Cell, ChosenInputs, InputChoice, LayerChoice, NasBench201Cell
 
 __all__ = ["Cell", "ChosenInputs", "InputChoice", "LayerChoice", "NasBench201Cell"]  # beside torch's
@@ -13,3 +13,5 @@ Repeat = absent("Repeat", "write each depth as a candidate of a LayerChoice, nn.
 NasBench101Cell = absent("NasBench101Cell", "write its nodes by LayerChoice and InputChoice, or use Cell")
 Placeholder = absent("Placeholder", "write a LayerChoice where a mutator would have put one")
 ModelParameterChoice = absent("ModelParameterChoice", _LAYERS)
+
+__getattr__ = names_absent_from(__name__, "nni.retiarii.nn.pytorch")

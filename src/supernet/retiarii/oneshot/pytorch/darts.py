@@ -16,6 +16,7 @@ from supernet.execution import MixedInput, MixedLayer, Plan, replace_input_choic
 from supernet.execution.state import Buffers, RandomState, kept
 from supernet.nn import InputChoice, LayerChoice
 from supernet.relaxations import most_probable_of, probabilities_of
+from supernet.retiarii.absent import names_absent_from
 from supernet.retiarii.choices import as_list
 from supernet.retiarii.oneshot.pytorch.alpha import HasAlpha
 from supernet.retiarii.oneshot.pytorch.subclassing import Assignable, RetiariiTrainer
@@ -175,7 +176,7 @@ class DartsTrainer(_RetiariiDarts, OurDartsTrainer):
     ) -> None:
         if learning_rate != 2.5e-3:
             warnings.warn("learning_rate is ignored: the optimizer has its own", DeprecationWarning, stacklevel=2)
-        why = self._why_own_loop(loss=loss, optimizer=optimizer, dataset=dataset)
+        why = self._why_own_loop(loss=loss or loop.get("loss_fn"), optimizer=optimizer, dataset=dataset)
         if why is not None:
             self._take_arguments(
                 why, loop, device=device, model=model, loss=loss, metrics=metrics, model_optim=optimizer,
@@ -206,3 +207,6 @@ class DartsTrainer(_RetiariiDarts, OurDartsTrainer):
         super().take_over(partial(DartsLayerChoice, **layer.keywords), DartsInputChoice, plan)
         for label, module in self.nas_modules:
             module.alpha = self.alphas[label]
+
+
+__getattr__ = names_absent_from(__name__, "nni.retiarii.oneshot.pytorch.darts")

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Adam
 
+from supernet.retiarii.absent import names_absent_from
 from supernet.retiarii.oneshot.pytorch.random import RetiariiPaths
 from supernet.retiarii.oneshot.pytorch.subclassing import Assignable
 from supernet.retiarii.oneshot.pytorch.utils import AverageMeterGroup, Split, halves
@@ -136,7 +137,8 @@ class EnasTrainer(_RetiariiEnas, OurEnasTrainer):
         split: Split = "random",
         **options: Any,
     ) -> None:
-        why = self._why_own_loop(loss=loss, reward_function=reward_function, optimizer=optimizer, dataset=dataset)
+        given = {"loss": loss or options.get("loss_fn"), "reward_function": reward_function}
+        why = self._why_own_loop(**given, optimizer=optimizer, dataset=dataset)
         if why is not None:
             self._take_arguments(
                 why, options, device=device, model=model, loss=loss, metrics=metrics, reward_function=reward_function,
@@ -170,3 +172,6 @@ class EnasTrainer(_RetiariiEnas, OurEnasTrainer):
             ctrl_kwargs=ctrl_kwargs,
             **{**halves(dataset, split), **options},
         )
+
+
+__getattr__ = names_absent_from(__name__, "nni.retiarii.oneshot.pytorch.enas")

@@ -15,6 +15,7 @@ from supernet.execution import GatedInput, GatedLayer, Gates, Plan, replace_inpu
 from supernet.execution.state import Buffers, held
 from supernet.nn import InputChoice, LayerChoice
 from supernet.relaxations import binary_gates
+from supernet.retiarii.absent import names_absent_from
 from supernet.retiarii.choices import as_list
 from supernet.retiarii.oneshot.pytorch.alpha import HasAlpha
 from supernet.retiarii.oneshot.pytorch.subclassing import Assignable, RetiariiTrainer
@@ -201,7 +202,7 @@ class ProxylessTrainer(_RetiariiProxyless, OurProxylessTrainer):
         **options: Any,
     ) -> None:
         weight = _cost_weight(grad_reg_loss_type, grad_reg_loss_params, applied_hardware, ref_latency, options)
-        why = self._why_own_loop(loss=loss, optimizer=optimizer, dataset=dataset)
+        why = self._why_own_loop(loss=loss or options.get("loss_fn"), optimizer=optimizer, dataset=dataset)
         if why is not None:
             self._take_arguments(
                 why, options, device=device, model=model, loss=loss, metrics=metrics, optimizer=optimizer,
@@ -261,3 +262,6 @@ def _cost_weight(
     if not ref_latency or ref_latency <= 0:
         raise TrainingError(f"ref_latency is a number above 0, not {ref_latency!r}")
     return {"cost_weight": (params or {}).get("lambda", 0.2) / ref_latency}
+
+
+__getattr__ = names_absent_from(__name__, "nni.retiarii.oneshot.pytorch.proxyless")

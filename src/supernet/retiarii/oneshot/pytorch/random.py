@@ -15,6 +15,7 @@ from supernet.execution import PathInput, PathLayer, Plan, replace_input_choice,
 from supernet.execution.recalibration import statistics_anew
 from supernet.execution.state import Buffers
 from supernet.nn import InputChoice, LayerChoice
+from supernet.retiarii.absent import names_absent_from
 from supernet.retiarii.choices import as_list
 from supernet.retiarii.oneshot.pytorch.subclassing import Assignable, RetiariiTrainer
 from supernet.retiarii.oneshot.pytorch.utils import AverageMeterGroup
@@ -195,14 +196,12 @@ class _RetiariiSinglePath(RetiariiPaths):
             mutator, batch_size, workers, device, log_frequency = None, mutator, batch_size, workers, device
         if mutator is not None:
             warnings.warn("mutator is ignored, as it was in Retiarii", DeprecationWarning, stacklevel=2)
-        why = self._why_own_loop(
-            loss=loss, optimizer=optimizer, dataset_train=dataset_train, dataset_valid=dataset_valid
-        )
+        data = {"dataset_train": dataset_train, "dataset_valid": dataset_valid}
+        why = self._why_own_loop(loss=loss or options.get("loss_fn"), optimizer=optimizer, **data)
         if why is not None:
             self._take_arguments(
                 why, options, device=device, model=model, loss=loss, metrics=metrics, optimizer=optimizer,
-                num_epochs=num_epochs, dataset_train=dataset_train, dataset_valid=dataset_valid, batch_size=batch_size,
-                workers=workers, log_frequency=log_frequency,
+                num_epochs=num_epochs, batch_size=batch_size, workers=workers, log_frequency=log_frequency, **data,
             )  # fmt: skip
             self._put_modules_in()
             self.init_dataloader()
@@ -254,3 +253,6 @@ class SinglePathTrainer(_RetiariiSinglePath, OurSinglePathTrainer):
 
 class RandomTrainer(_RetiariiSinglePath, OurRandomTrainer):
     """`supernet.RandomTrainer` with Retiarii's signature; more by keyword."""
+
+
+__getattr__ = names_absent_from(__name__, "nni.retiarii.oneshot.pytorch.random")

@@ -251,19 +251,17 @@ class RetiariiTrainer(BaseOneShotTrainer):
     # --- what assigning does in our loop -------------------------------------------------------------------
 
     def _use_train_loader(self, loader: Any) -> None:
-        loader = self._loader_of_ours(loader, self.seed)
-        vars(self)["train_loader"], self.train_part = loader, Part(loader, self.fabric.to_device, self.seed)
+        vars(self)["train_loader"], self.train_part = self._part_of_ours(loader, self.seed)
         self._recalibration_part = self.train_part.whole(shuffle=True)
 
     def _use_valid_loader(self, loader: Any) -> None:
-        seed = mixed_seed(self.seed, 1)
-        loader = self._loader_of_ours(loader, seed)
-        vars(self)["valid_loader"], self.valid_part = loader, Part(loader, self.fabric.to_device, seed)
+        vars(self)["valid_loader"], self.valid_part = self._part_of_ours(loader, mixed_seed(self.seed, 1))
         self._evaluation_part = self.valid_part.whole(shuffle=False)
 
-    def _loader_of_ours(self, loader: Any, seed: int) -> DataLoader[Any]:
+    def _part_of_ours(self, loader: Any, seed: int) -> tuple[DataLoader[Any], Part]:
         rank, world_size = self.fabric.global_rank, self.fabric.world_size
-        return loader_of(loader, batch_size=64, workers=0, seed=seed, rank=rank, world_size=world_size)
+        loader = loader_of(loader, batch_size=64, workers=0, seed=seed, rank=rank, world_size=world_size)
+        return loader, Part(loader, self.fabric.to_device, seed, self._forward.split)
 
     def _use_metrics(self, metrics: Any) -> None:
         vars(self)["metrics"] = metrics

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
+from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from supernet.errors import DataError
-from supernet.execution import replace_input_choice, replace_layer_choice
+from supernet.execution.replace import Modules
+from supernet.nn import InputChoice, LayerChoice
+from supernet.retiarii.absent import names_absent_from
 
 __all__ = ["AverageMeter", "AverageMeterGroup", "replace_input_choice", "replace_layer_choice", "to_device"]
+
+
+def replace_layer_choice(
+    root_module: nn.Module, init_fn: Callable[[LayerChoice], nn.Module], modules: Modules | None = None
+) -> Modules:
+    """`supernet.replace_layer_choice`, the name of whose first argument is `root`."""
+    return replace.replace_layer_choice(root_module, init_fn, modules)
+
+
+def replace_input_choice(
+    root_module: nn.Module, init_fn: Callable[[InputChoice], nn.Module], modules: Modules | None = None
+) -> Modules:
+    """`supernet.replace_input_choice`, the name of whose first argument is `root`."""
+    return replace.replace_input_choice(root_module, init_fn, modules)
+
 
 Split = Literal["random", "sequential"]
 
@@ -83,3 +101,6 @@ class AverageMeterGroup:
     def summary(self) -> str:
         """Return all averages as text."""
         return "  ".join(meter.summary() for meter in self.meters.values())
+
+
+__getattr__ = names_absent_from(__name__, "nni.retiarii.oneshot.pytorch.utils")
