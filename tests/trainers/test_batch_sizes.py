@@ -35,7 +35,8 @@ class Targets:
 CASES = {
     "classes": (torch.zeros(5), None, 5),
     "pixels": (torch.zeros(5, 8, 8), None, 5),
-    "one number": (torch.tensor(1.0), torch.zeros(5, 2), 5),
+    "one number, of a sample that is a batch": (torch.tensor(1.0), torch.zeros(5, 2), 1),
+    "one number of Python's": (1, torch.zeros(5, 2), 1),
     "nothing": (None, torch.zeros(5, 2), 5),
     "nothing anywhere": (None, None, 1),
     "several tasks": ((torch.zeros(5), torch.zeros(5, 2)), torch.zeros(5, 3), 5),

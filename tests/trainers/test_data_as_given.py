@@ -25,7 +25,7 @@ from supernet import DartsTrainer, LayerChoice, SinglePathTrainer, accuracy, eva
 from supernet.errors import DataError
 from supernet.trainers import Callback, Checkpointing
 from supernet.trainers.checkpoint import read_checkpoint, write_checkpoint
-from supernet.trainers.data import Part, loader_of, loaders_of_two_parts
+from supernet.trainers.data import Part, first_batch, loader_of, loaders_of_two_parts
 
 NUMPY = numpy.random  # its global numbers, which users' datasets draw from
 
@@ -253,6 +253,15 @@ def test_the_seed_of_a_loaders_generator_decides_the_order_beside_the_trainers()
 
     for sampler in (None, weighted):
         assert order(1, sampler) == order(1, sampler) != order(2, sampler)
+
+
+@pytest.mark.parametrize(
+    "how", [{"shuffle": True}, {"sampler": RandomSampler(range(40), True)}, {"shuffle": True, "num_workers": 2}]
+)
+def test_whoever_reads_a_loader_of_a_part_on_his_own_gets_one_round_after_the_other(how):
+    loader = loader_of(DataLoader(Indices(), 8, **how), batch_size=64, workers=0, seed=0)
+    first_batch(loader)
+    assert [[X.tolist() for X, _ in loader] for _ in range(3)] == rounds(loader, 0, 1, 2)
 
 
 # --- evaluation --------------------------------------------------------------------------------------------

@@ -86,6 +86,17 @@ def test_a_forward_that_takes_neither_the_batch_nor_its_parts_is_refused_and_lea
         darts(new(TwoInputs), dataset=dicts)
 
 
+class Optional(TwoInputs):
+    def forward(self, image, table=None):
+        return super().forward(image, table)
+
+
+def test_a_forward_that_may_mean_both_and_fails_with_the_batch_as_one_says_how_to_hand_over_the_parts():
+    with pytest.raises(DataError, match=r"fails with X, a tuple of 2, as its one argument: .* model\(\*X\)"):
+        darts(new(Optional))
+    darts(new(Optional), forward_fn=lambda model, X: model(*X)).fit()
+
+
 @pytest.mark.parametrize(
     ("forward", "X", "called"),
     [

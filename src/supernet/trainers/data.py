@@ -80,12 +80,22 @@ class Rounds(Sampler[Any]):
 
     Attributes:
         batched: whether it gives lists of keys.
-        round: which pass over the data is read next.
+        round: which pass over the data is read next; whoever reads without setting it gets round after round.
         start: from which of its batches on.
     """
 
     batched: bool
     round = start = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        # In a generator, for a DataLoader with workers asks for two iterators, and reads one.
+        round, start = self.round, self.start
+        self.round, self.start = round + 1, 0
+        yield from self.keys_of(round, start)
+
+    def keys_of(self, round: int, start: int) -> Iterator[Any]:
+        """Yield what the batches of one round are made of, from one of them on."""
+        raise NotImplementedError
 
     def whole(self, *, shuffle: bool) -> Rounds:
         """Return the batches of all processes, each as large as one of this process's.
@@ -132,14 +142,14 @@ class Batches(Rounds):
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[Any]:
-        round = self.round
+    def keys_of(self, round: int, start: int) -> Iterator[Any]:
+        """See `Rounds`."""
         if self._shuffle:
             generator = torch.Generator().manual_seed(mixed_seed(self._seed, round))
             order = torch.randperm(self._count, generator=generator).tolist()
         else:
             order = list(range(self._count))
-        for batch in range(self.start, self._length):
+        for batch in range(start, self._length):
             first = batch * self._together + self._rank * self._batch_size
             keys = [Key(index, (round, index)) for index in order[first : first + self._batch_size]]
             yield keys if self.batched else keys[0]
@@ -167,8 +177,8 @@ class GivenBatches(Rounds):
     def __len__(self) -> int:
         return len(self._given)  # type: ignore[arg-type]  # a TypeError says that it is not known
 
-    def __iter__(self) -> Iterator[Any]:
-        round, start = self.round, self.start
+    def keys_of(self, round: int, start: int) -> Iterator[Any]:
+        """See `Rounds`."""
         owners = (self._given, getattr(self._given, "sampler", None))
         generators = [g for g in (getattr(owner, "generator", None) for owner in owners) if g is not None]
         given = _with_numbers_of_its_own(self._given, mixed_seed(self._seed, round), generators)
@@ -608,7 +618,7 @@ def first_batch(loader: DataLoader[Any]) -> Any:
     """
     rounds = _rounds_of(loader)
     if rounds is not None:
-        keys = next(iter(rounds), None)
+        keys = next(rounds.keys_of(0, 0), None)
         if keys is not None:
             return loader.dataset.__getitems__(keys) if rounds.batched else loader.dataset[keys]  # type: ignore[attr-defined]
     else:

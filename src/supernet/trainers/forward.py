@@ -11,7 +11,7 @@ from torch import nn
 
 from supernet.errors import DataError, TrainingError
 
-__all__ = ["ForwardFn", "LossFn"]
+__all__: list[str] = []
 
 ForwardFn = Callable[[Any, Any], Any]  # (model, X) -> output
 LossFn = Callable[[Any, Any], Any]  # (model, batch) -> loss, or (loss, output, target)
@@ -62,14 +62,25 @@ class Forward:
             X: from `split`.
 
         Raises:
-            DataError: the model's `forward` takes neither X nor its parts.
+            DataError: the model's `forward` takes neither X nor its parts, or may take both and fails with X.
             TrainingError: `loss_fn` returned something else than it may.
         """
         if self._loss_fn is not None:
             return _returned(self._loss_fn(model, X))
         if self._forward_fn is not None:
             return self._forward_fn(model, X)
-        return model(*X) if self._takes_apart(X) else model(X)
+        if self._takes_apart(X):
+            return model(*X)
+        try:
+            return model(X)
+        except (AttributeError, TypeError) as error:
+            if isinstance(X, tuple | list) and self._binds(len(X)):
+                raise DataError(
+                    f"{self._name}.forward{self._signature} fails with X, a {type(X).__name__} of {len(X)}, as its one "
+                    f"argument: {type(error).__name__}: {error}; if the parts are its arguments, give "
+                    "forward_fn=lambda model, X: model(*X)"
+                ) from error
+            raise
 
     def in_eval_form(self, model: nn.Module, X: Any, trained: Any, needed_by: str | None = None) -> Any:
         """Put the model to eval form, and return what `__call__` does then.

@@ -148,9 +148,12 @@ class Meter:
 def batch_size(target: Any, X: Any = None) -> int:
     """Return how many samples a batch has, as its targets say; where they may mean several numbers, its inputs decide.
 
-    A tensor has one sample a row. Tensors of one number of rows, in a dict or a list, are parts of the same samples. A
-    list of dicts has one sample an item, and so has a list of tensors, or of lists, of different lengths.
+    A tensor has one sample a row; a target that is one number, that of one sample, has none. Tensors of one number of
+    rows, in a dict or a list, are parts of the same samples. A list of dicts has one sample an item, and so has a list
+    of tensors, or of lists, of different lengths.
     """
+    if isinstance(target, int | float) or (isinstance(target, torch.Tensor) and target.dim() == 0):
+        return 1
     of_target, of_inputs = _sizes(target), _sizes(X)
     agreed = [size for size in of_target if size in of_inputs]
     return next(iter([*agreed, *of_target, *of_inputs]), 1)
