@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +20,7 @@ from supernet.execution.recalibration import statistics_anew
 from supernet.execution.state import Buffers, Forms, seeded
 from supernet.space import SearchSpace
 from supernet.space import freeze as frozen
+from supernet.space.strides import give_back_strides, let_state_follow
 from supernet.trainers.data import Data, Part, first_batch, length_of, loader_of
 from supernet.trainers.fabric import new_fabric
 from supernet.trainers.forward import Forward, ForwardFn, LossFn, checked_loss
@@ -85,11 +87,11 @@ def train(
     loss = loss.to(fabric.device) if isinstance(loss, nn.Module) else loss
     meter, history = Meter(metrics, fabric.device), []
     forms = Forms(network)
-    channels_last = _lay_out(network, fabric, loader, seed, forms, run)
-    module, stepper = fabric.setup(network, optimizer)
     part = Part(loader, fabric.to_device, split=run.split)
     shown = ProgressBar("training", num_epochs, shown=progress)
-    with seeded(seed, fabric.device), forms.kept(), shown as bar:
+    with _layout_kept(network, optimizer), seeded(seed, fabric.device), forms.kept(), shown as bar:
+        channels_last = _lay_out(network, fabric, loader, seed, forms, run)
+        module, stepper = fabric.setup(network, optimizer)
         forms.train()
         for epoch in range(num_epochs):
             bar.begin_epoch(epoch, length_of(loader))
@@ -240,6 +242,16 @@ def _check_plain(network: nn.Module) -> None:
             f"{type(network).__name__} still has choices ({', '.join(list(space)[:3])}); make it a plain network "
             "first, by freeze(model, architecture)"
         )
+
+
+@contextmanager
+def _layout_kept(network: nn.Module, optimizer: Optimizer) -> Iterator[None]:
+    """Bring weights back to their strides after this context, and what belongs to them too."""
+    try:
+        yield
+    finally:
+        give_back_strides(network)
+        let_state_follow(network.parameters(), optimizer.state)
 
 
 def _lay_out(

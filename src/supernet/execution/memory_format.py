@@ -14,7 +14,9 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import nn
 
-__all__ = ["agree", "channels_last_inputs", "choose_memory_format"]
+from supernet.space.strides import give_back_strides, lay_out
+
+__all__ = ["agree", "channels_last_inputs", "choose_memory_format", "lay_out_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,8 @@ def choose_memory_format(model: nn.Module, X: Any, run: Callable[[Any], Any]) ->
     """Lay the weights of an image model out in `channels_last` if it gives the same output so.
 
     Args:
-        model: the module whose 4-D weights are to be laid out; left as it was if they are not.
+        model: the module whose 4-D weights are to be laid out; left as it was if they are not. `give_back_strides` ends
+            it.
         X: a batch, as the model takes it.
         run: tries the model on X as it will run, and returns its output in eval form: in training form
             dropout's noise would differ, for it is drawn in the order of memory.
@@ -47,8 +50,7 @@ def choose_memory_format(model: nn.Module, X: Any, run: Callable[[Any], Any]) ->
     if not weights or not images:
         return False
     as_written = [p.data for p in weights]
-    for p in weights:
-        p.data = _channels_last(p.data)
+    lay_out_weights(model)
     try:
         agrees = agree(expected, run(channels_last_inputs(X)))
         why = "its output differs in channels_last"
@@ -57,10 +59,16 @@ def choose_memory_format(model: nn.Module, X: Any, run: Callable[[Any], Any]) ->
     if agrees:
         logger.info("%s runs in channels_last: a trial gave the same output", type(model).__name__)
     else:
+        give_back_strides(model)
         for p, data in zip(weights, as_written, strict=True):
             p.data = data
         logger.info("%s runs in torch's usual memory format: %s", type(model).__name__, why)
     return agrees
+
+
+def lay_out_weights(model: nn.Module) -> None:
+    """Lay the weights of an image model out in `channels_last`, until `give_back_strides`."""
+    lay_out(model, _channels_last)
 
 
 def _channels_last(tensor: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from torch import nn
 from supernet.errors import ReplacementError, TakenOverError
 from supernet.nn import Choice, InputChoice, LayerChoice
 from supernet.space.freeze import check_held
+from supernet.space.strides import give_back_strides
 from supernet.space.written import (
     all_parents,
     is_replaced,
@@ -65,7 +66,7 @@ def replace_input_choice(
 
 
 def restore(model: nn.Module) -> nn.Module:
-    """Put the choices as written back, with the weights that their candidates have by now.
+    """Put the choices as written back, with the weights that their candidates have by now, laid out as they were.
 
     Returns:
         The same model. One whose choices have not been replaced is left as it is.
@@ -75,6 +76,7 @@ def restore(model: nn.Module) -> nn.Module:
             if isinstance(choice, LayerChoice):
                 _warn_of_copies(choice, module)
             put_back(parent, name)
+    give_back_strides(model)
     return model
 
 

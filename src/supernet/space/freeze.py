@@ -15,6 +15,7 @@ from supernet.nn.cell import Composed
 from supernet.nn.choice import constructors_follow
 from supernet.space.copying import with_what_cannot_be_copied
 from supernet.space.space import SearchSpace
+from supernet.space.strides import give_back_strides
 from supernet.space.written import children_as_written, forget, replaced_children
 
 __all__ = ["fixed_architecture", "freeze"]
@@ -36,6 +37,7 @@ def freeze(model: nn.Module, architecture: Mapping[str, Any]) -> nn.Module:
     network = with_what_cannot_be_copied(network_of)
     for module in network.modules():
         forget(module)
+    give_back_strides(network)
     return _without_cells_of_ours(network)
 
 

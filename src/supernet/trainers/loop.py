@@ -364,6 +364,7 @@ class SupernetTrainer(BaseOneShotTrainer):
                 stack.enter_context(self._run.held())
             stack.enter_context(seeded(self._own_seed(), self.device))
             stack.enter_context(self._forms.kept())
+            stack.enter_context(self.supernet.laid_out())
             self._begin(resume)
             stack.enter_context(self._failure_described())
             stack.enter_context(_old_objects_left_alone())

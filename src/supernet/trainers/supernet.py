@@ -13,9 +13,10 @@ from torch.optim import Optimizer
 
 from supernet.errors import ChoiceError
 from supernet.execution import MixedLayer, Plan, replace_input_choice, replace_layer_choice, restore
-from supernet.execution.memory_format import agree, channels_last_inputs, choose_memory_format
+from supernet.execution.memory_format import agree, channels_last_inputs, choose_memory_format, lay_out_weights
 from supernet.execution.state import Buffers, Forms, copied, held, versions_of
 from supernet.nn import InputChoice, LayerChoice
+from supernet.space.strides import give_back_strides, let_state_follow
 from supernet.trainers.numbers_of_inputs import check_numbers_of_inputs
 
 if TYPE_CHECKING:
@@ -93,9 +94,13 @@ class Supernet:
                 self._plan.fast = False  # first as written: what is wrong with a model is said in its own terms
                 check_numbers_of_inputs(model, self._plan, self.replaced, lambda: leaving_no_trace(X))
                 self._channels_last = choose_memory_format(model, X, lambda X: leaving_no_trace(X)[1])
-                self._check_changed_inputs(lambda: leaving_no_trace(self._laid_out(X)))
-                self._go_fast(lambda: leaving_no_trace(self._laid_out(X)))
-            self._module, self.optimizer = fabric.setup(model, optimizer)
+                self._is_laid_out = self._channels_last
+                self._check_changed_inputs(lambda: leaving_no_trace(self._prepared(X)))
+                self._go_fast(lambda: leaving_no_trace(self._prepared(X)))
+            self._module, self.optimizer = fabric.setup(model, optimizer)  # DDP notes the strides of training
+            self._given_optimizer = optimizer
+            if self._is_laid_out:
+                self._give_back()
         except BaseException:
             restore(model)
             raise
@@ -160,25 +165,51 @@ class Supernet:
         self._plan.update(plan)
         needs_no_gradient = not any(w.requires_grad for w in self.weights[:1])
         with self.unsynced(needs_no_gradient), self._plan.one_pass():
-            return self._run(self._module, self._laid_out(X))
+            return self._run(self._module, self._prepared(X))
 
-    def _laid_out(self, X: Any) -> Any:
+    def _prepared(self, X: Any) -> Any:
         self.inputs = X
         if self._copies_batches:  # the model changes them in place, and a batch may be used again
             X = copied(X)
-        return channels_last_inputs(X) if self._channels_last else X
+        if not self._channels_last:
+            return X
+        if not self._is_laid_out:
+            self._lay_out()
+        return channels_last_inputs(X)
+
+    @contextmanager
+    def laid_out(self) -> Iterator[None]:
+        """Let the weights be laid out as the model runs in this context, and as the user has them after it."""
+        if self._is_laid_out or not self._channels_last:
+            yield
+            return
+        self._lay_out()
+        try:
+            yield
+        finally:
+            self._give_back()
+
+    def _lay_out(self) -> None:
+        lay_out_weights(self.model)
+        let_state_follow(self.weights, self._given_optimizer.state)
+        self._is_laid_out = True
+
+    def _give_back(self) -> None:
+        give_back_strides(self.model)
+        let_state_follow(self.weights, self._given_optimizer.state)
+        self._is_laid_out = False
 
     def in_float32(self, X: Any, plan: dict[str, Any]) -> Any:
         """Run the model on a batch as `__call__` does, but without autocast and apart from the other processes."""
         self._plan.update(plan)
         with torch.autocast(self._fabric.device.type, enabled=False), self._plan.one_pass():
-            return self._run(self.model, self._laid_out(X))
+            return self._run(self.model, self._prepared(X))
 
     def alone(self, X: Any, plan: dict[str, Any]) -> Any:
         """Run the model on a batch as `__call__` does, but apart from the other processes: without a gradient."""
         self._plan.update(plan)
         with torch.no_grad(), self._plan.one_pass():
-            return self._run(_Alone(self.model, self._fabric.strategy.precision), self._laid_out(X))
+            return self._run(_Alone(self.model, self._fabric.strategy.precision), self._prepared(X))
 
     def gradients(self, loss: torch.Tensor, parameters: Sequence[nn.Parameter]) -> list[torch.Tensor | None]:
         """Return the loss's gradient of each parameter, None where it does not depend; `.grad` is left alone."""
