@@ -4,11 +4,22 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_model
 from torch import nn
 from torch.optim import SGD
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from supernet import LayerChoice, SinglePathTrainer, accuracy, evaluate, freeze, recalibrate
+from supernet import (
+    DartsTrainer,
+    LayerChoice,
+    ProxylessTrainer,
+    RandomTrainer,
+    SinglePathTrainer,
+    accuracy,
+    evaluate,
+    freeze,
+    recalibrate,
+)
 from supernet.errors import DataError, UnresolvedChoiceError
 
 
@@ -154,3 +165,39 @@ def test_a_frozen_path_measures_what_the_trainer_measured_once_it_is_recalibrate
         assert found["accuracy"] == pytest.approx(expected["accuracy"], abs=0.02)
         mixed.append(evaluate(freeze(model, {"a": name}), loss, accuracy, valid)["accuracy"])
     assert min(mixed) < 0.7  # as they come, by statistics of both paths
+
+
+@pytest.mark.parametrize("trainer_class", [SinglePathTrainer, RandomTrainer, ProxylessTrainer, DartsTrainer])
+def test_a_run_directory_has_the_network_that_the_trainer_measures(trainer_class, tmp_path):
+    model, train, valid = paths_of_unequal_scales()
+    optimizer, loss = SGD(model.parameters(), 0.05, momentum=0.9), nn.CrossEntropyLoss()
+    its_own = {SinglePathTrainer: {"num_evaluations": 2}, RandomTrainer: {"num_samples": 2}}.get(trainer_class, {})
+    options = {"valid_dataset": valid, "batch_size": 20, "run_dir": tmp_path, **its_own}
+    trainer = trainer_class(model, loss, accuracy, optimizer, 2, train, **options)
+    trainer.fit()
+    architecture = trainer.export()
+    network = freeze(paths_of_unequal_scales()[0], architecture)
+    load_model(network, tmp_path / "network.safetensors")
+    expected = trainer.evaluate(architecture)
+    assert evaluate(network, loss, accuracy, valid) == pytest.approx(expected, rel=1e-5)
+    assert evaluate(freeze(model, architecture), loss, accuracy, valid) != pytest.approx(expected, rel=1e-3)
+
+
+def test_a_run_directory_has_a_network_also_where_it_cannot_be_recalibrated(tmp_path, caplog):
+    model, train, valid = paths_of_unequal_scales()
+
+    def in_training_form_only(model, batch):
+        assert model.training
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    trainer = DartsTrainer(
+        *(model, None, None, SGD(model.parameters(), 0.05), 1, train),
+        loss_fn=in_training_form_only,
+        valid_dataset=valid,
+        run_dir=tmp_path,
+    )
+    trainer.fit()
+    network = freeze(paths_of_unequal_scales()[0], trainer.export())
+    load_model(network, tmp_path / "network.safetensors")
+    assert torch.equal(network[1].running_mean, model[1].running_mean)
+    assert "the network's running statistics are those of the whole supernet" in caplog.text

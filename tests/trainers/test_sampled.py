@@ -91,10 +91,10 @@ def test_a_step_runs_one_candidate_and_touches_its_weights_only():
         trainer.train_model_weight(*batch())
         assert len(runs) == 1
         changed = {
-            name.split(".")[1] for name, v in trainer.model.op.state_dict().items() if not torch.equal(v, before[name])
+            name.split(".")[0] for name, v in trainer.model.op.state_dict().items() if not torch.equal(v, before[name])
         }
         assert changed == set(runs)
-        with_gradient = {name.split(".")[1] for name, p in trainer.model.op.named_parameters() if p.grad is not None}
+        with_gradient = {name.split(".")[0] for name, p in trainer.model.op.named_parameters() if p.grad is not None}
         assert with_gradient == set(runs)
 
 

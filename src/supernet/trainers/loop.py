@@ -24,7 +24,7 @@ from supernet.execution.recalibration import statistics_anew
 from supernet.execution.replace import check_not_taken
 from supernet.execution.state import Forms, copied, random_numbers_kept, seeded, versions_of
 from supernet.nn import InputChoice, LayerChoice
-from supernet.space import Architecture, SearchSpace
+from supernet.space import Architecture, SearchSpace, freeze
 from supernet.trainers.base import BaseOneShotTrainer
 from supernet.trainers.callbacks import Callback, ShowProgress
 from supernet.trainers.checkpoint import read_checkpoint
@@ -635,7 +635,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         if run is not None:
             if self._standing is None:
                 run.write_architecture(architecture, self.space)
-            run.write_network(self.model, architecture)
+            run.write_network(lambda: self._network_of(architecture))
         self._describe("finished", result=result, stopped=self.stopped)
         if run is not None:
             run.write_plots(self.model, architecture, self.space, self.history)
@@ -702,8 +702,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         """
         path = self.space.canonical(architecture)
         meters = self.evaluation_meters()
-        with seeded(self.seed, self.device), self.supernet.statistics_kept(), self._forms.evaluating():
-            self._recalibrate(path)
+        with self._recalibrated(path):
             for position, (X, y) in enumerate(self._evaluation_part.batches(0)):
                 if position == num_batches:
                     break
@@ -734,15 +733,31 @@ class SupernetTrainer(BaseOneShotTrainer):
         """Return what measures the outputs of an evaluation; the first one takes the loss too."""
         return [Meter(self.metrics, self.device)]
 
-    def _recalibrate(self, path: Architecture) -> None:
-        """Compute the running statistics of BatchNorm anew."""
-        with statistics_anew(self.model, self._forms) as norms:
-            seen = 0
-            for X, y in self._recalibration_part.batches(0) if norms else ():
-                self.supernet.alone(X, path)
-                seen += batch_size(y, X)
-                if seen >= self.recalibration_samples:
-                    break
+    @contextmanager
+    def _recalibrated(self, path: Architecture) -> Iterator[None]:
+        """Let the model be in eval form in this context, BatchNorm's running statistics those of a path alone."""
+        with ExitStack() as stack:
+            stack.enter_context(seeded(self.seed, self.device))
+            stack.enter_context(self.supernet.statistics_kept())
+            stack.enter_context(self.supernet.laid_out())
+            stack.enter_context(self._forms.evaluating())
+            with statistics_anew(self.model, self._forms) as norms:
+                seen = 0
+                for X, y in self._recalibration_part.batches(0) if norms else ():
+                    self.supernet.alone(X, path)
+                    seen += batch_size(y, X)
+                    if seen >= self.recalibration_samples:
+                        break
+            yield
+
+    def _network_of(self, architecture: Architecture) -> nn.Module:
+        """Return the frozen network, with the running statistics that `evaluate` measures it by."""
+        with (
+            failing_softly("the network's running statistics are those of the whole supernet"),
+            self._recalibrated(self.space.canonical(architecture)),
+        ):
+            return freeze(self.model, architecture)
+        return freeze(self.model, architecture)
 
     # --- what an algorithm's steps are made of -------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from torch import nn
 
 from supernet.errors import FileFormatError, MissingExtraError, TrainingError
 from supernet.reports import plot_architecture, plot_probabilities
-from supernet.space import Architecture, SearchSpace, freeze, load_architecture, save_architecture
+from supernet.space import Architecture, SearchSpace, load_architecture, save_architecture
 from supernet.space.files import write_whole
 from supernet.trainers.checkpoint import write_checkpoint
 
@@ -192,10 +192,10 @@ class RunDirectory:
         """Write `architecture.json`."""
         save_architecture(architecture, self.path / "architecture.json", space)
 
-    def write_network(self, model: nn.Module, architecture: Architecture) -> None:
-        """Write `network.safetensors`."""
+    def write_network(self, network: Callable[[], nn.Module]) -> None:
+        """Write `network.safetensors`: the weights of what the function returns."""
         with failing_softly(f"{self.path / 'network.safetensors'} is not written"):
-            save_model(freeze(model, architecture), str(self.path / "network.safetensors"))
+            save_model(network(), str(self.path / "network.safetensors"))
 
     def write_plots(
         self, model: nn.Module, architecture: Architecture, space: SearchSpace, history: list[dict[str, Any]]
