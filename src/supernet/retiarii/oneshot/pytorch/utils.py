@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from supernet.errors import DataError
+from supernet.execution import replace
 from supernet.execution.replace import Modules
 from supernet.nn import InputChoice, LayerChoice
 from supernet.retiarii.absent import names_absent_from
