@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import nn
 
 __all__: list[str] = []
@@ -38,18 +37,6 @@ def kept(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
         with torch.no_grad():
             for p, value in zip(parameters, before, strict=True):
                 p.copy_(value)
-
-
-def copied(batch: Any) -> Any:
-    """Return a batch whose tensors are copies."""
-    return apply_to_collection(batch, torch.Tensor, torch.clone)
-
-
-def versions_of(batch: Any) -> list[int]:
-    """Return how often each tensor of a batch has been changed in place."""
-    versions: list[int] = []
-    apply_to_collection(batch, torch.Tensor, lambda t: versions.append(-1 if t.is_inference() else t._version))
-    return versions
 
 
 Noted = list[tuple[nn.Module, str, torch.Tensor]]

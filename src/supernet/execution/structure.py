@@ -75,6 +75,12 @@ def leaves_of(value: Any) -> Iterator[Any]:
             yield from leaves_of(part)
 
 
+def versions_of(value: Any) -> list[int]:
+    """Return how often each tensor of a structure has been changed in place."""
+    tensors = (leaf for leaf in leaves_of(value) if isinstance(leaf, torch.Tensor))
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+
+
 def outline_of(value: Any) -> Any:
     """Return what two structures must have in common to be mixed, for people too: shapes, keys and types."""
     if isinstance(value, torch.Tensor):

@@ -22,7 +22,8 @@ from supernet.errors import NonFiniteError, TrainingError
 from supernet.execution import Plan
 from supernet.execution.recalibration import statistics_anew
 from supernet.execution.replace import check_not_taken
-from supernet.execution.state import Forms, copied, random_numbers_kept, seeded, versions_of
+from supernet.execution.state import Forms, random_numbers_kept, seeded
+from supernet.execution.structure import copied, versions_of
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space import Architecture, SearchSpace, freeze
 from supernet.trainers.base import BaseOneShotTrainer

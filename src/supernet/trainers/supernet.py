@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from supernet.errors import ChoiceError
 from supernet.execution import MixedLayer, Plan, replace_input_choice, replace_layer_choice, restore
 from supernet.execution.memory_format import agree, channels_last_inputs, choose_memory_format, lay_out_weights
-from supernet.execution.state import Buffers, Forms, copied, held, versions_of
+from supernet.execution.state import Buffers, Forms, held
+from supernet.execution.structure import copied, versions_of
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space.strides import give_back_strides, let_state_follow
 from supernet.trainers.numbers_of_inputs import check_numbers_of_inputs
