@@ -65,7 +65,7 @@ class MixedLayer(LayerSlot):
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         weights = self.plan[self.label]
-        if self.plan.fast and len(args) == 1 < len(self.candidates) and not kwargs and can_be_fast(args[0], weights):
+        if self.plan.fast and len(args) == 1 < len(self._names) and not kwargs and can_be_fast(args[0], weights):
             candidates = self._read or self.read({})
             if candidates.common is None:
                 outputs = candidates.mixed(args[0], weights, self.plan.shared_now(), self.apart)

@@ -9,15 +9,16 @@ from torch import nn
 
 from supernet.execution.plan import Plan
 from supernet.nn import LayerChoice
+from supernet.nn.layer_choice import ByNameAndPosition
 
 __all__: list[str] = []
 
 
-class LayerSlot(nn.Module):
+class LayerSlot(ByNameAndPosition, nn.Module):
     """What stands in a `LayerChoice`'s place.
 
     The candidates are its children by their own names, as they are the choice's: so parameters, and the keys of
-    `state_dict`, are called as in the model as written.
+    `state_dict`, are called as in the model as written. `len`, iteration, `in` and indexing are the choice's too.
 
     Args:
         choice: in whose place it stands.
@@ -31,9 +32,26 @@ class LayerSlot(nn.Module):
         self._modules.update(choice.named_children())
 
     @property
+    def key(self) -> str:
+        """The same as `label`."""
+        return self.label
+
+    @property
+    def names(self) -> list[str]:
+        """The candidates' names, in order."""
+        return list(self._names)
+
+    @property
     def candidates(self) -> dict[str, nn.Module]:
         """The candidates by name."""
         return {name: self._modules[name] for name in self._names}  # type: ignore[misc]  # never None
+
+    def _candidates(self) -> dict[str, nn.Module]:
+        return self.candidates
+
+    def description(self) -> str:
+        """Name the choice in whose place it stands, for a message."""
+        return f"choice {self.label!r} ({', '.join(self._names)})"
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__.get("_modules", ()) and not isinstance(value, nn.Module):

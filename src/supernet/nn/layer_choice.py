@@ -13,7 +13,42 @@ from supernet.nn.choice import Choice, checked_prior, is_position
 __all__ = ["LayerChoice"]
 
 
-class LayerChoice(Choice):
+class ByNameAndPosition:
+    """What a `LayerChoice`, and what stands in its place, have in common: its candidates are read as if in a list."""
+
+    names: Any
+
+    def _candidates(self) -> Mapping[str, nn.Module]:
+        raise NotImplementedError
+
+    def description(self) -> str:
+        """Name the choice for a message."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(self._candidates().values())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def __getitem__(self, index: str | int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self._candidates()[name] for name in self.names[index]]
+        return self._candidates()[self._name_at(index)]
+
+    def _name_at(self, index: Any) -> str:
+        """Return the name of the candidate at a name or position."""
+        if isinstance(index, str):
+            if index not in self.names:
+                raise KeyError(f"{self.description()} has no candidate {index!r}")
+            return index
+        return str(self.names[index])
+
+
+class LayerChoice(ByNameAndPosition, Choice):
     """One of several modules stands here; which one is decided by a search.
 
     The candidates are direct children, so `named_children()` yields exactly them, in order. A candidate may
@@ -53,20 +88,6 @@ class LayerChoice(Choice):
         """The candidates' names, in order."""
         return list(self._modules)
 
-    def __len__(self) -> int:
-        return len(self._modules)
-
-    def __iter__(self) -> Iterator[nn.Module]:
-        return iter(self._candidates().values())
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._modules
-
-    def __getitem__(self, index: str | int | slice) -> Any:
-        if isinstance(index, slice):
-            return [self._candidates()[name] for name in self.names[index]]
-        return self._candidates()[self._name_at(index)]
-
     def __setitem__(self, index: str | int, module: nn.Module) -> None:
         if isinstance(index, str) and index not in self._modules:
             if self._prior is not None:
@@ -96,14 +117,6 @@ class LayerChoice(Choice):
 
     def _candidates(self) -> dict[str, nn.Module]:
         return self._modules  # type: ignore[return-value]  # a candidate is never None
-
-    def _name_at(self, index: Any) -> str:
-        """Return the name of the candidate at a name or position."""
-        if isinstance(index, str):
-            if index not in self._modules:
-                raise KeyError(f"{self.description()} has no candidate {index!r}")
-            return index
-        return self.names[index]
 
     def description(self) -> str:
         """Name this choice, by label where it has one, and its candidates."""
