@@ -89,6 +89,9 @@ class LoopOptions(TypedDict, total=False):
     progress: bool
 
 
+MANY_LOSSES = 20  # that all are without a gradient is then no chance of stochastic depth
+
+
 class _SkippedStep(Exception):
     """Leaves a step whose loss is not finite, where the user asked for that."""
 
@@ -270,7 +273,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.note_options(free=True, **free)
         self.given_options["optimizer"], self.given_options["scheduler"] = settings(optimizer), schedule(scheduler)
         self.given_options["batch_size"] = [batch_size_of(train_loader), batch_size_of(valid_loader)]
-        of_the_loop = ("supernet", "optimizer", "weights", "nas_modules", "_steps", "_depends", "_ours")
+        of_the_loop = ("supernet", "optimizer", "weights", "nas_modules", "_steps", "_without_gradient", "_ours")
         its_own = {name for name, value in set_before.items() if vars(self)[name] is value}
         self._ours = {*vars(self), *of_the_loop} - its_own  # all other attributes are the algorithm's
 
@@ -309,7 +312,7 @@ class SupernetTrainer(BaseOneShotTrainer):
             loss=self.loss,
         )
         self._steps = OptimizerSteps(self.fabric, self.supernet, self.accumulate)
-        self._depends: dict[str, bool] = {}  # whether any loss of the search has depended on what it should train
+        self._without_gradient: dict[str, int] = {}  # what is trained -> losses so far, if none of them had a gradient
         self.nas_modules, self.weights = self.supernet.replaced, self.supernet.weights
         self.optimizer = self.supernet.optimizer
         del self._trial_X, self._trial_y
@@ -420,7 +423,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         self._forms.note()
         self._forms.train()
         self._steps.clear()
-        self._depends = {}
+        self._without_gradient = {}
         self.stopped = None
         self._broken = torch.tensor(math.inf, device=self.device)
         self.seconds_before, self._began, self._standing = 0.0, time.perf_counter(), None
@@ -562,8 +565,9 @@ class SupernetTrainer(BaseOneShotTrainer):
             raise TrainingError(
                 "an epoch had no step: the training part has fewer samples than one batch; lower batch_size"
             )
-        for what, depends in self._depends.items():
-            if not depends and self.step:
+        is_last = self.epoch + 1 == self.num_epochs and steps == self.step  # and none of it ran in another process
+        for what, count in self._without_gradient.items():
+            if count >= MANY_LOSSES or (count and is_last):
                 raise TrainingError(
                     f"no loss of this search had a gradient for the {what}, so nothing is trained; is the output "
                     "detached, or computed without a gradient?"
@@ -797,9 +801,9 @@ class SupernetTrainer(BaseOneShotTrainer):
         some) is a batch that moves nothing.
         """
         self._steps.add(loss, optimizer, clip)
-        self._depends.setdefault("weights" if optimizer is self.optimizer else "architecture parameters", False)
-        if loss.requires_grad:
-            self._depends["weights" if optimizer is self.optimizer else "architecture parameters"] = True
+        what = "weights" if optimizer is self.optimizer else "architecture parameters"
+        has_gradient = loss.requires_grad or self._without_gradient.get(what) == 0
+        self._without_gradient[what] = 0 if has_gradient else self._without_gradient.get(what, 0) + 1
         if self._completes_a_step():
             self._apply(optimizer)
 
