@@ -449,8 +449,7 @@ class _Reading(NamedTuple):
 
 def _reading_of(loader: DataLoader[Any]) -> _Reading | None:
     """Return how the loader reads, None for a stream and for a loader whose class iterates in a way of its own."""
-    own = any(getattr(type(loader), name) is not getattr(DataLoader, name) for name in _ITERATION)
-    if own or isinstance(loader.dataset, IterableDataset):
+    if _iterates_in_its_own_way(loader) or isinstance(loader.dataset, IterableDataset):
         return None
     batches = loader.batch_sampler
     if batches is None:
@@ -458,6 +457,10 @@ def _reading_of(loader: DataLoader[Any]) -> _Reading | None:
     if type(batches) is BatchSampler:
         return _Reading(batches.sampler, batches.batch_size, batches.drop_last)
     return _Reading(batches, None, False)
+
+
+def _iterates_in_its_own_way(loader: DataLoader[Any]) -> bool:
+    return any(getattr(type(loader), name) is not getattr(DataLoader, name) for name in _ITERATION)
 
 
 def _made_anew(loader: DataLoader[Any], *, seed: int, shuffle: bool, rank: int, world_size: int) -> DataLoader[Any]:
@@ -496,7 +499,7 @@ def _made_anew(loader: DataLoader[Any], *, seed: int, shuffle: bool, rank: int, 
 
 def _without_dropping(loader: DataLoader[Any]) -> DataLoader[Any]:
     """Return a loader that was taken as it is, or one like it that gives its last batch too."""
-    if not loader.drop_last or type(loader) is not DataLoader:
+    if not loader.drop_last or _iterates_in_its_own_way(loader):
         return loader
     return DataLoader(loader.dataset, loader.batch_size, collate_fn=loader.collate_fn, **_options_of(loader))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -30,7 +30,7 @@ class Forward:
 
     Args:
         model: whose `forward` says whether the parts of X are its arguments.
-        forward_fn: default: the model is called, with X, or with its parts where only these fit.
+        forward_fn: default: the model is called with X, or with its parts, by name in a dict, where only these fit.
         loss_fn: takes the whole batch, which is X and y then.
 
     Raises:
@@ -48,7 +48,7 @@ class Forward:
             self._signature: inspect.Signature | None = inspect.signature(model.forward)
         except (TypeError, ValueError):  # such as one that is not written in Python
             self._signature = None
-        self._taken_apart: dict[int | None, bool] = {}  # number of parts -> whether each is an argument
+        self._calls: dict[Any, Callable[[Any, Any], Any]] = {}  # form of X -> how the model is called, once it was
 
     def split(self, batch: Any) -> tuple[Any, Any]:
         """Return what `__call__` takes, and what loss and metrics take beside the output."""
@@ -69,18 +69,21 @@ class Forward:
             return _returned(self._loss_fn(model, X))
         if self._forward_fn is not None:
             return self._forward_fn(model, X)
-        if self._takes_apart(X):
-            return model(*X)
+        form = _form(X)
+        if form in self._calls:
+            return self._calls[form](model, X)
+        call, other = self._call(X)
         try:
-            return model(X)
+            output = call(model, X)
         except (AttributeError, TypeError) as error:
-            if isinstance(X, tuple | list) and self._binds(len(X)):
-                raise DataError(
-                    f"{self._name}.forward{self._signature} fails with X, a {type(X).__name__} of {len(X)}, as its one "
-                    f"argument: {type(error).__name__}: {error}; if the parts are its arguments, give "
-                    "forward_fn=lambda model, X: model(*X)"
-                ) from error
-            raise
+            if other is None:
+                raise
+            raise DataError(
+                f"{self._name}.forward{self._signature} fails with X, {_described(X)}, as its one argument: "
+                f"{type(error).__name__}: {error}; if it takes the parts, give forward_fn=lambda model, X: {other}"
+            ) from error
+        self._calls[form] = call
+        return output
 
     def in_eval_form(self, model: nn.Module, X: Any, trained: Any, needed_by: str | None = None) -> Any:
         """Put the model to eval form, and return what `__call__` does then.
@@ -109,26 +112,50 @@ class Forward:
                 ) from error
             return trained
 
-    def _takes_apart(self, X: Any) -> bool:
-        parts = len(X) if isinstance(X, tuple | list) else None
-        if parts not in self._taken_apart:
-            if not self._binds(1) and not (parts and self._binds(parts)):
-                several = "" if parts is None else f", nor its {parts} parts as {parts}"
-                raise DataError(
-                    f"{self._name}.forward{self._signature} does not take X, a {type(X).__name__}, as one argument"
-                    f"{several}; give forward_fn=lambda model, X: model(...)"
-                )
-            self._taken_apart[parts] = not self._binds(1)
-        return self._taken_apart[parts]
+    def _call(self, X: Any) -> tuple[Callable[[Any, Any], Any], str | None]:
+        """Return how a model is called with such an X; and how else it may be meant, where that is not certain."""
+        parts: tuple[Callable[[Any, Any], Any], str] | None = None
+        if isinstance(X, Mapping):
+            if all(isinstance(name, str) for name in X) and self._binds((), X):
+                parts = _with_keywords, "model(**X)"
+        elif isinstance(X, tuple | list) and self._binds(X, {}):
+            parts = _with_parts, "model(*X)"
+        if self._binds((X,), {}):
+            return _with_one, None if parts is None else parts[1]
+        if parts is None:
+            raise DataError(
+                f"{self._name}.forward{self._signature} takes neither X, {_described(X)}, as its one argument nor the "
+                "parts of it as several; give forward_fn=lambda model, X: model(...)"
+            )
+        return parts[0], None
 
-    def _binds(self, count: int) -> bool:
+    def _binds(self, arguments: Iterable[Any], keywords: Mapping[str, Any]) -> bool:
         if self._signature is None:
-            return count == 1
+            return not keywords and len(tuple(arguments)) == 1
         try:
-            self._signature.bind(*range(count))
+            self._signature.bind(*arguments, **keywords)
         except TypeError:
             return False
         return True
+
+
+def _form(X: Any) -> Any:
+    """Return what of X decides how a model is called with it."""
+    if isinstance(X, Mapping):
+        return tuple(X)
+    return len(X) if isinstance(X, tuple | list) else None
+
+
+def _with_one(model: Any, X: Any) -> Any:
+    return model(X)
+
+
+def _with_parts(model: Any, X: Any) -> Any:
+    return model(*X)
+
+
+def _with_keywords(model: Any, X: Any) -> Any:
+    return model(**X)
 
 
 def checked_loss(loss: Any, loss_fn: LossFn | None, *, may_lack: bool = False) -> Any:
