@@ -77,7 +77,7 @@ class Choice(nn.Module, metaclass=_BecomesWhatIsDecided):
 
     @property
     def label(self) -> str | None:
-        """The name of this decision: as given, else its path in the model once that has been seen."""
+        """The name of this decision: as given, else its path in the model that was last made a space or supernet."""
         return self._path if self._label is None else self._label
 
     @property

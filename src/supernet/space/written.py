@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from supernet.errors import SpaceError
 from supernet.nn import Choice, InputChoice, LayerChoice
@@ -67,7 +68,10 @@ def children_as_written(parent: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def modules_as_written(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield (path, module) as the user wrote them, outer before inner, each module once."""
+    """Yield (path, module) as the user wrote them, outer before inner, each module once.
+
+    Paths are the same where the model, or a part of it, is wrapped by `torch.compile`, DDP and the like.
+    """
     seen: set[int] = set()
     stack = [("", root)]
     while stack:
@@ -76,8 +80,19 @@ def modules_as_written(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             continue
         seen.add(id(module))
         yield path, module
-        children = [(f"{path}.{name}" if path else name, child) for name, child in children_as_written(module)]
+        children = [(_path_of(module, path, name), child) for name, child in children_as_written(module)]
         stack.extend(reversed(children))
+
+
+# What wraps a model to run it otherwise: its own name for the model is no part of a path in the model.
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)  # as `module`
+_WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "_original_module")
+
+
+def _path_of(parent: nn.Module, path: str, name: str) -> str:
+    if name in _WRAPPED or (name == "module" and isinstance(parent, _WRAPPERS)):
+        return path
+    return f"{path}.{name}" if path else name
 
 
 def all_parents(root: nn.Module) -> list[nn.Module]:
@@ -100,7 +115,9 @@ def is_replaced(root: nn.Module) -> bool:
 
 
 def pinned_choices(root: nn.Module) -> list[Choice]:
-    """Return the choices of a model, outer before inner, and pin the label of each that has none to its path.
+    """Return the choices of a model, outer before inner, and label each that has no label of its own by its path.
+
+    That is the path in this model, whatever other model that it is part of has been looked at before.
 
     Raises:
         SpaceError: a label means two things (see the message).
@@ -108,7 +125,7 @@ def pinned_choices(root: nn.Module) -> list[Choice]:
     places = [(path, module) for path, module in modules_as_written(root) if isinstance(module, Choice)]
     first: dict[str, tuple[str, Choice]] = {}
     for path, choice in places:
-        label = choice.label or path
+        label = choice._label or path
         if not label:
             raise SpaceError(
                 f"the model itself is {choice.description()} and so has no path to be known by; "
@@ -118,7 +135,7 @@ def pinned_choices(root: nn.Module) -> list[Choice]:
         if other is not choice:
             _check_one_decision(label, (other_path, other), (path, choice))
     for path, choice in places:
-        choice._path = choice._path or path
+        choice._path = path
     return [choice for _, choice in places]
 
 
