@@ -244,6 +244,47 @@ def test_a_subclass_that_does_not_call_the_constructor_runs():
     assert json.loads(json.dumps(trainer.export())) == {"op": "0"}
 
 
+def test_modules_of_ones_own_may_take_alpha_from_a_network_and_more_arguments_than_the_choice():
+    """As hyper-networks do: alpha is deleted, another stands for it, and the model hands its condition on."""
+
+    class Conditioned(DartsLayerChoice):
+        def __init__(self, layer_choice):
+            super().__init__(layer_choice)
+            delattr(self, "alpha")
+            self.network = nn.Linear(1, len(self.op_choices))
+            self.alpha = self.network.parameters()
+
+        def forward(self, x, condition):
+            weights = torch.softmax(self.network(condition), -1)
+            return sum(weight * op(x) for weight, op in zip(weights, self.op_choices.values(), strict=True))
+
+        def export(self, condition):
+            return list(self.op_choices.keys())[int(self.network(condition).argmax())]
+
+    class Model(Net):
+        def forward(self, x, condition):
+            return self.op(x, condition)
+
+    class Own(DartsTrainer):
+        def __init__(self, **given):
+            self.__dict__.update(given, device=torch.device("cpu"), unrolled=False, grad_clip=0.0, log_frequency=None)
+            self.nas_modules = replace_layer_choice(self.model, Conditioned)
+            self.model_optim = given["optimizer"]
+            self.ctrl_optim = Adam(list(self.nas_modules[0][1].alpha), 0.5)
+            self._init_dataloader()
+
+        def _logits_and_loss(self, X, y):
+            logits = self.model(X, torch.ones(1))
+            return logits, self.loss(logits, y)
+
+        def export(self, condition):
+            return {name: module.export(condition) for name, module in self.nas_modules}
+
+    trainer = Own(**arguments(Model(3.0, -3.0), num_epochs=3))
+    trainer.fit()
+    assert trainer.export(torch.ones(1)) == {"op": "0"}  # y = 3 x
+
+
 def test_an_export_with_an_argument_of_its_own_is_not_called_by_fit():
     class Batched(DartsTrainer):
         def export(self, batch):
@@ -271,6 +312,22 @@ def test_a_fit_of_ones_own_calls_the_parts_of_retiariis_loop_and_one_that_calls_
         assert all(not torch.equal(p, before[name]) for name, p in trainer.model.named_parameters())
     assert (own.is_ours, announced.is_ours) == (False, True)
     assert (tmp_path / "metrics.jsonl").exists()
+
+
+def test_loaders_that_are_assigned_after_construction_are_read_where_their_hook_does_nothing():
+    class Assigned(EnasTrainer):
+        def __init__(self, *args, train_loader, valid_loader, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.train_loader, self.valid_loader = train_loader, valid_loader
+
+        def init_dataloader(self):
+            pass
+
+    part = [(torch.ones(2, 1), torch.ones(2, 1))] * 3
+    trainer = Assigned(**arguments(dataset=None), **ENAS, train_loader=part, valid_loader=part, num_samples=4)
+    trainer.fit()
+    assert trainer.baseline != 0
+    assert trainer.export() == {"op": "0"}  # y = x
 
 
 # --- ENAS ----------------------------------------------------------------------------------------------------

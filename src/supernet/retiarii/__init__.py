@@ -1,7 +1,7 @@
 """Retiarii's names on our own classes: what scripts written for `nni.retiarii.oneshot` rely on.
 
 Nothing is registered under the name `nni` until `install` is called, or a script is run by
-`python -m supernet.retiarii script.py`.
+`supernet-retiarii script.py`.
 """
 
 from supernet.retiarii.absent import AbsentModule, absent, names_absent_from

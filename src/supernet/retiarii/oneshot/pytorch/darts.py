@@ -56,6 +56,7 @@ class DartsInputChoice(HasAlpha, MixedInput):
 
     def __init__(self, input_choice: InputChoice, plan: Plan | None = None) -> None:
         MixedInput.__init__(self, input_choice, Plan() if plan is None else plan)
+        self.n_chosen = input_choice.n_chosen or 1
         self.domain = InputDomain(self.label, input_choice.n_candidates, input_choice.n_chosen)
         self._take_alpha(input_choice.n_candidates, plan)
 

@@ -39,6 +39,11 @@ class PathSamplingLayerChoice(PathLayer):
         return len(self.candidates)
 
     @property
+    def op_names(self) -> list[str]:
+        """The candidates' names."""
+        return list(self.candidates)
+
+    @property
     def sampled(self) -> int | None:
         """The position of the candidate that runs; None before one is drawn."""
         return list(self.candidates).index(self.plan[self.label]) if self.label in self.plan else None
