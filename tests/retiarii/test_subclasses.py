@@ -19,6 +19,7 @@ from supernet.retiarii.oneshot.pytorch import (
     replace_layer_choice,
 )
 from supernet.retiarii.oneshot.pytorch.darts import DartsLayerChoice
+from supernet.retiarii.oneshot.pytorch.enas import ReinforceController, ReinforceField
 from supernet.retiarii.oneshot.pytorch.utils import AverageMeterGroup
 
 
@@ -314,6 +315,9 @@ def test_a_fit_of_ones_own_calls_the_parts_of_retiariis_loop_and_one_that_calls_
     assert (tmp_path / "metrics.jsonl").exists()
 
 
+# --- ENAS ----------------------------------------------------------------------------------------------------
+
+
 def test_loaders_that_are_assigned_after_construction_are_read_where_their_hook_does_nothing():
     class Assigned(EnasTrainer):
         def __init__(self, *args, train_loader, valid_loader, **kwargs):
@@ -328,9 +332,6 @@ def test_loaders_that_are_assigned_after_construction_are_read_where_their_hook_
     trainer.fit()
     assert trainer.baseline != 0
     assert trainer.export() == {"op": "0"}  # y = x
-
-
-# --- ENAS ----------------------------------------------------------------------------------------------------
 
 
 def test_an_enas_script_trains_model_and_controller_by_loops_of_its_own():
@@ -380,6 +381,19 @@ def test_an_enas_script_trains_model_and_controller_by_loops_of_its_own():
     assert set(calls[:30]) == {0, 1}
     assert calls[-30:].count(0) > 25  # the candidate of the greater reward
     assert trainer.export() == {"op": "0"}
+
+
+def test_a_controller_is_made_from_fields_as_a_constructor_of_ones_own_does():
+    fields = [ReinforceField("a.b", 3, True), ReinforceField("skip", 2, False), ReinforceField("a.b", 3, True)]
+    controller = ReinforceController(fields, lstm_size=8, seed=1)
+    torch.manual_seed(0)
+    for _ in range(5):
+        drawn = controller.resample()
+        assert set(drawn) == {"a.b", "skip"}
+        assert drawn["a.b"] in range(3)
+        assert set(drawn["skip"]) <= {0, 1}
+    log_prob = controller({"a.b": str(drawn["a.b"]), "skip": drawn["skip"]}).log_prob
+    torch.testing.assert_close(controller.sample_log_prob, -log_prob)  # descending it times a reward raises the reward
 
 
 def test_one_part_of_enas_may_be_overridden_and_the_other_is_retiariis():
@@ -514,7 +528,7 @@ def test_a_name_that_would_never_be_called_is_an_error_when_the_class_is_made():
                 pass
 
 
-def test_what_retiariis_loop_does_not_know_is_refused(tmp_path):
+def test_what_retiariis_loop_does_not_know_is_refused(tmp_path, monkeypatch):
     class Own(DartsTrainer):
         def _backward(self, val_X, val_y):
             pass
@@ -525,6 +539,9 @@ def test_what_retiariis_loop_does_not_know_is_refused(tmp_path):
         Own(**arguments(), run_dir=tmp_path)
     with pytest.raises(TrainingError, match="which cannot be resumed"):
         Own(**arguments()).fit(resume="auto")
+    with monkeypatch.context() as patch, pytest.raises(TrainingError, match="which knows one process only"):
+        patch.setenv("WORLD_SIZE", "2")
+        Own(**arguments()).fit()
     with pytest.raises(TrainingError, match="optimizer of DartsTrainer is None; give it"):
         DartsTrainer(**arguments(optimizer=None))
     trainer = DartsTrainer(**arguments())

@@ -4,14 +4,14 @@ Nothing is registered under the name `nni` until `install` is called, or a scrip
 `supernet-retiarii script.py`.
 """
 
-from supernet.retiarii.absent import AbsentModule, absent, names_absent_from
+from supernet.retiarii.absent import AbsentModule, names_absent_from, without_meaning
 from supernet.retiarii.fixed import apply_fixed_architecture, fixed_arch
 from supernet.retiarii.install import install
 from supernet.retiarii.serializer import basic_unit, model_wrapper, serialize, serialize_cls
 
 _MULTI_TRIAL = "it belongs to multi-trial search; train a supernet by one of supernet's trainers"
-Mutator = absent("Mutator", _MULTI_TRIAL)
-Sampler = absent("Sampler", _MULTI_TRIAL)
+Mutator = without_meaning("Mutator", _MULTI_TRIAL)
+Sampler = without_meaning("Sampler", _MULTI_TRIAL)
 codegen, converter, evaluator, execution, graph, strategy = (
     AbsentModule(f"nni.retiarii.{name}")
     for name in ("codegen", "converter", "evaluator", "execution", "graph", "strategy")

@@ -12,9 +12,9 @@ from supernet.errors import ChoiceError
 
 __all__: list[str] = []
 
-_INSTEAD = (
-    "it belongs to multi-trial search or to another version of NNI; train a supernet by a trainer of supernet, "
-    "then freeze(model, trainer.export()) and supernet.train"
+_NOT_HERE = (
+    "is not here: it belongs to multi-trial search, to NNI's own insides or to another version of it; train a supernet "
+    "by a trainer of supernet, then freeze(model, trainer.export()) and supernet.train"
 )
 
 
@@ -24,17 +24,23 @@ class _Absent(type):
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        return absent(f"{cls.__qualname__}.{name}", cls.__doc__ or _INSTEAD)
+        return absent(f"{cls.__qualname__}.{name}", cls.__doc__)
 
 
-def absent(name: str, instead: str = _INSTEAD) -> type:
-    """Return a class of that name that cannot be made: its error says what to use."""
+def absent(name: str, why: str | None = None) -> type:
+    """Return a class of that name that cannot be made: its error says why, and what to use."""
+    why = why or _NOT_HERE
 
     def refuse(self: Any, *args: Any, **kwargs: Any) -> NoReturn:
-        raise ChoiceError(f"{name} is nothing that Retiarii's one-shot trainers ran with, and is not here: {instead}")
+        raise ChoiceError(f"{name} {why}")
 
-    members = {"__init__": refuse, "__doc__": instead, "__qualname__": name}
+    members = {"__init__": refuse, "__doc__": why, "__qualname__": name}
     return _Absent(name.rpartition(".")[2], (), members)
+
+
+def without_meaning(name: str, instead: str) -> type:
+    """Return the same for what Retiarii's one-shot trainers could not run either."""
+    return absent(name, f"had no meaning for Retiarii's one-shot trainers, and has none here: {instead}")
 
 
 def names_absent_from(module: str, theirs: str) -> Callable[[str], Any]:

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
 from torch.optim import Adam
 
+from supernet.nn import InputChoice, LayerChoice
 from supernet.retiarii.absent import names_absent_from
 from supernet.retiarii.oneshot.pytorch.random import RetiariiPaths
 from supernet.retiarii.oneshot.pytorch.subclassing import Assignable
 from supernet.retiarii.oneshot.pytorch.utils import AverageMeterGroup, Split, halves
+from supernet.space import SearchSpace
 from supernet.trainers import EnasTrainer as OurEnasTrainer
 from supernet.trainers.enas import EnasController
 
-__all__ = ["EnasTrainer", "ReinforceController"]
+__all__ = ["EnasTrainer", "ReinforceController", "ReinforceField"]
+
+
+class ReinforceField(NamedTuple):
+    """One decision of a controller that is made from fields: a label, how many there are, and whether it takes one."""
+
+    name: str
+    total: int
+    choose_one: bool
 
 
 class ReinforceController(EnasController):
     """`supernet`'s controller as Retiarii's loop asks it.
+
+    Args:
+        fields: the decisions, as fields or as a space. Of fields, a decision is the position that is taken, or a list.
+        options: of `supernet.trainers.EnasController`.
 
     Attributes:
         sample_log_prob: minus the log probability of what was drawn last, as it had that name in Retiarii.
@@ -32,12 +46,29 @@ class ReinforceController(EnasController):
     sample_entropy: torch.Tensor
     sample_skip_penalty: torch.Tensor
 
+    def __init__(self, fields: Sequence[ReinforceField] | SearchSpace, **options: Any) -> None:
+        self._has_fields = not isinstance(fields, SearchSpace)
+        super().__init__(_space_of(fields) if self._has_fields else fields, **options)  # type: ignore[arg-type]
+
     def resample(self) -> dict[str, Any]:
         """Draw an architecture."""
         drawn = self(generator=torch.default_generator)
         self.sample_log_prob, self.sample_entropy = -drawn.log_prob, drawn.entropy
         self.sample_skip_penalty = drawn.skip_penalty
-        return drawn.architecture
+        if not self._has_fields:
+            return drawn.architecture
+        return {label: int(d) if isinstance(d, str) else d for label, d in drawn.architecture.items()}
+
+
+def _space_of(fields: Sequence[ReinforceField]) -> SearchSpace:
+    return SearchSpace(
+        nn.ModuleList(
+            LayerChoice([nn.Identity() for _ in range(total)], label=name)
+            if choose_one
+            else InputChoice(total, n_chosen=None, label=name)
+            for name, total, choose_one in {field.name: field for field in fields}.values()
+        )
+    )
 
 
 class _RetiariiEnas(RetiariiPaths):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -71,7 +72,7 @@ class RetiariiTrainer(BaseOneShotTrainer):
 
     A subclass runs in Retiarii's loop if it overrides one of `hooks`, has a `fit` that does not call the inherited one
     or an `export` that takes arguments, does not call `super().__init__`, or gives None for what it sets itself. There
-    the model runs as written, in one process, and of our options only `own_options` are taken.
+    all is plain, in one process, and of our options only `own_options` are taken.
     """
 
     hooks: ClassVar[tuple[str, ...]] = ("_init_dataloader", "init_dataloader")
@@ -185,7 +186,9 @@ class RetiariiTrainer(BaseOneShotTrainer):
             return
         if resume is not None:
             raise TrainingError(f"{type(self).__name__} runs in Retiarii's loop, which cannot be resumed")
-        for epoch in range(self.num_epochs):
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise TrainingError(f"{type(self).__name__} runs in Retiarii's loop, which knows one process only")
+        for epoch in range(self._given("num_epochs")):
             self._fit_one_epoch(epoch)
 
     def _fit_one_epoch(self, epoch: int) -> None:
