@@ -39,6 +39,19 @@ def kept(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
                 p.copy_(value)
 
 
+def overwritten(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Return the tensor, which has the values of another one now; where it is expanded, they are written once."""
+    try:
+        return tensor.copy_(value)
+    except RuntimeError:
+        strides = tensor.stride() if tensor.layout == torch.strided else ()
+        expanded = [dim for dim, stride in enumerate(strides) if stride == 0 and tensor.shape[dim] > 1]
+        if not expanded:
+            raise
+    overwritten(tensor.narrow(expanded[0], 0, 1), value.narrow(expanded[0], 0, 1))
+    return tensor
+
+
 Noted = list[tuple[nn.Module, str, torch.Tensor]]
 
 # What these give in training does not depend on their running statistics.
@@ -61,7 +74,7 @@ class Buffers:
         finally:
             with torch.no_grad():
                 for module, name, buffer, value in before:
-                    module._buffers[name] = buffer.copy_(value)
+                    module._buffers[name] = overwritten(buffer, value)
 
     def noted(self) -> Noted:
         """Return copies of what a forward may use: of all but the running statistics of torch's own norms."""

@@ -49,11 +49,14 @@ def with_what_cannot_be_copied(copy_all: Callable[[dict[int, Any]], T]) -> T:
                 )
 
 
+_COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+
+
 class _GraphsLeftBehind(TorchFunctionMode):
-    """Lets `copy.deepcopy` copy tensors that are no leaves of a graph."""
+    """Lets `copy.deepcopy` copy tensors that are no leaves of a graph, and compressed sparse ones."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.Tensor.__deepcopy__ and not args[0].is_leaf:
+        if func is torch.Tensor.__deepcopy__ and (not args[0].is_leaf or args[0].layout in _COMPRESSED):
             tensor, memo = args
             memo[id(tensor)] = tensor.detach().clone()
             return memo[id(tensor)]

@@ -72,7 +72,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise FileFormatError(f"{path} has format version {header.get('version')!r}; this library reads {VERSION}")
     try:
         state = _decoded(json.loads(header.get("tree", "")), tensors)
-    except (ValueError, RecursionError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError, IndexError, RuntimeError) as error:
         raise FileFormatError(f"{path} has a header that cannot be read: {type(error).__name__}: {error}") from error
     if not isinstance(state, dict):
         raise FileFormatError(f"{path} holds no state but {type(state).__name__}")
@@ -83,6 +83,12 @@ def _encoded(value: Any, where: str, tensors: dict[str, torch.Tensor]) -> Any:
     """Return `value` as JSON has it, each kind that JSON lacks as a list that begins with the kind's name."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, torch.Tensor) and value.layout in _PARTS_OF_SPARSE:
+        parts = [getattr(value.detach(), part)() for part in _PARTS_OF_SPARSE[value.layout]]
+        is_coalesced = value.is_coalesced() if value.layout == torch.sparse_coo else None
+        return ["sparse", [str(value.layout), list(value.shape), is_coalesced, _encoded(parts, where, tensors)]]
+    if isinstance(value, torch.Tensor) and value.layout != torch.strided:
+        raise TrainingError(f"{where} is a tensor of layout {value.layout}, which a checkpoint cannot hold")
     if isinstance(value, torch.Tensor):
         tensors[where] = value.detach().cpu().contiguous().clone()  # a file takes no two tensors of one storage
         return ["tensor", where]
@@ -101,6 +107,25 @@ def _encoded(value: Any, where: str, tensors: dict[str, torch.Tensor]) -> Any:
     )
 
 
+_ROWS, _COLUMNS = ("crow_indices", "col_indices", "values"), ("ccol_indices", "row_indices", "values")
+_PARTS_OF_SPARSE = {
+    torch.sparse_coo: ("_indices", "_values"),
+    **dict.fromkeys((torch.sparse_csr, torch.sparse_bsr), _ROWS),
+    **dict.fromkeys((torch.sparse_csc, torch.sparse_bsc), _COLUMNS),
+}
+
+
+def _sparse(layout: str, size: list[int], is_coalesced: bool | None, parts: list[torch.Tensor]) -> torch.Tensor:
+    """Return a sparse tensor of these parts, having looked whether they make one."""
+    kind = {str(known): known for known in _PARTS_OF_SPARSE}[layout]
+    make: Any = torch.sparse_compressed_tensor
+    options: dict[str, Any] = {"layout": kind}
+    if kind == torch.sparse_coo:
+        make, options = torch.sparse_coo_tensor, {"is_coalesced": is_coalesced}
+    result: torch.Tensor = make(*parts, size, check_invariants=True, **options)
+    return result
+
+
 def _is_key(key: Any, where: str) -> bool:
     if not isinstance(key, str | int) or isinstance(key, bool):
         raise TrainingError(f"{where} has the key {key!r}, but a checkpoint's keys are texts and whole numbers")
@@ -115,6 +140,9 @@ def _decoded(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     kind, content = tree
     if kind == "tensor":
         return tensors[content]
+    if kind == "sparse":
+        layout, size, is_coalesced, parts = content
+        return _sparse(layout, size, is_coalesced, _decoded(parts, tensors))
     if kind == "list":
         return [_decoded(item, tensors) for item in content]
     if kind == "tuple":

@@ -12,7 +12,7 @@ from torch import nn
 
 from supernet.errors import FileFormatError, TrainingError
 from supernet.execution.slot import former_names
-from supernet.execution.state import RandomState
+from supernet.execution.state import RandomState, overwritten
 
 if TYPE_CHECKING:
     from supernet.trainers.loop import SupernetTrainer
@@ -179,7 +179,7 @@ def _copy_into(tensors: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Te
             raise ValueError(f"{name} is {tuple(saved[name].shape)} in it, {tuple(tensor.shape)} here")
     with torch.no_grad():
         for name, tensor in tensors.items():
-            tensor.copy_(saved[name])
+            overwritten(tensor, saved[name])
 
 
 def _named_state(loss: Any) -> Iterator[tuple[str, torch.Tensor]]:
