@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from supernet.errors import ReplacementError, TakenOverError
+from supernet.errors import ReplacementError, TakenOverError, TrainingError
 from supernet.nn import Choice, InputChoice, LayerChoice
 from supernet.space.freeze import check_held
 from supernet.space.strides import give_back_strides
@@ -125,6 +126,18 @@ def check_not_taken(model: nn.Module) -> None:
             "the choices of this model have been replaced already, by a trainer or by replace_*; "
             "restore(model) puts them back, then another trainer may take it"
         )
+
+
+def check_initialized(model: nn.Module) -> None:
+    """Raise `TrainingError` if a parameter or buffer of the model waits for a first batch to have a shape."""
+    for path, module in model.named_modules():
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None and is_lazy(tensor):
+                kind, at = type(module).__name__, f"{path}.{name}" if path else name
+                raise TrainingError(
+                    f"{at} has no shape yet, for {kind} takes it from its first batch; give the layer its sizes "
+                    f"({kind.removeprefix('Lazy')}), or run one batch through it, in each candidate, before"
+                )
 
 
 def _warn_of_copies(choice: LayerChoice, replacement: nn.Module) -> None:

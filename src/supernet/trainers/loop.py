@@ -21,7 +21,7 @@ from supernet.checks import check_counts, check_numbers
 from supernet.errors import NonFiniteError, TrainingError
 from supernet.execution import Plan
 from supernet.execution.recalibration import statistics_anew
-from supernet.execution.replace import check_not_taken
+from supernet.execution.replace import check_initialized, check_not_taken
 from supernet.execution.state import Forms, random_numbers_kept, seeded
 from supernet.execution.structure import copied, versions_of
 from supernet.nn import InputChoice, LayerChoice
@@ -199,6 +199,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         set_before = dict(vars(self))  # by a subclass
         self.space = SearchSpace(model)
         check_not_taken(model)
+        check_initialized(model)
         if not self.space:
             raise TrainingError(
                 f"{type(model).__name__} has no choices to search; mark some by LayerChoice or InputChoice, or train "
