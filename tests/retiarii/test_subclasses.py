@@ -217,6 +217,8 @@ def test_what_is_assigned_to_a_trainer_of_ours_before_fit_is_what_trains():
     torch.testing.assert_close(
         trainer.model(torch.ones(1, 1)), torch.softmax(alpha, -1)[None] @ torch.tensor([[1.0], [-2]])
     )
+    with pytest.raises(TrainingError, match=r"a loss with parameters or buffers .* give it to the constructor"):
+        trainer.loss = nn.CrossEntropyLoss(torch.ones(2))
     with pytest.raises(TrainingError, match="nas_modules are what stands in the choices' places"):
         trainer.nas_modules = []
     with pytest.raises(TrainingError, match="alpha of choice 'op' is the trainer's; assign it in place"):
@@ -498,6 +500,22 @@ def test_path_trainers_call_their_overridden_epochs_and_export_what_evaluates_be
     trainer = Drawing(**{**paths(), "model": model, "optimizer": SGD(model.parameters(), 0.01)})
     trainer.fit()
     assert trainer.export() == {"op": "0"}  # y = 3 x
+
+
+def test_parts_of_retiariis_loop_run_in_a_trainer_of_ours_too_when_they_are_called():
+    trainer = DartsTrainer(**arguments())
+    trainer._train_one_epoch(0)
+    alpha = trainer.nas_modules[0][1].alpha
+    assert sorted(p.item() for p in trainer.model.parameters()) != [-2, 1]
+    logits, loss = trainer._logits_and_loss(torch.ones(1, 1), torch.ones(1, 1))
+    p, w = torch.softmax(alpha, -1), torch.stack([c.w for c in trainer.nas_modules[0][1].candidates.values()])
+    assert logits.item() == pytest.approx((p @ w).item())
+    assert loss.item() == pytest.approx((logits.item() - 1) ** 2 / 2)
+    single = SinglePathTrainer(**paths())
+    drawn = single._resample()
+    assert single.model(torch.ones(1)).item() == {"0": 1, "1": -2}[drawn["op"]]
+    with pytest.raises(TrainingError, match=r"_train_controller is of Retiarii's loop, .* call fit\(\)"):
+        EnasTrainer(**arguments(), **ENAS)._train_controller(0)
 
 
 # --- what cannot be honoured ---------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Adam
 
+from supernet.errors import TrainingError
 from supernet.nn import InputChoice, LayerChoice
 from supernet.retiarii.absent import names_absent_from
 from supernet.retiarii.oneshot.pytorch.random import RetiariiPaths
@@ -100,6 +101,8 @@ class _RetiariiEnas(RetiariiPaths):
 
     def _train_controller(self, epoch: int) -> None:
         """Take a step of the controller with each `ctrl_steps_aggregate` batches of the validation data; a hook."""
+        if self.is_ours:
+            raise TrainingError("_train_controller is of Retiarii's loop, and this trainer runs in ours: call fit()")
         self.model.eval()
         self.controller.train()
         meters, reward_function, sampled = AverageMeterGroup(), self._given("reward_function"), 0

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from supernet.errors import DataError, TrainingError
@@ -89,6 +90,7 @@ class RetiariiTrainer(BaseOneShotTrainer):
     train_loader = Assignable("train_loader", "_use_train_loader")
     valid_loader = Assignable("valid_loader", "_use_valid_loader")
     metrics = Assignable("metrics", "_use_metrics")
+    loss = Assignable("loss", "_use_loss")
     nas_modules = Assignable("nas_modules", "_refuse_modules")
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -269,6 +271,11 @@ class RetiariiTrainer(BaseOneShotTrainer):
     def _use_metrics(self, metrics: Any) -> None:
         vars(self)["metrics"] = metrics
         self.meters = {part: Meter(metrics, self.device) for part in ("train", "valid")}
+
+    def _use_loss(self, loss: Any) -> None:
+        if isinstance(loss, nn.Module) and loss.state_dict():
+            raise TrainingError("a loss with parameters or buffers is a part of the search; give it to the constructor")
+        vars(self)["loss"] = loss
 
     def _use_architecture_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         self.architecture_optimizer = self.fabric.setup_optimizers(optimizer)
