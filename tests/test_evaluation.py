@@ -72,7 +72,7 @@ def test_bad_arguments_are_refused():
     optimizer = SGD(net.parameters(), 0.1)
     with pytest.raises(TrainingError, match="num_epochs is a whole number from 1 on, not 0"):
         train(net, LOSS, None, optimizer, 0, points())
-    with pytest.raises(TrainingError, match=r"lacks parameters of the model: 0\.weight"):
+    with pytest.raises(TrainingError, match=r"lacks parameters of the model or the loss: 0\.weight"):
         train(net, LOSS, None, SGD(network().parameters(), 0.1), 1, points())
     with pytest.raises(DataError, match="TensorDataset is empty"):
         train(net, LOSS, None, optimizer, 1, points(0))
