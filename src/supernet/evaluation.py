@@ -2,36 +2,85 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
+from typing_extensions import Unpack
 
-from supernet.checks import check_counts, check_numbers
-from supernet.errors import DataError, NonFiniteError, UnresolvedChoiceError
-from supernet.execution.memory_format import channels_last_inputs, choose_memory_format
+from supernet.errors import DataError, UnresolvedChoiceError
 from supernet.execution.recalibration import statistics_anew
-from supernet.execution.state import Buffers, Forms, seeded
+from supernet.execution.state import Forms, random_numbers_kept, seeded
 from supernet.space import SearchSpace
 from supernet.space import freeze as frozen
-from supernet.space.strides import give_back_strides, let_state_follow
-from supernet.trainers.data import Data, Part, first_batch, length_of, loader_of
+from supernet.trainers.data import Data, Part, loader_of
 from supernet.trainers.fabric import new_fabric
 from supernet.trainers.forward import Forward, ForwardFn, LossFn, checked_loss
-from supernet.trainers.loop import check_optimizer
+from supernet.trainers.loop import LoopOptions, TrainingLoop
 from supernet.trainers.metrics import Meter, Metrics
-from supernet.trainers.progress import ProgressBar
+from supernet.trainers.run_directory import RunDirectory
 
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
+__all__ = ["NetworkTrainer", "evaluate", "freeze", "recalibrate", "train"]
 
-__all__ = ["evaluate", "freeze", "recalibrate", "train"]
+
+class NetworkTrainer(TrainingLoop):
+    """Trains a plain network in the loop that searches run in; `train` makes one, and callbacks are given it.
+
+    Args:
+        network: without choices; the other arguments are those of `train`.
+
+    Attributes:
+        model: the network.
+        history, stopped, given_options: as `SupernetTrainer` has them.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Callable[[Any, Any], torch.Tensor] | None,
+        metrics: Metrics | None,
+        optimizer: Optimizer,
+        num_epochs: int,
+        dataset: Data,
+        **loop: Unpack[LoopOptions],
+    ) -> None:
+        super().__init__(network, loss, metrics, optimizer, num_epochs, dataset, **loop)
+        self.measures_in_eval_form = loop.get("valid_dataset") is not None
+        self._ours.add("measures_in_eval_form")
+        self._set_up(_no_choice, _no_choice, {})
+
+    def _check_model(self, model: nn.Module) -> None:
+        _check_plain(model)
+
+    def _loaders(self, dataset: Data, valid_dataset: Data | None, **how: Any) -> tuple[Any, Any]:
+        nothing: DataLoader[Any] = DataLoader([])  # type: ignore[arg-type]  # a list is a map-style dataset too
+        valid_loader = nothing if valid_dataset is None else loader_of(valid_dataset, shuffle=False, **how)
+        return loader_of(dataset, **how), valid_loader
+
+    def train_epoch(self) -> None:
+        """Go once over the data from `step` on."""
+        for X, y in self.train_part.batches(self.epoch, self.step):
+            with self.one_step():
+                with self.supernet.unsynced(not self._completes_a_step()):
+                    output = self.supernet(X, {})
+                self.descend(self.measure("train", output, y), self.optimizer, clip=self.grad_clip)
+
+    def _validate(self) -> None:
+        if not self.measures_in_eval_form:
+            return
+        # Each process measures all of it, so that no sample is left out where it cannot be shared evenly.
+        with random_numbers_kept(self.device), self.supernet.statistics_kept(), self._forms.evaluating():
+            for X, y in self._evaluation_part.batches(0):
+                output = self.supernet.alone(X, {})
+                with torch.no_grad():
+                    self.meters["valid"].update(self.loss_of(output, y), output, y, X)
+
+    def _write_result(self, run: RunDirectory) -> None:
+        run.write_network(lambda: self.model)
 
 
 def train(
@@ -42,82 +91,47 @@ def train(
     num_epochs: int,
     dataset: Data,
     *,
-    forward_fn: ForwardFn | None = None,
-    loss_fn: LossFn | None = None,
-    batch_size: int = 64,
-    workers: int = 0,
-    scheduler: LRScheduler | None = None,
-    grad_clip: float | None = 5.0,
-    device: str | torch.device | None = None,
-    precision: str = "32-true",
-    seed: int = 0,
-    progress: bool = True,
+    resume: str | os.PathLike[str] | None = None,
+    **loop: Unpack[LoopOptions],
 ) -> list[dict[str, float]]:
     """Train a plain network in place; the same seed gives the same weights.
 
     Architectures are compared fairly where each is trained so, with the same arguments, from newly made weights.
     Parts that are in eval form while the network itself is not stay so, such as a frozen backbone; after it all is in
-    the form it had.
+    the form it had. It runs in the loop of the searches, with all that these have: schedules by steps, callbacks,
+    stopping rules, run directories with exact resume, several processes.
 
     Args:
         network: a network without choices.
-        loss, metrics, optimizer, num_epochs, forward_fn, loss_fn, batch_size, workers, grad_clip, device, precision,
-            seed, progress: as `SupernetTrainer` has them.
+        loss, metrics, optimizer, num_epochs: as `SupernetTrainer` has them.
         dataset: a torch Dataset or DataLoader, all of which is trained on.
-        scheduler: of the learning rate, stepped once an epoch.
+        resume: "auto" goes on from the newest checkpoint in `run_dir`, or begins where there is none; the path of a run
+            directory goes on from that one's. Default: begin.
+        loop: the keyword arguments of `SupernetTrainer`; but `valid_dataset` is measured after each epoch, in eval
+            form, and trains nothing (default: nothing is measured), and a `run_dir` receives no architecture.
 
     Returns:
-        One dict of means over the training batches for each epoch: "loss", and the metrics by name.
+        One dict for each epoch, those before a resume too: means over the training batches, "loss" and the metrics by
+        name; with a `valid_dataset`, means over it, "valid_loss" and so on.
 
     Raises:
         UnresolvedChoiceError: the network still has choices.
-        TrainingError: the optimizer lacks parameters of it, or an argument cannot be.
-        NonFiniteError: the loss is NaN or infinite; names the epoch.
+        TrainingError: the optimizer lacks parameters of it, or an argument cannot be; `run_dir` holds a run that is not
+            resumed, or one of another training.
+        NonFiniteError: the loss is NaN or infinite; names epoch and step.
         DataError: the data cannot be read, or has fewer samples than one batch of a loader that drops.
+        FileFormatError: a checkpoint is broken.
     """
-    _check_plain(network)
-    loss = checked_loss(loss, loss_fn)
-    run = Forward(network, forward_fn, loss_fn)
-    check_optimizer(optimizer, network, loss)
-    check_counts(num_epochs=num_epochs, batch_size=batch_size)
-    check_counts(0, workers=workers)
-    check_numbers(grad_clip=grad_clip or 0)
-    fabric = new_fabric(device, precision)
-    loader = loader_of(dataset, batch_size=batch_size, workers=workers, seed=seed)
-    loss = loss.to(fabric.device) if isinstance(loss, nn.Module) else loss
-    meter, history = Meter(metrics, fabric.device), []
-    forms = Forms(network)
-    part = Part(loader, fabric.to_device, split=run.split)
-    shown = ProgressBar("training", num_epochs, shown=progress)
-    with _layout_kept(network, optimizer), seeded(seed, fabric.device), forms.kept(), shown as bar:
-        channels_last = _lay_out(network, fabric, loader, seed, forms, run)
-        module, stepper = fabric.setup(network, optimizer)
-        forms.train()
-        for epoch in range(num_epochs):
-            bar.begin_epoch(epoch, length_of(loader))
-            for X, y in part.batches(epoch):
-                output = run(module, channels_last_inputs(X) if channels_last else X)
-                batch_loss = loss(output, y)
-                meter.update(batch_loss, output, y, X)
-                stepper.zero_grad()
-                fabric.backward(batch_loss)
-                if grad_clip:
-                    fabric.clip_gradients(module, stepper, max_norm=grad_clip, error_if_nonfinite=False)
-                stepper.step()
-                bar.advance()
-            history.append(meter.read())
-            meter.reset()
-            if "loss" not in history[-1]:
-                raise DataError("an epoch had no batch: the data has fewer samples than one batch; lower batch_size")
-            if not math.isfinite(history[-1]["loss"]):
-                raise NonFiniteError(
-                    f"the loss is not finite (NaN or infinite) in epoch {epoch + 1}; the learning rate may be too "
-                    "high, or the data may hold such values"
-                )
-            if scheduler is not None:
-                scheduler.step()
-            bar.end_epoch(epoch, history[-1])
-    return history
+    trainer = NetworkTrainer(network, loss, metrics, optimizer, num_epochs, dataset, **loop)
+    trainer.fit(resume)
+    return [
+        {name.removeprefix("train_"): value for name, value in record.items() if name.startswith(("train_", "valid_"))}
+        for record in trainer.history
+    ]
+
+
+def _no_choice(*_: Any) -> nn.Module:
+    raise AssertionError("a plain network has no choices")
 
 
 def evaluate(
@@ -242,31 +256,3 @@ def _check_plain(network: nn.Module) -> None:
             f"{type(network).__name__} still has choices ({', '.join(list(space)[:3])}); make it a plain network "
             "first, by freeze(model, architecture)"
         )
-
-
-@contextmanager
-def _layout_kept(network: nn.Module, optimizer: Optimizer) -> Iterator[None]:
-    """Bring weights back to their strides after this context, and what belongs to them too."""
-    try:
-        yield
-    finally:
-        give_back_strides(network)
-        let_state_follow(network.parameters(), optimizer.state)
-
-
-def _lay_out(
-    network: nn.Module, fabric: Fabric, loader: DataLoader[Any], seed: int, forms: Forms, run: Forward
-) -> bool:
-    """Choose the network's memory format by a trial, which leaves no other trace."""
-    fabric.to_device(network)
-    buffers = Buffers(network)
-
-    def trial(X: Any) -> Any:
-        with seeded(seed, fabric.device), buffers.kept(), torch.no_grad():
-            forms.train()
-            trained = run(network, X)
-            return run.in_eval_form(network, X, trained)
-
-    X, _ = run.split(fabric.to_device(first_batch(loader)))
-    with forms.kept():
-        return choose_memory_format(network, X, trial)

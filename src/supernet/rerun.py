@@ -81,6 +81,8 @@ def _without_cost(record: Mapping[str, Any]) -> dict[str, Any]:
 def _architecture(directory: Path) -> Any:
     try:
         return json.loads((directory / "architecture.json").read_bytes())
+    except FileNotFoundError:
+        return None  # the run trained a network, and did not search
     except (OSError, ValueError, RecursionError) as error:
         raise FileFormatError(f"{directory / 'architecture.json'} cannot be read: {error}") from error
 

@@ -13,7 +13,7 @@ from supernet.errors import MissingExtraError
 from supernet.trainers.progress import ProgressBar, numbers_of
 
 if TYPE_CHECKING:
-    from supernet.trainers.loop import SupernetTrainer
+    from supernet.trainers.loop import TrainingLoop
 
 __all__ = ["Callback", "CsvFile", "ShowProgress", "TensorBoard"]
 
@@ -26,43 +26,43 @@ class Callback:
     A record is a dict of an epoch's figures, as in `metrics.jsonl`.
     """
 
-    def fit_began(self, trainer: SupernetTrainer) -> None:
+    def fit_began(self, trainer: TrainingLoop) -> None:
         """Called before the first step; `trainer.history` has the epochs that a resumed search brings along."""
 
-    def epoch_began(self, trainer: SupernetTrainer) -> None:
+    def epoch_began(self, trainer: TrainingLoop) -> None:
         """Called before each epoch, `trainer.epoch` (from 0)."""
 
-    def step_ended(self, trainer: SupernetTrainer) -> None:
+    def step_ended(self, trainer: TrainingLoop) -> None:
         """Called after each step, `trainer.step` (from 0) of the epoch."""
 
-    def epoch_ended(self, trainer: SupernetTrainer, record: Mapping[str, Any]) -> None:
+    def epoch_ended(self, trainer: TrainingLoop, record: Mapping[str, Any]) -> None:
         """Called after each epoch."""
 
-    def fit_ended(self, trainer: SupernetTrainer) -> None:
+    def fit_ended(self, trainer: TrainingLoop) -> None:
         """Called at the end, also where an error or a signal ends the search."""
 
 
 class ShowProgress(Callback):
     """A bar with a line of metrics an epoch, where there is a terminal; a log line an epoch everywhere."""
 
-    def fit_began(self, trainer: SupernetTrainer) -> None:
+    def fit_began(self, trainer: TrainingLoop) -> None:
         """Start the bar."""
         self._bar = ProgressBar(type(trainer).__name__, trainer.num_epochs, shown=trainer.progress)
         self._bar.__enter__()
 
-    def epoch_began(self, trainer: SupernetTrainer) -> None:
+    def epoch_began(self, trainer: TrainingLoop) -> None:
         """Start an epoch at the step where it is entered."""
         self._bar.begin_epoch(trainer.epoch, trainer.steps_of_an_epoch(), trainer.step)
 
-    def step_ended(self, trainer: SupernetTrainer) -> None:
+    def step_ended(self, trainer: TrainingLoop) -> None:
         """Move the bar."""
         self._bar.advance()
 
-    def epoch_ended(self, trainer: SupernetTrainer, record: Mapping[str, Any]) -> None:
+    def epoch_ended(self, trainer: TrainingLoop, record: Mapping[str, Any]) -> None:
         """Show and log the metrics."""
         self._bar.end_epoch(trainer.epoch, numbers_of(record))
 
-    def fit_ended(self, trainer: SupernetTrainer) -> None:
+    def fit_ended(self, trainer: TrainingLoop) -> None:
         """Take the bar down."""
         self._bar.__exit__(None, None, None)
 
@@ -78,14 +78,14 @@ class CsvFile(Callback):
         self.path = Path(path)
         self._columns: list[str] = []
 
-    def fit_began(self, trainer: SupernetTrainer) -> None:
+    def fit_began(self, trainer: TrainingLoop) -> None:
         """Write the epochs that there are."""
         self._columns = []
         self.path.write_text("", encoding="utf-8")
         for record in trainer.history:
             self.epoch_ended(trainer, record)
 
-    def epoch_ended(self, trainer: SupernetTrainer, record: Mapping[str, Any]) -> None:
+    def epoch_ended(self, trainer: TrainingLoop, record: Mapping[str, Any]) -> None:
         """Write a row."""
         row = flat(record)
         with self.path.open("a", encoding="utf-8", newline="") as file:
@@ -113,17 +113,17 @@ class TensorBoard(Callback):
         self._new_writer = SummaryWriter
         self.directory = Path(directory)
 
-    def fit_began(self, trainer: SupernetTrainer) -> None:
+    def fit_began(self, trainer: TrainingLoop) -> None:
         """Open an event file that replaces what comes after the epochs that there are."""
         self._writer = self._new_writer(str(self.directory), purge_step=len(trainer.history) + 1)
 
-    def epoch_ended(self, trainer: SupernetTrainer, record: Mapping[str, Any]) -> None:
+    def epoch_ended(self, trainer: TrainingLoop, record: Mapping[str, Any]) -> None:
         """Write the scalars."""
         for name, value in flat(record).items():
             self._writer.add_scalar(name, value, record["epoch"])
         self._writer.flush()
 
-    def fit_ended(self, trainer: SupernetTrainer) -> None:
+    def fit_ended(self, trainer: TrainingLoop) -> None:
         """Close the event file."""
         self._writer.close()
 

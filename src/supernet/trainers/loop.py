@@ -51,7 +51,7 @@ from supernet.trainers.steps import OptimizerSteps
 from supernet.trainers.stopping import StoppingRule, StoppingRules
 from supernet.trainers.supernet import Supernet
 
-__all__ = ["LoopOptions", "SupernetTrainer"]
+__all__ = ["LoopOptions", "SupernetTrainer", "TrainingLoop"]
 
 logger = logging.getLogger("supernet")
 
@@ -96,70 +96,13 @@ class _SkippedStep(Exception):
     """Leaves a step whose loss is not finite, where the user asked for that."""
 
 
-class SupernetTrainer(BaseOneShotTrainer):
-    """What our trainers inherit; a new algorithm is its plan, its steps and its read-off.
+class TrainingLoop:
+    """The loop itself, which knows no choices: data, devices, epochs, steps, metrics, stopping, files, exact resume.
 
-    A subclass calls `super().__init__`, which checks everything and leaves the model as it is; makes what it
-    trains; and calls `take_over`. It writes `train_step` (or `train_epoch`, where its steps alternate
-    otherwise), in which it calls `forward`, `measure` and `descend`, and it writes `export`.
-
-    What a subclass keeps in attributes goes into checkpoints: tensors, numbers, texts, generators, whatever has a
-    `state_dict`, and lists and dicts of these. So every trainer of this loop resumes exactly.
-
-    Args:
-        model: a module with choices.
-        loss: `(output, target) -> tensor`, one number: a mean over the samples. None with `loss_fn`.
-        metrics: `(output, target) -> number or dict of numbers`, a torchmetrics `Metric` or
-            `MetricCollection`, or None.
-        optimizer: of the model's parameters.
-        num_epochs: how many times `fit` goes over the training part.
-        dataset: a torch Dataset or DataLoader. A random half, drawn by the seed, trains the weights and the
-            other half the architecture, unless `valid_dataset` is given.
-        valid_dataset: what trains the architecture. Default: half of `dataset`.
-        forward_fn: `(model, X) -> output`, for what X is not the one argument of the model. Default: the model is
-            called with X, or with its parts where these and not X alone fit the arguments of its `forward`.
-        loss_fn: `(model, batch) -> loss`, or `-> (loss, output, target)` where there are metrics or a reward: does all
-            with a batch, which may be anything. Then `loss` is None. The model that it is given runs as the trainer
-            wants it to. Default: `loss(model(X), y)`.
-        batch_size: samples a batch in each process, where `dataset` is not a loader. Default: 64.
-        workers: processes that load data. Default: 0.
-        scheduler: of the optimizer's learning rate.
-        scheduler_interval: whether the scheduler is stepped once an "epoch", or after each "step" of the optimizer, as
-            `OneCycleLR` and warm-ups by steps want it. Default: "epoch".
-        grad_clip: the largest norm of the weights' gradient; None or 0 does not clip. Default: 5.
-        accumulate: batches whose gradients are averaged into one step of each optimizer. Steps of several
-            optimizers still alternate batch by batch: each has its own gradients and steps at its last. Default: 1.
-        log_frequency: steps between log lines. Default: a line an epoch.
-        device: such as "cpu" or "cuda:1". Default: an accelerator where there is one.
-        devices: processes on this node. Default: as `torchrun` says, else 1.
-        num_nodes: nodes. Default: as `torchrun` says, else 1.
-        strategy: as Lightning Fabric names it. Default: DDP where there are several processes.
-        precision: as Lightning Fabric names it, such as "bf16-mixed". Default: "32-true", which computes in
-            the model's own dtype.
-        seed: of the split, the order of the data, the architecture parameters, and all that is drawn
-            during `fit`. Default: 0.
-        run_dir: a directory for metrics, checkpoints, the architecture, the network's weights and plots.
-        checkpointing: when a checkpoint is written into `run_dir`. Default: each epoch, the last 2 and the best.
-        callbacks: called in the first process while the search runs.
-        stop_when: rules `record -> reason or None`, asked after each epoch.
-        on_nonfinite: whether a loss that is NaN or infinite stops the search, or its step is skipped and counted.
-        progress: whether to show a bar where there is a terminal.
-
-    Attributes:
-        space: the model's `SearchSpace`.
-        history: one dict an epoch, as in `metrics.jsonl`.
-        stopped: why the search ended before `num_epochs`, else None.
-        given_options: name -> what was given, as JSON has it: functions by their qualified names.
-
-    Raises:
-        TrainingError: the model has no choices, the optimizer lacks parameters of it, or an argument cannot be.
-        TakenOverError: another trainer has taken the model over.
-        DataError: the data cannot be split or read.
-        SpaceError: one label means two different choices.
-            After any of these the model is as it was.
+    A subclass says what a step is by `train_step` or `train_epoch`, and what is left at the end by `_conclude`. The
+    arguments are those of `SupernetTrainer`, and so is what it keeps of attributes.
     """
 
-    recalibration_samples: int = 20_000  # for BatchNorm (arXiv 1904.00420)
     leaves_parameters_unused = False  # whether a step may give some weights no gradient, as one of a path does
     measures_in_eval_form = False  # whether the search itself does
 
@@ -197,14 +140,8 @@ class SupernetTrainer(BaseOneShotTrainer):
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "model")}
         set_before = dict(vars(self))  # by a subclass
-        self.space = SearchSpace(model)
-        check_not_taken(model)
+        self._check_model(model)
         check_initialized(model)
-        if not self.space:
-            raise TrainingError(
-                f"{type(model).__name__} has no choices to search; mark some by LayerChoice or InputChoice, or train "
-                "it as it is by supernet.train"
-            )
         loss = checked_loss(loss, loss_fn)
         self._forward = Forward(model, forward_fn, loss_fn)
         check_optimizer(optimizer, model, loss)
@@ -243,7 +180,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.epoch = self.step = self.global_step = self.skipped_steps = 0
         self.stopped: str | None = None
         self._broken = torch.tensor(math.inf, device=self.device)  # the first bad step that was noted
-        train_loader, valid_loader = loaders_of_two_parts(
+        train_loader, valid_loader = self._loaders(
             dataset,
             valid_dataset,
             batch_size=batch_size,
@@ -266,7 +203,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         self._loss_changes_targets = False  # found by the trial
         self._has_begun = False
         self.seconds_before, self._began = 0.0, time.perf_counter()  # of earlier processes; when this one began
-        self._standing: Any = None  # the architecture of a finished run, which stays as it is
+        self._standing: Any = None  # the result of a finished run, which stays as it is
         self.given_options: dict[str, Any] = {}
         self._free_options: set[str] = set()
         free = {name: given.pop(name) for name in _FREE_OPTIONS}
@@ -274,7 +211,16 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.note_options(free=True, **free)
         self.given_options["optimizer"], self.given_options["scheduler"] = settings(optimizer), schedule(scheduler)
         self.given_options["batch_size"] = [batch_size_of(train_loader), batch_size_of(valid_loader)]
-        of_the_loop = ("supernet", "optimizer", "weights", "nas_modules", "_steps", "_without_gradient", "_ours")
+        of_the_loop = (
+            "supernet",
+            "optimizer",
+            "weights",
+            "nas_modules",
+            "_steps",
+            "_without_gradient",
+            "_found",
+            "_ours",
+        )
         its_own = {name for name, value in set_before.items() if vars(self)[name] is value}
         self._ours = {*vars(self), *of_the_loop} - its_own  # all other attributes are the algorithm's
 
@@ -289,23 +235,20 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.given_options |= {name: as_json(option) for name, option in options.items()}
         self._free_options |= set(options) if free else set()
 
-    def take_over(
+    def _check_model(self, model: nn.Module) -> None:
+        """Raise if the model is none that this loop can train."""
+
+    def _loaders(self, dataset: Data, valid_dataset: Data | None, **how: Any) -> tuple[Any, Any]:
+        """Return loaders of the training part and of the validation part."""
+        raise NotImplementedError
+
+    def _set_up(
         self,
         layer: Callable[[LayerChoice, Plan], nn.Module],
         input: Callable[[InputChoice, Plan], nn.Module],
         plan: dict[str, Any],
     ) -> None:
-        """Put modules that run in the place of the model's choices, and try them on a batch.
-
-        Args:
-            layer: makes what stands in a `LayerChoice`'s place and follows the plan.
-            input: the same for an `InputChoice`.
-            plan: one that the trial can follow.
-
-        Raises:
-            SupernetError: a choice cannot run so. What the model and the loss themselves raise is passed on.
-                After either the model is as it was.
-        """
+        """Make the model run on its device and among the processes: see `SupernetTrainer.take_over`."""
         self.supernet = Supernet(
             *(self.model, self.fabric, layer, input, plan, self.given_optimizer, self._trial, self._trial_X),
             run=self._forward,
@@ -317,10 +260,6 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.nas_modules, self.weights = self.supernet.replaced, self.supernet.weights
         self.optimizer = self.supernet.optimizer
         del self._trial_X, self._trial_y
-
-    def explain(self) -> None:
-        """Print how each choice runs: which candidates the fast way, and which as they are and why."""
-        print(self.supernet.explain())
 
     def _trial(self, X: Any) -> tuple[Any, Any]:
         """Run model and loss as a training step would, and return the outputs in training and in eval form."""
@@ -459,7 +398,7 @@ class SupernetTrainer(BaseOneShotTrainer):
             logger.info("goes on from %s, after %s", checkpoint, self._position())
             is_done = self.step == 0 and (self.epoch >= self.num_epochs or self.stopped is not None)
             if self._run is not None and source is self._run and is_done:
-                self._standing = self._run.finished_architecture(self.space)
+                self._standing = self._standing_result(self._run)
             if self._standing is not None:
                 logger.info("%s holds a finished run, which stays as it is", checkpoint.parent.parent)
             elif self._run is not None and self.fabric.is_global_zero:
@@ -475,6 +414,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         self.train_epoch()
         self._apply_waiting()
         seconds = time.perf_counter() - began
+        self._validate()
         record = self._end_epoch(seconds, self.step - first_step)
         for callback in self.callbacks:
             callback.epoch_ended(self, record)
@@ -482,6 +422,13 @@ class SupernetTrainer(BaseOneShotTrainer):
         every = self._checkpointing.every_epochs
         if every and (self.epoch % every == 0 or self.epoch == self.num_epochs or self.stopped):
             self._save(record.get("valid_loss", record["train_loss"]))
+
+    def _validate(self) -> None:
+        """Measure what an epoch has trained, where its steps do not; nothing by default."""
+
+    def _record_of_choices(self) -> dict[str, Any]:
+        """Return what is recorded of an epoch beside figures of the training; nothing by default."""
+        return {}
 
     def train_epoch(self) -> None:
         """Go once over the training part from `step` on, each step with a batch of the validation part beside it."""
@@ -570,7 +517,7 @@ class SupernetTrainer(BaseOneShotTrainer):
         for what, count in self._without_gradient.items():
             if count >= MANY_LOSSES or (count and is_last):
                 raise TrainingError(
-                    f"no loss of this search had a gradient for the {what}, so nothing is trained; is the output "
+                    f"no loss of this run had a gradient for the {what}, so nothing is trained; is the output "
                     "detached, or computed without a gradient?"
                 )
         with warnings.catch_warnings():
@@ -580,7 +527,6 @@ class SupernetTrainer(BaseOneShotTrainer):
                 self.scheduler.step(metrics.get("valid_loss", metrics["train_loss"]))
             elif self.scheduler is not None and self.scheduler_interval == "epoch":
                 self.scheduler.step()
-        probabilities, architecture = self.probabilities(), self.preferred()
         record = {
             "epoch": self.epoch + 1,
             **metrics,
@@ -591,14 +537,8 @@ class SupernetTrainer(BaseOneShotTrainer):
                 "steps_per_second": steps / seconds,
                 "peak_memory_mib": _peak_memory(self.device),
             },
-            "probabilities": probabilities,
-            "entropy": entropies(probabilities, self.space),
+            **self._record_of_choices(),
         }
-        if architecture is not None:
-            last = self.history[-1] if self.history else {}
-            stable = last.get("stable_epochs", 0) + 1 if last.get("architecture") == architecture else 0
-            free = share_without_parameters(architecture, self.space, self.supernet.candidates_without_parameters())
-            record |= {"architecture": architecture, "stable_epochs": stable, "parameter_free_share": free}
         self.history.append(record)
         if self._run is not None and self.fabric.is_global_zero:
             self._run.append_epoch(record)
@@ -629,23 +569,29 @@ class SupernetTrainer(BaseOneShotTrainer):
         for callback in self.callbacks:
             if isinstance(callback, ShowProgress):
                 callback.fit_ended(self)  # a search by evaluations has a bar of its own
-        architecture = self.export()  # in all processes: some share the work
-        if self._standing not in (None, self.space.canonical(architecture)):
-            raise TrainingError(
-                f"the run is finished with the architecture {self._standing}, and now the search gives {architecture}: "
-                "data, a function or a constraint has changed; search anew in another run_dir"
-            )
+        self._conclude()
         if self._standing is None:
-            self._save(None)  # with what the export has found out
+            self._save(None)  # with what has been found out at the end
         run = self._run if self.fabric.is_global_zero else None
         if run is not None:
-            if self._standing is None:
-                run.write_architecture(architecture, self.space)
-            run.write_network(lambda: self._network_of(architecture))
+            self._write_result(run)
         self._describe("finished", result=result, stopped=self.stopped)
         if run is not None:
-            run.write_plots(self.model, architecture, self.space, self.history)
+            self._write_plots(run)
         self.fabric.barrier()
+
+    def _standing_result(self, run: RunDirectory) -> Any:
+        """Return what a finished run has left, which stays as it is; None where it has not finished."""
+        return run.is_finished() or None
+
+    def _conclude(self) -> None:
+        """Find the result, in all processes."""
+
+    def _write_result(self, run: RunDirectory) -> None:
+        """Write the result."""
+
+    def _write_plots(self, run: RunDirectory) -> None:
+        """Draw the result, which may fail."""
 
     def _describe(self, status: str, **result: Any) -> None:
         if self._run is not None and self.fabric.is_global_zero and self._standing is None:
@@ -661,7 +607,6 @@ class SupernetTrainer(BaseOneShotTrainer):
         """Return what two runs must have in common for one to go on where the other ended."""
         return {
             "trainer": type(self).__name__,
-            "space": self.space.fingerprint,
             "data": [self.train_part.digest(), self.valid_part.digest()],
             "seed": self.seed,
             "processes": self.fabric.world_size,
@@ -690,95 +635,11 @@ class SupernetTrainer(BaseOneShotTrainer):
         """Return the attributes that belong to the algorithm's state, by name."""
         return sorted((n, v) for n, v in vars(self).items() if n not in self._ours and is_kept(v))
 
-    # --- evaluation of architectures ---------------------------------------------------------------------
-
-    def evaluate(self, architecture: Mapping[str, Any], *, num_batches: int | None = None) -> dict[str, float]:
-        """Return loss and metrics of an architecture on the validation part, with the weights of the supernet.
-
-        BatchNorm's running statistics are those of this architecture alone: before, they are computed from scratch
-        on training samples, as the plain average over batches. They, the weights and the random numbers are
-        after it as they were.
-
-        Args:
-            architecture: label -> decision.
-            num_batches: of the validation part. Default: all.
-
-        Raises:
-            ArchitectureError: it is not an architecture of the model's space.
-        """
-        path = self.space.canonical(architecture)
-        meters = self.evaluation_meters()
-        with self._recalibrated(path):
-            for position, (X, y) in enumerate(self._evaluation_part.batches(0)):
-                if position == num_batches:
-                    break
-                output = self.supernet.alone(X, path)
-                for meter in meters:
-                    meter.update(self.loss_of(output, y) if meter is meters[0] else None, output, y, X)
-        return {name: value for meter in meters for name, value in meter.read().items()}
-
-    def architecture_of(self, epoch: int | Literal["best"]) -> Architecture:
-        """Return the architecture that was derived after an epoch.
-
-        Args:
-            epoch: from 1 on; or "best", the epoch of the least loss on the validation part.
-
-        Raises:
-            TrainingError: there is no such epoch, or its record has no architecture.
-        """
-        records = {record["epoch"]: record for record in self.history if "architecture" in record}
-        measured = [n for n, record in records.items() if not math.isnan(record.get("valid_loss", math.nan))]
-        if epoch == "best" and measured:
-            epoch = min(measured, key=lambda n: records[n]["valid_loss"])
-        if epoch not in records:
-            known = f"there are 1 to {len(records)}" if records else "no epoch has one"
-            raise TrainingError(f"epoch {epoch!r} of {type(self).__name__} has no architecture: {known}")
-        return dict(records[epoch]["architecture"])
-
-    def evaluation_meters(self) -> list[Meter]:
-        """Return what measures the outputs of an evaluation; the first one takes the loss too."""
-        return [Meter(self.metrics, self.device)]
-
-    @contextmanager
-    def _recalibrated(self, path: Architecture) -> Iterator[None]:
-        """Let the model be in eval form in this context, BatchNorm's running statistics those of a path alone."""
-        with ExitStack() as stack:
-            stack.enter_context(seeded(self.seed, self.device))
-            stack.enter_context(self.supernet.statistics_kept())
-            stack.enter_context(self.supernet.laid_out())
-            stack.enter_context(self._forms.evaluating())
-            with statistics_anew(self.model, self._forms) as norms:
-                seen = 0
-                for X, y in self._recalibration_part.batches(0) if norms else ():
-                    self.supernet.alone(X, path)
-                    seen += batch_size(y, X)
-                    if seen >= self.recalibration_samples:
-                        break
-            yield
-
-    def _network_of(self, architecture: Architecture) -> nn.Module:
-        """Return the frozen network, with the running statistics that `evaluate` measures it by."""
-        with (
-            failing_softly("the network's running statistics are those of the whole supernet"),
-            self._recalibrated(self.space.canonical(architecture)),
-        ):
-            return freeze(self.model, architecture)
-        return freeze(self.model, architecture)
-
     # --- what an algorithm's steps are made of -------------------------------------------------------------
-
-    def probabilities(self) -> dict[str, list[float]]:
-        """Return label -> the present probability of each candidate or input, for the record; none by default."""
-        return {}
 
     def preferred(self) -> Any:
         """Return the architecture that would be exported, where knowing it costs nothing; None by default."""
         return None
-
-    def forward(self, X: Any, plan: dict[str, Any]) -> Any:
-        """Run the supernet on a batch, its choices following the plan."""
-        with self.supernet.unsynced(not self._completes_a_step()):
-            return self.supernet(X, plan)
 
     def loss_of(self, output: Any, target: Any) -> torch.Tensor:
         """Return the loss, and leave the target as it is."""
@@ -880,6 +741,224 @@ class SupernetTrainer(BaseOneShotTrainer):
         """Return the seed of what this process draws, such as dropout's noise: its own beside the first's."""
         rank = self.fabric.global_rank
         return mixed_seed(self.seed, rank) if rank else self.seed
+
+
+class SupernetTrainer(TrainingLoop, BaseOneShotTrainer):
+    """What our trainers inherit; a new algorithm is its plan, its steps and its read-off.
+
+    A subclass calls `super().__init__`, which checks everything and leaves the model as it is; makes what it
+    trains; and calls `take_over`. It writes `train_step` (or `train_epoch`, where its steps alternate
+    otherwise), in which it calls `forward`, `measure` and `descend`, and it writes `export`.
+
+    What a subclass keeps in attributes goes into checkpoints: tensors, numbers, texts, generators, whatever has a
+    `state_dict`, and lists and dicts of these. So every trainer of this loop resumes exactly.
+
+    Args:
+        model: a module with choices.
+        loss: `(output, target) -> tensor`, one number: a mean over the samples. None with `loss_fn`.
+        metrics: `(output, target) -> number or dict of numbers`, a torchmetrics `Metric` or
+            `MetricCollection`, or None.
+        optimizer: of the model's parameters.
+        num_epochs: how many times `fit` goes over the training part.
+        dataset: a torch Dataset or DataLoader. A random half, drawn by the seed, trains the weights and the
+            other half the architecture, unless `valid_dataset` is given.
+        valid_dataset: what trains the architecture. Default: half of `dataset`.
+        forward_fn: `(model, X) -> output`, for what X is not the one argument of the model. Default: the model is
+            called with X, or with its parts where these and not X alone fit the arguments of its `forward`.
+        loss_fn: `(model, batch) -> loss`, or `-> (loss, output, target)` where there are metrics or a reward: does all
+            with a batch, which may be anything. Then `loss` is None. The model that it is given runs as the trainer
+            wants it to. Default: `loss(model(X), y)`.
+        batch_size: samples a batch in each process, where `dataset` is not a loader. Default: 64.
+        workers: processes that load data. Default: 0.
+        scheduler: of the optimizer's learning rate.
+        scheduler_interval: whether the scheduler is stepped once an "epoch", or after each "step" of the optimizer, as
+            `OneCycleLR` and warm-ups by steps want it. Default: "epoch".
+        grad_clip: the largest norm of the weights' gradient; None or 0 does not clip. Default: 5.
+        accumulate: batches whose gradients are averaged into one step of each optimizer. Steps of several
+            optimizers still alternate batch by batch: each has its own gradients and steps at its last. Default: 1.
+        log_frequency: steps between log lines. Default: a line an epoch.
+        device: such as "cpu" or "cuda:1". Default: an accelerator where there is one.
+        devices: processes on this node. Default: as `torchrun` says, else 1.
+        num_nodes: nodes. Default: as `torchrun` says, else 1.
+        strategy: as Lightning Fabric names it. Default: DDP where there are several processes.
+        precision: as Lightning Fabric names it, such as "bf16-mixed". Default: "32-true", which computes in
+            the model's own dtype.
+        seed: of the split, the order of the data, the architecture parameters, and all that is drawn
+            during `fit`. Default: 0.
+        run_dir: a directory for metrics, checkpoints, the architecture, the network's weights and plots.
+        checkpointing: when a checkpoint is written into `run_dir`. Default: each epoch, the last 2 and the best.
+        callbacks: called in the first process while the search runs.
+        stop_when: rules `record -> reason or None`, asked after each epoch.
+        on_nonfinite: whether a loss that is NaN or infinite stops the search, or its step is skipped and counted.
+        progress: whether to show a bar where there is a terminal.
+
+    Attributes:
+        space: the model's `SearchSpace`.
+        history: one dict an epoch, as in `metrics.jsonl`.
+        stopped: why the search ended before `num_epochs`, else None.
+        given_options: name -> what was given, as JSON has it: functions by their qualified names.
+
+    Raises:
+        TrainingError: the model has no choices, the optimizer lacks parameters of it, or an argument cannot be.
+        TakenOverError: another trainer has taken the model over.
+        DataError: the data cannot be split or read.
+        SpaceError: one label means two different choices.
+            After any of these the model is as it was.
+    """
+
+    recalibration_samples: int = 20_000  # for BatchNorm (arXiv 1904.00420)
+
+    def _check_model(self, model: nn.Module) -> None:
+        self.space = SearchSpace(model)
+        check_not_taken(model)
+        if not self.space:
+            raise TrainingError(
+                f"{type(model).__name__} has no choices to search; mark some by LayerChoice or InputChoice, or train "
+                "it as it is by supernet.train"
+            )
+
+    def _loaders(self, dataset: Data, valid_dataset: Data | None, **how: Any) -> tuple[Any, Any]:
+        return loaders_of_two_parts(dataset, valid_dataset, **how)
+
+    def take_over(
+        self,
+        layer: Callable[[LayerChoice, Plan], nn.Module],
+        input: Callable[[InputChoice, Plan], nn.Module],
+        plan: dict[str, Any],
+    ) -> None:
+        """Put modules that run in the place of the model's choices, and try them on a batch.
+
+        Args:
+            layer: makes what stands in a `LayerChoice`'s place and follows the plan.
+            input: the same for an `InputChoice`.
+            plan: one that the trial can follow.
+
+        Raises:
+            SupernetError: a choice cannot run so. What the model and the loss themselves raise is passed on.
+                After either the model is as it was.
+        """
+        self._set_up(layer, input, plan)
+
+    def explain(self) -> None:
+        """Print how each choice runs: which candidates the fast way, and which as they are and why."""
+        print(self.supernet.explain())
+
+    def forward(self, X: Any, plan: dict[str, Any]) -> Any:
+        """Run the supernet on a batch, its choices following the plan."""
+        with self.supernet.unsynced(not self._completes_a_step()):
+            return self.supernet(X, plan)
+
+    def probabilities(self) -> dict[str, list[float]]:
+        """Return label -> the present probability of each candidate or input, for the record; none by default."""
+        return {}
+
+    def _record_of_choices(self) -> dict[str, Any]:
+        probabilities, architecture = self.probabilities(), self.preferred()
+        record = {"probabilities": probabilities, "entropy": entropies(probabilities, self.space)}
+        if architecture is not None:
+            last = self.history[-1] if self.history else {}
+            stable = last.get("stable_epochs", 0) + 1 if last.get("architecture") == architecture else 0
+            free = share_without_parameters(architecture, self.space, self.supernet.candidates_without_parameters())
+            record |= {"architecture": architecture, "stable_epochs": stable, "parameter_free_share": free}
+        return record
+
+    def identity(self) -> dict[str, Any]:
+        """Return what two runs must have in common for one to go on where the other ended."""
+        return {**super().identity(), "space": self.space.fingerprint}
+
+    def _standing_result(self, run: RunDirectory) -> Any:
+        return run.finished_architecture(self.space)
+
+    def _conclude(self) -> None:
+        self._found = self.export()  # some processes share the work
+        if self._standing not in (None, self.space.canonical(self._found)):
+            raise TrainingError(
+                f"the run is finished with the architecture {self._standing}, and now the search gives {self._found}: "
+                "data, a function or a constraint has changed; search anew in another run_dir"
+            )
+
+    def _write_result(self, run: RunDirectory) -> None:
+        if self._standing is None:
+            run.write_architecture(self._found, self.space)
+        run.write_network(lambda: self._network_of(self._found))
+
+    def _write_plots(self, run: RunDirectory) -> None:
+        run.write_plots(self.model, self._found, self.space, self.history)
+
+    # --- evaluation of architectures ---------------------------------------------------------------------
+
+    def evaluate(self, architecture: Mapping[str, Any], *, num_batches: int | None = None) -> dict[str, float]:
+        """Return loss and metrics of an architecture on the validation part, with the weights of the supernet.
+
+        BatchNorm's running statistics are those of this architecture alone: before, they are computed from scratch
+        on training samples, as the plain average over batches. They, the weights and the random numbers are
+        after it as they were.
+
+        Args:
+            architecture: label -> decision.
+            num_batches: of the validation part. Default: all.
+
+        Raises:
+            ArchitectureError: it is not an architecture of the model's space.
+        """
+        path = self.space.canonical(architecture)
+        meters = self.evaluation_meters()
+        with self._recalibrated(path):
+            for position, (X, y) in enumerate(self._evaluation_part.batches(0)):
+                if position == num_batches:
+                    break
+                output = self.supernet.alone(X, path)
+                for meter in meters:
+                    meter.update(self.loss_of(output, y) if meter is meters[0] else None, output, y, X)
+        return {name: value for meter in meters for name, value in meter.read().items()}
+
+    def architecture_of(self, epoch: int | Literal["best"]) -> Architecture:
+        """Return the architecture that was derived after an epoch.
+
+        Args:
+            epoch: from 1 on; or "best", the epoch of the least loss on the validation part.
+
+        Raises:
+            TrainingError: there is no such epoch, or its record has no architecture.
+        """
+        records = {record["epoch"]: record for record in self.history if "architecture" in record}
+        measured = [n for n, record in records.items() if not math.isnan(record.get("valid_loss", math.nan))]
+        if epoch == "best" and measured:
+            epoch = min(measured, key=lambda n: records[n]["valid_loss"])
+        if epoch not in records:
+            known = f"there are 1 to {len(records)}" if records else "no epoch has one"
+            raise TrainingError(f"epoch {epoch!r} of {type(self).__name__} has no architecture: {known}")
+        return dict(records[epoch]["architecture"])
+
+    def evaluation_meters(self) -> list[Meter]:
+        """Return what measures the outputs of an evaluation; the first one takes the loss too."""
+        return [Meter(self.metrics, self.device)]
+
+    @contextmanager
+    def _recalibrated(self, path: Architecture) -> Iterator[None]:
+        """Let the model be in eval form in this context, BatchNorm's running statistics those of a path alone."""
+        with ExitStack() as stack:
+            stack.enter_context(seeded(self.seed, self.device))
+            stack.enter_context(self.supernet.statistics_kept())
+            stack.enter_context(self.supernet.laid_out())
+            stack.enter_context(self._forms.evaluating())
+            with statistics_anew(self.model, self._forms) as norms:
+                seen = 0
+                for X, y in self._recalibration_part.batches(0) if norms else ():
+                    self.supernet.alone(X, path)
+                    seen += batch_size(y, X)
+                    if seen >= self.recalibration_samples:
+                        break
+            yield
+
+    def _network_of(self, architecture: Architecture) -> nn.Module:
+        """Return the frozen network, with the running statistics that `evaluate` measures it by."""
+        with (
+            failing_softly("the network's running statistics are those of the whole supernet"),
+            self._recalibrated(self.space.canonical(architecture)),
+        ):
+            return freeze(self.model, architecture)
+        return freeze(self.model, architecture)
 
 
 @contextmanager

@@ -94,11 +94,7 @@ class RunDirectory:
             return None
         first = copy.copy(self)
         first.path, first._checkpoints = self._first, self._first / "checkpoints"
-        try:
-            finished = read_description(first.path).get("status") == "finished"
-        except FileFormatError:
-            return None
-        return first if finished and first.newest_checkpoint() is not None else None
+        return first if first.is_finished() and first.newest_checkpoint() is not None else None
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -158,7 +154,7 @@ class RunDirectory:
         """Raise `TrainingError` if a run is here already."""
         if self._metrics.exists() or self.newest_checkpoint() is not None:
             raise TrainingError(
-                f"{self.path} holds a run already; go on with it by fit(resume='auto'), choose another run_dir, or "
+                f"{self.path} holds a run already; go on with it by resume='auto', choose another run_dir, or "
                 "move it away"
             )
 
@@ -169,14 +165,22 @@ class RunDirectory:
             unfinished.unlink(missing_ok=True)
         write_whole(self._metrics, "".join(json.dumps(record) + "\n" for record in history))
 
+    def is_finished(self) -> bool:
+        """Say whether the run here has finished."""
+        try:
+            return read_description(self.path).get("status") == "finished"
+        except FileFormatError:
+            return False
+
     def finished_architecture(self, space: SearchSpace) -> Architecture | None:
         """Return what the run here has found, if it is finished; else None."""
+        if not self.is_finished():
+            return None
         try:
-            if read_description(self.path).get("status") == "finished":
-                return load_architecture(self.path / "architecture.json", space)
+            return load_architecture(self.path / "architecture.json", space)
         except (FileFormatError, FileNotFoundError) as error:
             logger.warning("%s has no result that can be kept, so it is written anew: %s", self.path, error)
-        return None
+            return None
 
     def append_epoch(self, record: Mapping[str, Any]) -> None:
         """Add a line to `metrics.jsonl`."""

@@ -15,14 +15,14 @@ from supernet.execution.slot import former_names
 from supernet.execution.state import RandomState, overwritten
 
 if TYPE_CHECKING:
-    from supernet.trainers.loop import SupernetTrainer
+    from supernet.trainers.loop import TrainingLoop
 
 __all__: list[str] = []
 
 logger = logging.getLogger("supernet")
 
 
-def snapshot(trainer: SupernetTrainer) -> dict[str, Any]:
+def snapshot(trainer: TrainingLoop) -> dict[str, Any]:
     """Return everything that a search needs to go on exactly. All processes must call it together."""
     optimizer: Any = trainer.given_optimizer
     return {
@@ -48,7 +48,7 @@ def snapshot(trainer: SupernetTrainer) -> dict[str, Any]:
     }
 
 
-def bring_back(trainer: SupernetTrainer, state: Mapping[str, Any], source: Any) -> None:
+def bring_back(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> None:
     """Put a trainer into a state that `snapshot` returned.
 
     Raises:
