@@ -99,7 +99,6 @@ class Supernet:
                 self._check_changed_inputs(lambda: leaving_no_trace(self._prepared(X)))
                 self._go_fast(lambda: leaving_no_trace(self._prepared(X)))
             self._module, self.optimizer = fabric.setup(model, optimizer)  # DDP notes the strides of training
-            self._given_optimizer = optimizer
             if self._is_laid_out:
                 self._give_back()
         except BaseException:
@@ -192,13 +191,16 @@ class Supernet:
 
     def _lay_out(self) -> None:
         lay_out_weights(self.model)
-        let_state_follow(self.weights, self._given_optimizer.state)
+        self._let_state_follow()
         self._is_laid_out = True
 
     def _give_back(self) -> None:
         give_back_strides(self.model)
-        let_state_follow(self.weights, self._given_optimizer.state)
+        self._let_state_follow()
         self._is_laid_out = False
+
+    def _let_state_follow(self) -> None:
+        let_state_follow(self.weights, getattr(self.optimizer, "optimizer", self.optimizer).state)  # Fabric wraps it
 
     def in_float32(self, X: Any, plan: dict[str, Any]) -> Any:
         """Run the model on a batch as `__call__` does, but without autocast and apart from the other processes."""

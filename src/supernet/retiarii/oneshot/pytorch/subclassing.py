@@ -190,8 +190,9 @@ class RetiariiTrainer(BaseOneShotTrainer):
             raise TrainingError(f"{type(self).__name__} runs in Retiarii's loop, which cannot be resumed")
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise TrainingError(f"{type(self).__name__} runs in Retiarii's loop, which knows one process only")
-        for epoch in range(self._given("num_epochs")):
-            self._fit_one_epoch(epoch)
+        with Forms(self._given("model")).kept():
+            for epoch in range(self._given("num_epochs")):
+                self._fit_one_epoch(epoch)
 
     def _fit_one_epoch(self, epoch: int) -> None:
         self._train_one_epoch(epoch)
