@@ -71,6 +71,36 @@ def test_architectures_with_the_labels_of_either_version_are_read(labels):
     torch.testing.assert_close(built(x), expected(x))
 
 
+@model_wrapper
+class Cells(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = rnn.Cell([nn.ReLU(), nn.Tanh()], 2, num_predecessors=2)
+        self.bench = rnn.NasBench201Cell([lambda i, o: nn.Identity(), lambda i, o: nn.Tanh()], 1, 1, 2, label="bench")
+
+    def forward(self, x):
+        return self.bench(self.cell([x, 2 * x]))
+
+
+@pytest.mark.parametrize("cell", ["_mutation_1__op_{}_0", "model_1/op_{}_0"])
+def test_choices_in_cells_are_read_by_the_labels_of_either_version(cell):
+    """Node 0 is tanh(2 x), node 1 is relu of that; since 2.6 the inputs are numbered before the nodes."""
+    later = "/" in cell
+    nodes = (2, 3) if later else (0, 1)
+    inputs = cell.replace("__op", "/input").replace("/op", "/input")
+    architecture = dict(zip([cell.format(node) for node in nodes], [1, "0"], strict=True))
+    architecture |= dict(zip([inputs.format(node) for node in nodes], [[1], [2]], strict=True))
+    architecture["bench/0_1" if later else "bench__0_1"] = 1
+    with fixed_arch(architecture, verbose=False):
+        network = Cells()
+    built = Cells()
+    apply_fixed_architecture(built, architecture, verbose=False)
+    x = torch.linspace(-1, 1, 5).reshape(-1, 1)
+    node = (2 * x).tanh()
+    for module in (network, built):
+        torch.testing.assert_close(module(x), torch.cat([node, node.relu()], 1).tanh())
+
+
 def test_a_label_that_is_missing_in_either_form_is_named():
     with pytest.raises(
         ArchitectureError, match=r"LayerChoice '_mutation_6' .* has no decision; there are: model_1, model_2_1"

@@ -11,7 +11,7 @@ from torch import nn
 import supernet.nn as ours
 from supernet.nn import Choice
 from supernet.nn.input_choice import chosen_inputs, chosen_positions
-from supernet.retiarii.labels import next_labels
+from supernet.retiarii.labels import next_labels, put_labels_of_cell_right
 
 __all__ = ["Cell", "ChosenInputs", "InputChoice", "LayerChoice", "NasBench201Cell"]
 
@@ -169,7 +169,11 @@ class Cell(ours.Cell):
         merge_op: str = "all",
         label: str | None = None,
     ) -> None:
-        label = label or next_labels()[0]
+        later: str | None = None
+        if not label:
+            label, later = next_labels()
+        self.label_of_2_6 = later
+        put_labels_of_cell_right(label, later, num_predecessors)
         super().__init__(op_candidates, num_nodes, num_ops_per_node, num_predecessors, merge_op, label)
 
 
@@ -184,4 +188,9 @@ class NasBench201Cell(ours.NasBench201Cell):
         num_tensors: int = 4,
         label: str | None = None,
     ) -> None:
-        super().__init__(op_candidates, in_features, out_features, num_tensors, label or next_labels()[0])
+        later: str | None = None
+        if not label:
+            label, later = next_labels()
+        self.label_of_2_6 = later
+        put_labels_of_cell_right(label, later, 0)
+        super().__init__(op_candidates, in_features, out_features, num_tensors, label)

@@ -16,7 +16,8 @@ from supernet.errors import ArchitectureError, FileFormatError
 from supernet.nn.choice import Choice, constructors_follow
 from supernet.nn.layer_choice import LayerChoice
 from supernet.retiarii.absent import names_absent_from
-from supernet.retiarii.labels import as_in
+from supernet.retiarii.choices import Cell, NasBench201Cell
+from supernet.retiarii.labels import as_in, put_labels_of_cell_right
 
 __all__ = ["apply_fixed_architecture", "fixed_arch"]
 
@@ -59,6 +60,10 @@ def apply_fixed_architecture(model: nn.Module, fixed_arc: Fixed, verbose: bool =
     decisions = _read(fixed_arc)
     if verbose:
         logger.info("fixed architecture: %s", decisions)
+    for module in model.modules():
+        if isinstance(module, Cell | NasBench201Cell):
+            predecessors = getattr(module, "num_predecessors", 0)
+            put_labels_of_cell_right(str(module.label), module.label_of_2_6, predecessors, decisions)
     _apply(model, decisions)
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 __all__: list[str] = []
 
 _LATER = re.compile(r"(model|default)(_\d+)+(/|$)")
 
-# Whether choices that are constructed now are known by their later labels.
-_later: ContextVar[bool] = ContextVar("supernet_later_labels", default=False)
+# The decisions that constructors follow, and whether choices that are constructed now are known by their later labels.
+_followed: ContextVar[tuple[dict[str, Any], bool] | None] = ContextVar("supernet_retiarii_followed", default=None)
 
 _numbers = itertools.count(1)
 _numbers_outside = itertools.count(1)
@@ -34,15 +35,45 @@ def one_model() -> Iterator[None]:
 
 
 @contextmanager
-def as_in(labels: Iterable[str]) -> Iterator[None]:
-    """Let choices that are constructed inside be known as in an architecture with these labels."""
-    labels = list(labels)
-    later = any(map(_LATER.match, labels)) and not any(label.startswith("_mutation_") for label in labels)
-    token = _later.set(later)
+def as_in(decisions: dict[str, Any]) -> Iterator[None]:
+    """Let choices that are constructed inside be known as in an architecture, in which cells put their labels right."""
+    later = any(map(_LATER.match, decisions)) and not any(label.startswith("_mutation_") for label in decisions)
+    token = _followed.set((decisions, later))
     try:
         yield
     finally:
-        _later.reset(token)
+        _followed.reset(token)
+
+
+def put_labels_of_cell_right(
+    label: str, there: str | None, num_predecessors: int, decisions: dict[str, Any] | None = None
+) -> None:
+    """Let the decisions of a cell's choices have their labels here, where they have those of NNI 2.6 to 2.10.
+
+    `cell/op_2_0` is `cell__op_0_0` here, for nodes came to be numbered after the cell's inputs; of a `NasBench201Cell`
+    `cell/0_1` is `cell__0_1`.
+
+    Args:
+        label: of the cell.
+        there: what it was in 2.6 to 2.10, if the label is automatic.
+        num_predecessors: how many inputs it has.
+        decisions: the architecture. Default: the one that constructors follow, if there is one.
+    """
+    if decisions is None:
+        if (followed := _followed.get()) is None:
+            return
+        decisions = followed[0]
+    for name in {label, there or label}:
+        ops = [key for key in decisions if re.fullmatch(re.escape(name) + r"/op_\d+_\d+", key)]
+        edges = [key for key in decisions if re.fullmatch(re.escape(name) + r"/\d+_\d+", key)]
+        shift = 0 if f"{name}/op_0_0" in ops else num_predecessors
+        renamed = {key: f"{label}__{key.rpartition('/')[2]}" for key in edges}
+        for key in ops:
+            node, k = key.rpartition("/op_")[2].split("_")
+            renamed[key] = f"{label}__op_{int(node) - shift}_{k}"
+            renamed[f"{name}/input_{node}_{k}"] = f"{label}/input_{int(node) - shift}_{k}"
+        moved = {new: decisions.pop(old) for old, new in renamed.items() if old in decisions}
+        decisions.update(moved)
 
 
 def next_labels() -> tuple[str, str]:
@@ -52,7 +83,8 @@ def next_labels() -> tuple[str, str]:
     inside another counts as one and numbers its own below: `model_3_1`.
     """
     label, later = f"_mutation_{next(_numbers)}", _next_later()
-    return (later if _later.get() else label), later
+    followed = _followed.get()
+    return (later if followed is not None and followed[1] else label), later
 
 
 def _next_later() -> str:
