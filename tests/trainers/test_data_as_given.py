@@ -413,6 +413,13 @@ def read_by_a_search(validation, run_dir=None, callbacks=(), resume=None, **opti
     return batches, trainer
 
 
+@pytest.fixture
+def without_plots(monkeypatch):
+    """Leave out what takes the most time of a small search."""
+    for name in ("plot_architecture", "plot_probabilities"):
+        monkeypatch.setattr(f"supernet.trainers.run_directory.{name}", lambda *arguments: None)
+
+
 VALIDATION = {
     "in order": lambda: DataLoader(Read(28), 4),
     "with workers": lambda: DataLoader(Read(28), 4, num_workers=1, persistent_workers=True),
@@ -432,7 +439,7 @@ def test_each_epoch_takes_up_the_validation_part_where_the_last_one_left_it(kind
     ("kind", "at"),  # within a round, at an epoch's end, or where the round ends
     [("in order", (2, 0)), ("with workers", (1, 1)), ("own batches", (1, 2)), ("stream", (2, 0)), ("shuffled", (1, 1))],
 )
-def test_a_resumed_search_takes_up_the_validation_part_where_it_was_left(tmp_path, kind, at):
+def test_a_resumed_search_takes_up_the_validation_part_where_it_was_left(tmp_path, without_plots, kind, at):
     new = VALIDATION.get(kind, lambda: DataLoader(Read(28), 4, shuffle=True))
     expected, whole = read_by_a_search(new())
     first, _ = read_by_a_search(new(), tmp_path, [Stop(*at)])
@@ -442,7 +449,7 @@ def test_a_resumed_search_takes_up_the_validation_part_where_it_was_left(tmp_pat
     assert torch.equal(resumed.alphas["a"], whole.alphas["a"])
 
 
-def test_a_checkpoint_without_the_place_in_the_validation_part_still_loads(tmp_path):
+def test_a_checkpoint_without_the_place_in_the_validation_part_still_loads(tmp_path, without_plots):
     read_by_a_search(DataLoader(Read(12), 4), tmp_path, [Stop(1, 1)])
     path = max((tmp_path / "checkpoints").iterdir())
     state = read_checkpoint(path)
