@@ -342,7 +342,7 @@ def loaders_of_two_parts(
     """Return loaders of the part that trains the weights and of the part that trains the architecture.
 
     Where no `valid_data` is given, `data` is split at random into two halves that share no sample. Of a loader, the
-    samples that it gives are halved, and each half is read as the loader reads: with its options, and by its weights
+    samples that it gives are halved, and each half is shuffled and read with the loader's options, or drawn by weights
     or with replacement where its sampler draws so.
 
     Raises:
