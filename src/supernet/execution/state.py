@@ -131,7 +131,8 @@ def _put_into(forms: Sequence[tuple[nn.Module, bool]]) -> None:
         if module.training != training:
             module.train(training)
     for module, training in forms:  # and what a `train` keeps as it is, or a module of two parents was put to
-        module.training = training
+        if module.training != training:
+            module.training = training
 
 
 class RandomState:
