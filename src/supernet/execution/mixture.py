@@ -57,6 +57,8 @@ class MixedLayer(LayerSlot):
         weights = self.plan[self.label]
         if isinstance(weights, str):
             return self._modules[weights](*args, **kwargs)  # type: ignore[misc]
+        if weights.requires_grad and not torch.is_grad_enabled():
+            self.plan.check_gradient(self.label)
         if not self.lean or not torch.is_grad_enabled() or is_checkpointed():
             return self._run(*args, **kwargs)
         device = weights.device

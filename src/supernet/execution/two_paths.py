@@ -17,7 +17,7 @@ from supernet.execution.apart import Apart
 from supernet.execution.mixture import mixed
 from supernet.execution.path import PathInput, PathLayer
 from supernet.execution.plan import Plan
-from supernet.execution.structure import copied
+from supernet.execution.structure import copied, mapped
 from supernet.nn import InputChoice, LayerChoice
 from supernet.nn.input_choice import numbers
 
@@ -52,12 +52,14 @@ class GatedLayer(PathLayer):
         active, *others = gates.decisions
         candidates, apart = self.candidates, self._apart
         if not others or not torch.is_grad_enabled():
+            self.plan.check_gradient(self.label)
             return mixed({active: candidates[active](*args, **kwargs)}, gates.weights[:1], self.label)
         # Before the active one, which may change the input, as it does where it runs alone.
         with torch.no_grad():
             of_others = {other: apart.run(other, candidates[other], args, kwargs) for other in others}
+        of_others = mapped(of_others, torch.Tensor.detach)  # one of which may be the input itself
         if apart.may_change(active, candidates[active]):
-            of_others = copied(of_others)  # one of which may be the input itself
+            of_others = copied(of_others)
         outputs = {active: apart.run_last(active, candidates[active], args, kwargs), **of_others}
         return mixed(outputs, gates.weights, self.label)
 

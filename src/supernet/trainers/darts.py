@@ -165,7 +165,7 @@ class DartsTrainer(SupernetTrainer):
         norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(d) for d in direction]))
         # Without a direction both sides are equal, and the term is 0 whatever eps is.
         eps = 0.01 / norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
-        with kept(self.weights), held(self.weights):
+        with kept(self.weights), self.supernet.without_gradients():
             above = self._training_gradient_at(direction, eps, trn_X, trn_y, noise)
             below = self._training_gradient_at(direction, -2 * eps, trn_X, trn_y, noise)
         for alpha, g, a, b in zip(alphas, direct, above, below, strict=True):

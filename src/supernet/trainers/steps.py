@@ -47,7 +47,7 @@ class OptimizerSteps:
         pending = self._pending[id(optimizer)]
         pending.clip, pending.batches = clip, pending.batches + 1
         if loss.requires_grad:
-            self._fabric.backward(loss / self._accumulate if self._accumulate > 1 else loss)
+            self._supernet.backward(loss / self._accumulate if self._accumulate > 1 else loss)
 
     def apply(self, optimizer: Any, *, synced: bool = True) -> torch.Tensor:
         """Take the optimizer's step, and return the norm of its gradient before clipping.

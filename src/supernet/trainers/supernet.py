@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from supernet.errors import ChoiceError
+from supernet.errors import ChoiceError, TrainingError
 from supernet.execution import MixedLayer, Plan, replace_input_choice, replace_layer_choice, restore
 from supernet.execution.memory_format import agree, channels_last_inputs, choose_memory_format, lay_out_weights
+from supernet.execution.plan import is_in_reentrant_checkpoint
 from supernet.execution.state import Buffers, Forms, held
-from supernet.execution.structure import copied, versions_of
+from supernet.execution.structure import copied, mapped, versions_of
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space.strides import give_back_strides, let_state_follow
 from supernet.trainers.numbers_of_inputs import check_numbers_of_inputs
@@ -91,7 +92,7 @@ class Supernet:
                 return result
 
             forms.note()  # of what stands in the choices' places too
-            with forms.kept():
+            with forms.kept(), self._noting_reentrant_checkpoints():
                 self._plan.fast = False  # first as written: what is wrong with a model is said in its own terms
                 check_numbers_of_inputs(model, self._plan, self.replaced, lambda: leaving_no_trace(X))
                 self._channels_last = choose_memory_format(model, X, lambda X: leaving_no_trace(X)[1])
@@ -104,6 +105,23 @@ class Supernet:
         except BaseException:
             restore(model)
             raise
+
+    @contextmanager
+    def _noting_reentrant_checkpoints(self) -> Iterator[None]:
+        def note(*_: Any) -> None:
+            self._plan.reentrant |= is_in_reentrant_checkpoint()
+
+        handles = [module.register_forward_pre_hook(note) for _, module in self.replaced]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        if self._plan.reentrant and self._fabric.world_size > 1:
+            raise TrainingError(
+                "choices run under torch.utils.checkpoint with use_reentrant=True, whose gradients several processes "
+                "cannot share; pass use_reentrant=False"
+            )
 
     def _check_changed_inputs(self, trial: Callable[[], Any]) -> None:
         """Raise if the model goes on with an input that a candidate changes in place.
@@ -162,7 +180,7 @@ class Supernet:
 
     def __call__(self, X: Any, plan: dict[str, Any]) -> Any:
         """Run the model on a batch, its choices following the plan."""
-        self._plan.update(plan)
+        self._plan.update(self._through_leaves(plan))
         needs_no_gradient = not any(w.requires_grad for w in self.weights[:1])
         with self.unsynced(needs_no_gradient), self._plan.one_pass():
             return self._run(self._module, self._prepared(X))
@@ -204,7 +222,7 @@ class Supernet:
 
     def in_float32(self, X: Any, plan: dict[str, Any]) -> Any:
         """Run the model on a batch as `__call__` does, but without autocast and apart from the other processes."""
-        self._plan.update(plan)
+        self._plan.update(self._through_leaves(plan))
         with torch.autocast(self._fabric.device.type, enabled=False), self._plan.one_pass():
             return self._run(self.model, self._prepared(X))
 
@@ -214,6 +232,22 @@ class Supernet:
         with torch.no_grad(), self._plan.one_pass():
             return self._run(_Alone(self.model, self._fabric.strategy.precision), self._prepared(X))
 
+    def _through_leaves(self, plan: dict[str, Any]) -> dict[str, Any]:
+        """Return the plan for a pass.
+
+        A reentrant checkpoint goes backward through what it was not given by itself, and frees the graph there: so for
+        its passes that graph ends in leaves, which pass their gradients on.
+        """
+        if not self._plan.reentrant:
+            return plan
+        return {label: mapped(entry, _leaf_of) for label, entry in plan.items()}
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Compute the gradients of a loss."""
+        # Where leaves pass on their gradients, what they pass them on to must still be there.
+        options: dict[str, Any] = {"retain_graph": True} if self._plan.reentrant else {}
+        self._fabric.backward(loss, **options)
+
     def gradients(self, loss: torch.Tensor, parameters: Sequence[nn.Parameter]) -> list[torch.Tensor | None]:
         """Return the loss's gradient of each parameter, None where it does not depend; `.grad` is left alone."""
         if not loss.requires_grad:
@@ -221,7 +255,7 @@ class Supernet:
         before = [p.grad for p in parameters]
         for p in parameters:
             p.grad = None
-        self._fabric.backward(loss)
+        self.backward(loss)
         result = [p.grad for p in parameters]
         for p, grad in zip(parameters, before, strict=True):
             p.grad = grad
@@ -250,8 +284,25 @@ class Supernet:
     @contextmanager
     def weights_held(self) -> Iterator[None]:
         """Compute no gradient of the weights in this context, and bring running statistics back after it."""
-        with held(self.weights), self._buffers.kept():
+        with self.without_gradients(), self._buffers.kept():
             yield
+
+    @contextmanager
+    def without_gradients(self) -> Iterator[None]:
+        """Compute no gradient of the weights in this context."""
+        if not self._plan.reentrant:
+            with held(self.weights):
+                yield
+            return
+        # There a gradient comes only from where an input has one.
+        before = [w.grad for w in self.weights]
+        for w in self.weights:
+            w.grad = None
+        try:
+            yield
+        finally:
+            for w, grad in zip(self.weights, before, strict=True):
+                w.grad = grad
 
     def unsynced(self, enabled: bool) -> AbstractContextManager[Any]:
         """Keep DDP from waiting for gradients of the weights that a pass does not give, or does not give yet."""
@@ -289,3 +340,17 @@ class _Alone:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
+
+
+def _leaf_of(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a leaf of the same values that passes the gradients it gets on to the tensor."""
+    if not tensor.requires_grad:
+        return tensor
+    leaf = tensor.detach().requires_grad_()
+
+    def pass_on(leaf: torch.Tensor) -> None:
+        gradient, leaf.grad = leaf.grad, None
+        torch.autograd.backward(tensor, gradient, retain_graph=True)
+
+    leaf.register_post_accumulate_grad_hook(pass_on)
+    return leaf
