@@ -75,6 +75,20 @@ def test_every_option_is_in_run_json(tmp_path):
     assert written["checkpointing"]["keep_last"] == 2
 
 
+def test_what_a_trainer_sets_for_itself_is_in_run_json_as_it_began(tmp_path):
+    trainer = search("path", tmp_path, num_epochs=1, batch_size=12)
+    trainer.temperature = 5.0
+    trainer.callbacks.append(Cools())
+    trainer.fit()
+    assert trainer.temperature < 5
+    assert description(tmp_path)["hyperparameters"]["temperature"] == 5.0
+
+
+class Cools(Callback):
+    def step_ended(self, trainer):
+        trainer.temperature -= 1
+
+
 @pytest.mark.parametrize("kind", ["first order", "proxyless", "enas", "single path", "random"])
 def test_no_option_of_a_constructor_is_left_out(kind):
     trainer = search(kind)

@@ -206,6 +206,7 @@ class TrainingLoop:
         self._standing: Any = None  # the result of a finished run, which stays as it is
         self.given_options: dict[str, Any] = {}
         self._free_options: set[str] = set()
+        self._given_attributes: dict[str, Any] = {}  # what a subclass has set to begin with, and may not have noted
         free = {name: given.pop(name) for name in _FREE_OPTIONS}
         self.note_options(**given)
         self.note_options(free=True, **free)
@@ -360,6 +361,11 @@ class TrainingLoop:
                     f"{type(rule).__name__} asks for the architecture of each epoch, which {type(self).__name__} does "
                     "not know before its search has ended; give a rule on figures of the record, such as valid_loss"
                 )
+        if not self._has_begun:
+            attributes = self.kept_attributes()
+            self._given_attributes = {
+                n: value for n, value in attributes if isinstance(value, bool | int | float | str)
+            }
         self._forms.note()
         self._forms.train()
         self._steps.clear()
@@ -369,7 +375,7 @@ class TrainingLoop:
         self.seconds_before, self._began, self._standing = 0.0, time.perf_counter(), None
         source = self._run if resume is None or str(resume) == "auto" else RunDirectory(resume)
         if source is None and resume is not None:
-            raise TrainingError("fit(resume='auto') goes on from run_dir, but the trainer has none; give run_dir")
+            raise TrainingError("resume='auto' goes on from run_dir, but the trainer has none; give run_dir")
         checkpoint = None if source is None or resume is None else source.newest_checkpoint()
         if checkpoint is None:
             if resume is not None and str(resume) != "auto":
@@ -491,7 +497,7 @@ class TrainingLoop:
         if number:
             self._describe("interrupted")
             message = f"stopped by signal {number} after {self._position()}; saved {path}"
-            logger.warning("%s; fit(resume='auto') goes on from there", message)
+            logger.warning("%s; resume='auto' goes on from there", message)
             raise SystemExit(128 + number)
 
     def _save(self, loss: float | None) -> Any:
@@ -595,10 +601,7 @@ class TrainingLoop:
 
     def _describe(self, status: str, **result: Any) -> None:
         if self._run is not None and self.fabric.is_global_zero and self._standing is None:
-            of_subclasses = {
-                name: value for name, value in self.kept_attributes() if isinstance(value, bool | int | float | str)
-            }
-            hyperparameters = {**of_subclasses, **self.given_options, "num_epochs": self.num_epochs}
+            hyperparameters = {**self._given_attributes, **self.given_options, "num_epochs": self.num_epochs}
             identity = {name: value for name, value in self.identity().items() if name != "options"}
             about = {"status": status, **surroundings(self.device), **identity, "hyperparameters": hyperparameters}
             self._run.describe({**about, "seconds": self.seconds(), **result})
