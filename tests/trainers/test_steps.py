@@ -9,10 +9,10 @@ from searches import search
 from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, OneCycleLR, ReduceLROnPlateau
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from supernet import DartsTrainer, LayerChoice, ProxylessTrainer, RandomTrainer, SinglePathTrainer
-from supernet.errors import TrainingError
+from supernet.errors import NonFiniteError, TrainingError
 from supernet.trainers import Checkpointing
 
 
@@ -42,8 +42,8 @@ def linear(values, **options):
         None,
         SGD(model.parameters(), 1.0),
         1,
-        torch.utils.data.DataLoader(numbers(values), batch_size=1),
-        valid_dataset=torch.utils.data.DataLoader(numbers([0.0] * len(values)), batch_size=1),
+        DataLoader(numbers(values), batch_size=1),
+        valid_dataset=DataLoader(numbers([0.0] * len(values)), batch_size=1),
         grad_clip=None,
         **options,
     )
@@ -67,6 +67,81 @@ def test_each_step_is_the_mean_gradient_of_its_batches_that_were_not_skipped(val
     trainer.fit()
     assert trainer.model.weight.item() == pytest.approx(-sum(steps))
     assert trainer.history[0]["skipped_steps"] == sum(map(math.isnan, values))
+
+
+def of_samples(count, bad=()):
+    X = torch.randn(count, 3, generator=torch.Generator().manual_seed(count))
+    X[list(bad)] = math.nan
+    return DataLoader(TensorDataset(X, (X[:, 0] > 0).long()), batch_size=8)
+
+
+def small(kind, train, valid, loss=nn.functional.cross_entropy, **options):
+    torch.manual_seed(0)
+    op = LayerChoice({name: nn.Linear(3, 3) for name in "abcde"}, label="op")
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), op, nn.Linear(3, 2))
+    optimizer = SGD(model.parameters(), 0.1)
+    return kind(model, loss, None, optimizer, 1, train, valid_dataset=valid, on_nonfinite="skip", **options)
+
+
+@pytest.mark.parametrize(("kind", "options"), [(DartsTrainer, {}), (SinglePathTrainer, {"num_evaluations": 2})])
+def test_a_step_that_is_skipped_leaves_running_statistics_as_they_were(kind, options):
+    trainer = small(kind, of_samples(32, bad=[9]), of_samples(32), **options)
+    trainer.fit()
+    assert trainer.skipped_steps == 1
+    norm = trainer.model[1]
+    assert torch.isfinite(norm.running_mean).all()
+    assert norm.num_batches_tracked == 3
+
+
+def test_an_evaluation_leaves_out_what_a_training_would_skip():
+    X, y = torch.tensor([[0.0, 0.0], [math.nan, 0.0], [1.0, 1.0], [1.0, math.inf]]), torch.tensor([0, 1, 0, 1])
+    everything = DataLoader(TensorDataset(X, y), batch_size=1)
+    finite = DataLoader(TensorDataset(X[[0, 2]], y[[0, 2]]), batch_size=1)
+
+    def evaluated(train, valid):
+        torch.manual_seed(0)
+        op = LayerChoice([nn.Identity(), nn.Linear(2, 2)], label="op")
+        model = nn.Sequential(nn.Unflatten(1, (1, 2)), nn.BatchNorm1d(1), nn.Flatten(), nn.Linear(2, 2), op)
+        optimizer = SGD(model.parameters(), 0.1)
+        loss = nn.functional.cross_entropy
+        trainer = DartsTrainer(model, loss, None, optimizer, 1, train, valid_dataset=valid, on_nonfinite="skip")
+        return trainer.evaluate({"op": "1"})["loss"]
+
+    assert evaluated(everything, everything) == evaluated(finite, finite)
+
+
+def test_a_step_whose_gradient_is_nan_though_its_loss_is_not_is_skipped_too():
+    class Rooted(nn.Module):
+        def forward(self, output, y):
+            root = (output.sum() * (y[0] > 1)).abs().sqrt()  # of 0, where the gradient is NaN
+            return nn.functional.cross_entropy(output, y.clamp(max=1)) + 0 * root
+
+    X, y = of_samples(32).dataset.tensors
+    y[0], y[8], y[16] = 2, 2, 2  # the root is of 0 in the last batch alone
+    trainer = small(DartsTrainer, DataLoader(TensorDataset(X, y), batch_size=8), of_samples(16), loss=Rooted())
+    trainer.train_architecture = lambda *_: None
+    trainer.fit()
+    assert trainer.skipped_steps == 1
+    assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+
+
+def test_an_epoch_of_skipped_steps_says_what_was_not_finite():
+    trainer = small(DartsTrainer, of_samples(16, bad=range(16)), of_samples(16))
+    with pytest.raises(NonFiniteError, match="each step of epoch 1 is NaN or infinite, so all were skipped"):
+        trainer.fit()
+
+
+@pytest.mark.parametrize("bad", [(), range(8, 16)])
+def test_gates_keep_the_probabilities_of_the_others_where_a_step_lost_its_last_batch(bad):
+    trainer = small(
+        ProxylessTrainer, of_samples(16), of_samples(16, bad), accumulate=2, arc_learning_rate=0.5, device="cpu"
+    )
+    before = torch.softmax(trainer.alphas["op"].detach(), -1)
+    trainer.fit()
+    change = (torch.softmax(trainer.alphas["op"].detach(), -1) - before).abs()
+    drawn = trainer._drawn["op"]
+    assert change[drawn].min() > 0.01
+    assert change.sum() - change[drawn].sum() < 1e-6
 
 
 class Dropped(nn.Module):

@@ -66,14 +66,22 @@ class Buffers:
         self._used = [(module, name) for module, name in self._places if type(module).__module__ not in _NORMS]
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Bring the buffers back to their values after this context, also where a forward puts in new tensors."""
+    def kept(self, only_after: type[Exception] | None = None) -> Iterator[None]:
+        """Bring the buffers back to their values after this context, also where a forward puts in new tensors.
+
+        Args:
+            only_after: do so only where the context is left by this exception. Default: always.
+        """
         before = [(m, name, b, b.clone()) for m, name in self._places if (b := m._buffers.get(name)) is not None]
+        brings_back = only_after is None
         try:
             yield
+        except BaseException as error:
+            brings_back |= only_after is not None and isinstance(error, only_after)
+            raise
         finally:
             with torch.no_grad():
-                for module, name, buffer, value in before:
+                for module, name, buffer, value in before if brings_back else ():
                     module._buffers[name] = overwritten(buffer, value)
 
     def noted(self) -> Noted:

@@ -81,6 +81,12 @@ def versions_of(value: Any) -> list[int]:
     return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
+def are_finite(value: Any) -> bool:
+    """Say whether no tensor of a structure holds NaN or an infinity."""
+    tensors = (leaf for leaf in leaves_of(value) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point())
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+
+
 def outline_of(value: Any) -> Any:
     """Return what two structures must have in common to be mixed, for people too: shapes, keys and types."""
     if isinstance(value, torch.Tensor):

@@ -9,7 +9,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Literal, TypedDict
 
 import torch
@@ -23,7 +23,7 @@ from supernet.execution import Plan
 from supernet.execution.recalibration import statistics_anew
 from supernet.execution.replace import check_initialized, check_not_taken
 from supernet.execution.state import Forms, random_numbers_kept, seeded
-from supernet.execution.structure import copied, versions_of
+from supernet.execution.structure import are_finite, copied, versions_of
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space import Architecture, SearchSpace, freeze
 from supernet.trainers.base import BaseOneShotTrainer
@@ -172,6 +172,8 @@ class TrainingLoop:
         self.progress = progress
         self.callbacks = [ShowProgress(), *callbacks] if self.fabric.is_global_zero else []
         self.stop_when, self.on_nonfinite = stop_when, on_nonfinite
+        # A loss scaler looks at the gradients itself, and must be asked to step.
+        self._skips_gradients = on_nonfinite == "skip" and precision != "16-mixed"
         self._stopping = StoppingRules(stop_when)
         self.metrics = metrics
         self.meters = {part: Meter(metrics, self.device) for part in ("train", "valid")}
@@ -452,7 +454,8 @@ class TrainingLoop:
     def one_step(self) -> Iterator[None]:
         """What a step stands in: it is counted, logged, and where it is time, saved."""
         try:
-            yield
+            with self.supernet.statistics_kept(_SkippedStep) if self.on_nonfinite == "skip" else nullcontext():
+                yield
         except _SkippedStep:
             self.skipped_steps += 1
             if self._completes_a_step():
@@ -515,6 +518,11 @@ class TrainingLoop:
         """Close the epoch's books, and return its record."""
         self._check_noted()
         metrics = self._read_meters()
+        if "train_loss" not in metrics and steps:
+            raise NonFiniteError(
+                f"the loss of each step of epoch {self.epoch + 1} is NaN or infinite, so all were skipped; the "
+                "learning rate may be too high, or the data may hold such values"
+            )
         if "train_loss" not in metrics:
             raise TrainingError(
                 "an epoch had no step: the training part has fewer samples than one batch; lower batch_size"
@@ -673,7 +681,10 @@ class TrainingLoop:
             self._apply(optimizer)
 
     def _apply(self, optimizer: Any, *, synced: bool = True) -> None:
-        norm = self._steps.apply(optimizer, synced=synced)
+        norm = self._steps.apply(optimizer, synced=synced, finite_only=self._skips_gradients)
+        if self._skips_gradients and not torch.isfinite(norm):
+            self.skipped_steps += 1
+            return
         if optimizer is not self.optimizer:
             self.means.update("architecture_gradient_norm", norm)
             return
@@ -792,7 +803,9 @@ class SupernetTrainer(TrainingLoop, BaseOneShotTrainer):
         checkpointing: when a checkpoint is written into `run_dir`. Default: each epoch, the last 2 and the best.
         callbacks: called in the first process while the search runs.
         stop_when: rules `record -> reason or None`, asked after each epoch.
-        on_nonfinite: whether a loss that is NaN or infinite stops the search, or its step is skipped and counted.
+        on_nonfinite: whether a loss that is NaN or infinite stops the search, or its step is skipped and counted, and
+            buffers are as before it. A step of an optimizer whose gradient is such is skipped then, too, and
+            evaluations leave out batches that hold such numbers.
         progress: whether to show a bar where there is a terminal.
 
     Attributes:
@@ -907,13 +920,19 @@ class SupernetTrainer(TrainingLoop, BaseOneShotTrainer):
         path = self.space.canonical(architecture)
         meters = self.evaluation_meters()
         with self._recalibrated(path):
-            for position, (X, y) in enumerate(self._evaluation_part.batches(0)):
+            for position, (X, y) in enumerate(self._borne(self._evaluation_part)):
                 if position == num_batches:
                     break
                 output = self.supernet.alone(X, path)
                 for meter in meters:
                     meter.update(self.loss_of(output, y) if meter is meters[0] else None, output, y, X)
         return {name: value for meter in meters for name, value in meter.read().items()}
+
+    def _borne(self, part: Part) -> Iterator[tuple[Any, Any]]:
+        """Yield a part's batches; where steps may be skipped, without those that hold what is not finite."""
+        for X, y in part.batches(0):
+            if self.on_nonfinite != "skip" or are_finite((X, y)):
+                yield X, y
 
     def architecture_of(self, epoch: int | Literal["best"]) -> Architecture:
         """Return the architecture that was derived after an epoch.
@@ -947,7 +966,7 @@ class SupernetTrainer(TrainingLoop, BaseOneShotTrainer):
             stack.enter_context(self._forms.evaluating())
             with statistics_anew(self.model, self._forms) as norms:
                 seen = 0
-                for X, y in self._recalibration_part.batches(0) if norms else ():
+                for X, y in self._borne(self._recalibration_part) if norms else ():
                     self.supernet.alone(X, path)
                     seen += batch_size(y, X)
                     if seen >= self.recalibration_samples:

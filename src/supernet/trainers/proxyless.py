@@ -144,11 +144,17 @@ class ProxylessTrainer(SupernetTrainer):
         with self.weights_held():
             output = self.forward(val_X, gates)
             loss = self.measure("valid", output, val_y)
-            mass = {label: self._mass_of_two(label) for label in self.alphas}
             self.descend(loss + self._cost_of(gates), self.architecture_optimizer)
-            with torch.no_grad():
-                for label, drawn in self._drawn.items():
-                    self.alphas[label][drawn] += mass[label] - self._mass_of_two(label)
+
+    def _apply(self, optimizer: Any, *, synced: bool = True) -> None:
+        if optimizer is not self.architecture_optimizer or self.estimator == "reinforce":
+            super()._apply(optimizer, synced=synced)
+            return
+        mass = {label: self._mass_of_two(label) for label in self.alphas}
+        super()._apply(optimizer, synced=synced)
+        with torch.no_grad():
+            for label, drawn in self._drawn.items():
+                self.alphas[label][drawn] += mass[label] - self._mass_of_two(label)
 
     def _gates(self) -> dict[str, Gates]:
         """Return label -> the two decisions drawn, the active one first, and their gates."""

@@ -49,12 +49,13 @@ class OptimizerSteps:
         if loss.requires_grad:
             self._supernet.backward(loss / self._accumulate if self._accumulate > 1 else loss)
 
-    def apply(self, optimizer: Any, *, synced: bool = True) -> torch.Tensor:
+    def apply(self, optimizer: Any, *, synced: bool = True, finite_only: bool = False) -> torch.Tensor:
         """Take the optimizer's step, and return the norm of its gradient before clipping.
 
         Args:
             optimizer: one whose gradients have been added.
             synced: whether the last backward pass has averaged the weights' gradients over the processes.
+            finite_only: whether the step is not taken where the norm is NaN or infinite.
         """
         pending = self._pending.pop(id(optimizer))
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -65,7 +66,8 @@ class OptimizerSteps:
                 p.grad.mul_(self._accumulate / pending.batches)
         supernet = self._supernet
         norm = supernet.norm(optimizer) if pending.clip is None else supernet.clip(optimizer, pending.clip)
-        optimizer.step()
+        if not finite_only or torch.isfinite(norm):
+            optimizer.step()
         return norm.detach()
 
     def waiting(self) -> list[Any]:

@@ -277,9 +277,9 @@ class Supernet:
         ]
         return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
 
-    def statistics_kept(self) -> AbstractContextManager[None]:
-        """Bring running statistics, and all other buffers, back after this context."""
-        return self._buffers.kept()
+    def statistics_kept(self, only_after: type[Exception] | None = None) -> AbstractContextManager[None]:
+        """Bring running statistics, and all other buffers, back after this context: always, or if it is left so."""
+        return self._buffers.kept(only_after)
 
     @contextmanager
     def weights_held(self) -> Iterator[None]:
