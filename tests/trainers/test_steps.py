@@ -271,3 +271,13 @@ def test_an_interval_that_has_no_meaning_is_refused():
         scheduled(lambda o: CosineAnnealingLR(o, 3), "batch")
     with pytest.raises(TrainingError, match="ReduceLROnPlateau waits for the loss of an epoch"):
         scheduled(ReduceLROnPlateau, "step")
+
+
+def test_a_scheduler_that_would_do_nothing_or_the_contrary_is_refused():
+    other = SGD([nn.Parameter(torch.zeros(1))], 0.1)
+    with pytest.raises(TrainingError, match="the StepLR was made for another optimizer"):
+        scheduled(lambda _: torch.optim.lr_scheduler.StepLR(other, 1))
+    with pytest.raises(TrainingError, match="its mode is 'max'; give 'min'"):
+        scheduled(lambda o: ReduceLROnPlateau(o, mode="max"))
+    with pytest.raises(TrainingError, match="scheduler is one of torch"):
+        scheduled(lambda _: "cosine")

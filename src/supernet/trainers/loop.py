@@ -192,7 +192,7 @@ class TrainingLoop:
             world_size=self.fabric.world_size,
         )
         self.train_loader, self.valid_loader = train_loader, valid_loader
-        check_scheduler(scheduler, scheduler_interval, num_epochs, length_of(train_loader), accumulate)
+        check_scheduler(scheduler, scheduler_interval, num_epochs, length_of(train_loader), accumulate, optimizer)
         split = self._forward.split
         self.train_part = Part(train_loader, self.fabric.to_device, seed, split)
         self.valid_part = Part(valid_loader, self.fabric.to_device, mixed_seed(seed, 1), split)
@@ -1022,8 +1022,20 @@ def check_scheduler(
     num_epochs: int,
     batches: int | None,
     accumulate: int = 1,
+    optimizer: Optimizer | None = None,
 ) -> None:
     """Raise `TrainingError` unless the scheduler can be stepped so, and warn if its own length speaks against it."""
+    if scheduler is not None and not hasattr(scheduler, "step"):
+        raise TrainingError(f"scheduler is one of torch.optim.lr_scheduler or None, not {scheduler!r}")
+    if optimizer is not None and getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        raise TrainingError(
+            f"the {type(scheduler).__name__} was made for another optimizer, whose learning rate trains nothing here; "
+            "make it from the optimizer that is given"
+        )
+    if isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode != "min":
+        raise TrainingError(
+            f"ReduceLROnPlateau is shown the loss, which is to fall, but its mode is {scheduler.mode!r}; give 'min'"
+        )
     if interval not in ("epoch", "step"):
         raise TrainingError(f"scheduler_interval is 'epoch' or 'step', not {interval!r}")
     if isinstance(scheduler, ReduceLROnPlateau) and interval == "step":
