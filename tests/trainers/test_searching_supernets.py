@@ -239,3 +239,32 @@ def test_a_second_fit_says_that_it_could_neither_begin_anew_nor_go_on(kind):
     with pytest.raises(TrainingError, match="has trained already, up to epoch 2, step 0"):
         trainer.fit()
     assert all(torch.equal(a, b) for a, b in zip(weights, trainer.model.parameters(), strict=True))
+
+
+class SameBatch(SinglePathTrainer):
+    """Steps of its own, which call nothing of the class above."""
+
+    def train_step(self, trn_X, trn_y, val_X, val_y):
+        self.descend(self.measure("train", self.forward(trn_X, self.sample()), trn_y), self.optimizer)
+
+
+def test_what_was_found_before_a_training_is_not_what_is_exported_after_it(tmp_path):
+    def new(kind):
+        torch.manual_seed(0)
+        model = nn.Sequential(LayerChoice({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)}, label="op"), nn.Linear(2, 2))
+        X = torch.randn(32, 2, generator=torch.Generator().manual_seed(0))
+        data = TensorDataset(X, (X[:, 0] > 0).long())
+        optimizer = SGD(model.parameters(), 0.5)
+        options = {"batch_size": 8, "num_evaluations": 4, "run_dir": tmp_path / kind.__name__}
+        return kind(model, nn.functional.cross_entropy, None, optimizer, 2, data, **options)
+
+    for kind in (SinglePathTrainer, SameBatch):
+        trainer = new(kind)
+        trainer.export()
+        trainer.fit()
+        now = {name: trainer.evaluate({"op": name})["loss"] for name in "ab"}
+        assert {name: trainer.evaluated([{"op": name}])[0]["loss"] for name in "ab"} == now
+        again = new(kind)
+        again.found = {"op": max(now, key=now.get)}  # by weights that are not those of the checkpoint
+        again.fit(resume="auto")
+        assert again.export() == {"op": min(now, key=now.get)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -137,10 +138,19 @@ class SampledTrainer(SupernetTrainer):
     def _has_steps_of_its_own(self) -> bool:
         return type(self).train_step is not SupernetTrainer.train_step
 
+    def _apply(self, optimizer: Any, *, synced: bool = True) -> None:
+        if optimizer is self.optimizer:  # in whatever step of a subclass
+            self.forget_evaluations()
+        super()._apply(optimizer, synced=synced)
+
+    def _begin(self, resume: str | os.PathLike[str] | None) -> None:
+        self.found = None  # the weights may be others
+        super()._begin(resume)
+
     # --- evaluation ----------------------------------------------------------------------------------------
 
     def forget_evaluations(self) -> None:
-        """Forget what was evaluated and found, for the weights move; `train_model_weight` calls it."""
+        """Forget what was evaluated and found, for the weights move; each of their steps calls it."""
         self.evaluations.clear()
         self.found = None
 
