@@ -261,6 +261,26 @@ def test_what_is_searched_is_what_freeze_gives(kind, is_residual):
         torch.testing.assert_close(search.forward(X, {"op": decided}), freeze(model, {"op": name})(X))
 
 
+def test_from_its_first_step_on_a_search_copies_for_those_alone_that_work_in_place():
+    """What a trial finds out, the first step after a resume knows: its sums are added up in the same order."""
+    seen = {"keeps": set(), "changes": set()}
+
+    def noting(name, function):
+        def noted(x):
+            if torch.is_grad_enabled():
+                seen[name].add(type(x.grad_fn).__name__)
+            return function(x)
+
+        return noted
+
+    model = Residual(is_residual=False)
+    keeps, changes = Own(noting("keeps", lambda x: x * x[:, :1])), Own(noting("changes", lambda x: x.mul_(2)))
+    keeps.weight, changes.weight = (nn.Parameter(torch.ones(4, 1, 1)) for _ in range(2))
+    model.op = LayerChoice({"keeps": keeps, "changes": changes}, label="op")
+    trainer(DartsTrainer, model).fit()
+    assert seen == {"keeps": {"ConvolutionBackward0", "NoneType"}, "changes": {"CloneBackward0", "NoneType"}}
+
+
 def test_candidates_read_for_the_fast_way_never_work_in_place():
     for name in ("relu", "hardtanh", "functional", "method", "through a view"):
         assert read(KINDS[name](), {}).is_plain

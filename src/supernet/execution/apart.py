@@ -18,8 +18,8 @@ class Apart:
     """Runs the candidates of a choice on one input, each as if no other had had it.
 
     One that changes its input in place gets a copy. Whether a candidate does is found out the first time that it runs
-    in a form (in training or not, with gradients or not), on a copy too; then it is watched by torch's own count of a
-    tensor's changes, which costs next to nothing.
+    in a form, in training or not, on a copy too: in a trainer's trial, so that each step is the same whenever a search
+    is resumed. Then it is watched by torch's own count of a tensor's changes, which costs next to nothing.
 
     Args:
         label: the choice's, for errors.
@@ -28,16 +28,16 @@ class Apart:
 
     def __init__(self, label: str, changeable: Collection[str] = ()) -> None:
         self._label, self._changeable = label, changeable
-        self._changes: dict[tuple[str, bool, bool], bool] = {}
+        self._changes: dict[tuple[str, bool], bool] = {}
 
     def changing(self) -> list[str]:
         """Return the names of the candidates that have changed their input in place."""
-        return list(dict.fromkeys(name for (name, _, _), changes in self._changes.items() if changes))
+        return list(dict.fromkeys(name for (name, _), changes in self._changes.items() if changes))
 
     def may_change(self, name: str, candidate: nn.Module) -> bool:
         """Say whether the candidate, as it would run now, changes its input in place, or is not known not to."""
         return (
-            self._changes.get(_form(name, candidate)) is not False
+            self._changes.get((name, candidate.training)) is not False
             or name in self._changeable
             or torch.compiler.is_compiling()  # which drops the copies that nobody changes
             or torch.is_inference_mode_enabled()  # where nothing is counted
@@ -60,7 +60,7 @@ class Apart:
     ) -> Any:
         """Do the same on the input itself, which no other candidate is to see after this one."""
         call = call or candidate
-        form = _form(name, candidate)
+        form = name, candidate.training
         changes = self._changes.get(form)
         if changes or torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
             return call(*args, **kwargs)
@@ -75,10 +75,6 @@ class Apart:
                 "before, so the other candidates cannot see it as it was; let it work on a copy of its own"
             )
         return result
-
-
-def _form(name: str, candidate: nn.Module) -> tuple[str, bool, bool]:
-    return name, candidate.training, torch.is_grad_enabled()
 
 
 Counted = list[tuple[Any, int]]
