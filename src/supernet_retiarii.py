@@ -8,11 +8,13 @@ import importlib.util
 import sys
 from pathlib import Path
 
-__all__ = ["main"]
+__all__ = ["load", "main"]
 
 
-def main() -> None:
-    """Load the package that this file was installed with, and run the script."""
+def load() -> None:
+    """Load the package that this file was installed with, unless it has been."""
+    if "supernet.retiarii" in sys.modules:
+        return
     package = Path(__file__).with_name("supernet")
     spec = importlib.util.spec_from_file_location(
         "supernet", package / "__init__.py", submodule_search_locations=[str(package)]
@@ -20,6 +22,11 @@ def main() -> None:
     assert spec is not None and spec.loader is not None
     sys.modules["supernet"] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+
+
+def main() -> None:
+    """Run the script."""
+    load()
     from supernet.retiarii.__main__ import main as run
 
     run()

@@ -83,6 +83,27 @@ def test_a_supernet_of_the_authors_on_pythonpath_is_found_where_python_finds_it(
     assert result.stdout == f"{spos / 'spos' / 'supernet.py'}\n", result.stderr
 
 
+def test_a_process_that_is_spawned_to_load_data_finds_the_same_names(spos):
+    (spos / "spos" / "search.py").write_text(
+        """
+import multiprocessing
+from nni.retiarii.oneshot.pytorch import DartsTrainer
+from supernet import OneShot
+from torch.utils.data import DataLoader
+
+class Data(list):
+    pass
+
+if __name__ == "__main__":
+    data = Data([OneShot().op])
+    loader = DataLoader(data, 1, num_workers=1, multiprocessing_context="spawn", collate_fn=list)
+    print("loaded", *(type(op).__module__ for (op,) in loader))
+"""
+    )
+    result = python(spos / "bin" / "supernet-retiarii", "search.py", directory=spos / "spos")
+    assert result.stdout == "loaded supernet.retiarii.choices\n", result.stderr
+
+
 def test_safe_path_puts_no_directory_of_the_script_first_and_drops_none_of_pythons(tmp_path):
     if sys.version_info < (3, 11):
         pytest.skip("Python has -P from 3.11 on")
@@ -90,7 +111,9 @@ def test_safe_path_puts_no_directory_of_the_script_first_and_drops_none_of_pytho
     (tmp_path / "beside.py").write_text("")
     result = python("-P", "-m", "supernet.retiarii", "script.py", directory=tmp_path)
     assert "No module named 'beside'" in result.stderr
-    assert result.stdout == python("-P", "-c", "import sys; print(sys.path)", directory=tmp_path).stdout
+    before = eval(python("-P", "-c", "import sys; print(sys.path)", directory=tmp_path).stdout)
+    ours = str(SOURCE / "supernet" / "retiarii" / "in_workers")
+    assert [place for place in eval(result.stdout) if place != ours] == before
 
 
 def test_a_package_of_the_same_name_works_unless_both_have_a_module_of_one_name(spos, monkeypatch):

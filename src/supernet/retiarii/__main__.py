@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     sys.argv = [str(options.script), *options.args]
     if not getattr(sys.flags, "safe_path", False):  # else Python has put no directory there (-P, from 3.11 on)
         sys.path[0] = str(options.script.resolve().parent)
+    sys.path.insert(1, str(Path(__file__).with_name("in_workers")))  # goes along to processes that are spawned
     try:
         leave_name_to_script()
     except NameTakenError as error:
