@@ -29,7 +29,7 @@ from supernet import (
     accuracy,
 )
 from supernet.execution import PathInput, PathLayer
-from supernet.trainers import Checkpointing
+from supernet.trainers import Checkpointing, SampledTrainer
 from supernet.trainers.snapshot import digest
 
 
@@ -172,9 +172,9 @@ def before_each_step(trainer, do):
 
         return step
 
-    for name in ("train_step", "train_model_weight", "use_validation_batch"):
-        if hasattr(trainer, name) and not (name == "train_model_weight" and not hasattr(trainer, "evaluate")):
-            setattr(trainer, name, preceded(getattr(trainer, name)))
+    of_paths = isinstance(trainer, SampledTrainer)
+    for name in ("train_model_weight", "use_validation_batch") if of_paths else ("train_step",):
+        setattr(trainer, name, preceded(getattr(trainer, name)))
 
 
 def result(trainer):
