@@ -4,6 +4,7 @@ import functools
 import inspect
 import json
 
+import numpy
 import pytest
 import torch
 from searches import Net, search
@@ -115,6 +116,7 @@ def test_the_batch_size_is_that_of_the_loader_that_was_given(tmp_path):
         (functools.partial(keeps, 3), {"partial": f"{__name__}.keeps", "args": [3], "keywords": {}}),
         (nn.CrossEntropyLoss(label_smoothing=0.1), None),
         ({1: {"b", "a"}, "x": (1.5, float("inf"))}, {"1": ["a", "b"], "x": [1.5, "inf"]}),
+        ({"a": numpy.float32(0.5), "b": torch.tensor([1, 2]), "c": numpy.int64(3)}, {"a": 0.5, "b": [1, 2], "c": 3}),
         (nn.ReLU, "torch.nn.modules.activation.ReLU"),
         ([].append, "list.append"),
     ],
@@ -301,6 +303,13 @@ def test_a_finished_runs_architecture_is_not_replaced_by_that_of_another_constra
     )
     elsewhere.fit(resume=tmp_path)
     assert elsewhere.export()["stem"] != stem
+
+
+def test_a_run_may_be_named_by_its_path_where_it_goes_on(tmp_path):
+    for epochs in (1, 2, 2):
+        trainer = search("first order", tmp_path, num_epochs=epochs, batch_size=12)
+        trainer.fit(resume=None if epochs == 1 else f"{tmp_path}/../{tmp_path.name}")
+        assert len(trainer.history) == epochs
 
 
 def test_a_run_is_not_written_over_by_one_that_goes_on_from_elsewhere(tmp_path):

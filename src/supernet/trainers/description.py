@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import math
 import os
@@ -53,6 +54,10 @@ def as_json(value: Any) -> Any:
         return {"partial": as_json(value.func), "args": as_json(value.args), "keywords": as_json(value.keywords)}
     if hasattr(value, "__qualname__"):
         return _name(value)
+    if isinstance(value, enum.Enum):
+        return str(value)
+    if hasattr(value, "tolist") and math.prod(value.shape) <= 100:  # NumPy's numbers and small tensors
+        return as_json(value.tolist())
     attributes = {
         name: item
         for name, item in getattr(value, "__dict__", {}).items()

@@ -376,6 +376,8 @@ class TrainingLoop:
         self._broken = torch.tensor(math.inf, device=self.device)
         self.seconds_before, self._began, self._standing = 0.0, time.perf_counter(), None
         source = self._run if resume is None or str(resume) == "auto" else RunDirectory(resume)
+        if self._run is not None and source is not None and source.path.resolve() == self._run.path.resolve():
+            source = self._run  # named by its path
         if source is None and resume is not None:
             raise TrainingError("resume='auto' goes on from run_dir, but the trainer has none; give run_dir")
         checkpoint = None if source is None or resume is None else source.newest_checkpoint()
