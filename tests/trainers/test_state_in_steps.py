@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, Adam
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from supernet import DartsTrainer, LayerChoice, SinglePathTrainer
 from supernet.errors import TrainingError
@@ -85,6 +85,67 @@ def test_a_batch_is_as_it_was_after_a_model_or_a_loss_that_changes_it():
     trainer.fit()
     assert torch.equal(X, given[0])
     assert torch.equal(y, given[1])
+
+
+class OfADict(nn.Module):
+    """A mixture that takes a dict, and may leave it other than it was, though no tensor of it is changed."""
+
+    def __init__(self, how):
+        super().__init__()
+        torch.manual_seed(0)
+        self.op = LayerChoice({"a": nn.Linear(3, 3), "b": nn.Sequential(nn.Linear(3, 3), nn.Tanh())}, label="op")
+        self.head, self.how = nn.Linear(3, 2), how
+
+    def forward(self, batch):
+        x = batch.pop("x") if self.how == "pop" else batch["x"]
+        x = x * 1.5
+        if self.how == "put":
+            batch["x"] = x
+        return self.head(self.op(x))
+
+
+class Dicts(Dataset):
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        x = torch.randn(3, generator=torch.Generator().manual_seed(index))
+        return {"x": x, "y": (x[0] > 0).long()}
+
+
+@pytest.mark.parametrize("how", ["put", "pop"])
+def test_each_pass_sees_the_same_dict_though_the_model_takes_from_it_or_puts_into_it(how):
+    def gradient_of(how):
+        model = OfADict(how)
+        trainer = DartsTrainer(
+            *(model, lambda output, batch: nn.functional.cross_entropy(output, batch["y"]), None),
+            *(SGD(model.parameters(), 2.0), 1, Dicts()),
+            batch_size=16,
+            unrolled=True,
+        )
+        train, valid = (default_collate([Dicts()[i] for i in part]) for part in (range(16), range(16, 32)))
+        trainer.train_architecture(valid, valid, train, train)
+        return trainer.alphas["op"].grad
+
+    assert torch.equal(gradient_of(how), gradient_of("neither"))
+
+
+@pytest.mark.parametrize("kind", [DartsTrainer, SinglePathTrainer])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_data_is_as_it_was_after_a_candidate_that_changes_the_batch_itself(kind, seed):
+    X, y = torch.randn(4, 8, 3), torch.randint(2, (4, 8))
+    given = X.clone()
+    model = nn.Sequential(
+        LayerChoice({"linear": nn.Linear(3, 3), "relu": nn.ReLU(inplace=True)}, label="op"), nn.Linear(3, 2)
+    )
+    own = DataLoader(TensorDataset(X, y), batch_size=None)  # whose batches are the dataset's own tensors
+    options = {"num_evaluations": 2} if kind is SinglePathTrainer else {}
+    optimizer = SGD(model.parameters(), 0.1)
+    trainer = kind(
+        *(model, nn.functional.cross_entropy, None, optimizer, 2, own), valid_dataset=own, seed=seed, **options
+    )
+    trainer.fit()
+    assert torch.equal(X, given)
 
 
 def gradient(precision, unrolled):

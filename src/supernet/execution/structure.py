@@ -87,6 +87,23 @@ def are_finite(value: Any) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
+def noted(value: Any) -> list[tuple[Any, int]]:
+    """Return what `is_as_noted` compares with: what is in a structure, and how often each has been changed in place."""
+    return [(leaf, _version_of(leaf)) for leaf in leaves_of(value)]
+
+
+def is_as_noted(value: Any, before: list[tuple[Any, int]]) -> bool:
+    """Say whether a structure has the same tensors as it had, none of them changed in place."""
+    now = noted(value)
+    return len(now) == len(before) and all(
+        a is b and old == new for (a, old), (b, new) in zip(before, now, strict=True)
+    )
+
+
+def _version_of(leaf: Any) -> int:
+    return leaf._version if isinstance(leaf, torch.Tensor) and not leaf.is_inference() else 0
+
+
 def outline_of(value: Any) -> Any:
     """Return what two structures must have in common to be mixed, for people too: shapes, keys and types."""
     if isinstance(value, torch.Tensor):

@@ -23,7 +23,7 @@ from supernet.execution import Plan
 from supernet.execution.recalibration import statistics_anew
 from supernet.execution.replace import check_initialized, check_not_taken
 from supernet.execution.state import Forms, random_numbers_kept, seeded
-from supernet.execution.structure import are_finite, copied, versions_of
+from supernet.execution.structure import are_finite, copied, is_as_noted, noted
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space import Architecture, SearchSpace, freeze
 from supernet.trainers.base import BaseOneShotTrainer
@@ -268,11 +268,14 @@ class TrainingLoop:
         """Run model and loss as a training step would, and return the outputs in training and in eval form."""
         with seeded(self.seed, self.device), torch.no_grad():
             self._forms.train()
+            untouched, before = copied(X), noted(X)
             trained = self._forward(self.model, X)
+            if not is_as_noted(X, before):
+                X = untouched
             target = copied(self._trial_y)
-            versions = versions_of(target)
+            before = noted(target)
             loss = self.loss(trained, target)
-            self._loss_changes_targets |= versions_of(target) != versions
+            self._loss_changes_targets |= not is_as_noted(target, before)
             needed_by = type(self).__name__ if self.measures_in_eval_form else None
             evaluated = self._forward.in_eval_form(self.model, X, trained, needed_by)
         check_judged(trained, metrics=self.metrics, reward_function=getattr(self, "reward_function", None))

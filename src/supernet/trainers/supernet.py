@@ -12,11 +12,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from supernet.errors import ChoiceError, TrainingError
-from supernet.execution import MixedLayer, Plan, replace_input_choice, replace_layer_choice, restore
+from supernet.execution import MixedInput, MixedLayer, Plan, replace_input_choice, replace_layer_choice, restore
 from supernet.execution.memory_format import agree, channels_last_inputs, choose_memory_format, lay_out_weights
 from supernet.execution.plan import is_in_reentrant_checkpoint
 from supernet.execution.state import Buffers, Forms, held
-from supernet.execution.structure import copied, mapped, versions_of
+from supernet.execution.structure import copied, is_as_noted, mapped, noted
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space.strides import give_back_strides, let_state_follow
 from supernet.trainers.numbers_of_inputs import check_numbers_of_inputs
@@ -81,14 +81,15 @@ class Supernet:
             self.synced = {id(p) for p in model.parameters()}
             outside = [p for g in optimizer.param_groups for p in g["params"] if id(p) not in self.synced]
             self.weights = [p for p in [*model.parameters(), *outside] if p.requires_grad]
-            self._copies_batches = False
+            # A trial sees one path; another may change its batch, which may be a part of the data itself.
+            self._copies_batches = any(not isinstance(module, MixedLayer | MixedInput) for _, module in self.replaced)
 
             def leaving_no_trace(X: Any) -> tuple[Any, Any]:
                 X = copied(X)
-                versions = versions_of(X)
+                before = noted(X)
                 with self._buffers.kept(), self._plan.one_pass():
                     result = trial(X)
-                self._copies_batches |= versions_of(X) != versions
+                self._copies_batches |= not is_as_noted(X, before)
                 return result
 
             forms.note()  # of what stands in the choices' places too
