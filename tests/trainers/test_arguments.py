@@ -2,6 +2,7 @@
 
 import math
 
+import numpy
 import pytest
 import torch
 from searches import Net, loss, search
@@ -39,6 +40,75 @@ def trainer_of(kind, model, **options):
 
 
 # --- numbers -----------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_numpy_are_numbers_in_run_directories_and_checkpoints_too(tmp_path):
+    def fit(count, resume=None):
+        options = {"num_epochs": numpy.int64(1), "batch_size": numpy.int64(4), "accumulate": numpy.int64(2)}
+        options |= {"seed": numpy.int64(3), "grad_clip": numpy.float32(5), "ctrl_lr": numpy.float32(0.01)}
+        trainer = trainer_of(EnasTrainer, layers(), ctrl_steps_aggregate=count, run_dir=tmp_path / "run", **options)
+        trainer.fit(resume=resume)
+
+    fit(numpy.int64(2))
+    fit(2, "auto")
+    with pytest.raises(TrainingError, match="ctrl_steps_aggregate was 2, is 4"):
+        fit(numpy.int64(4), "auto")
+
+
+def test_options_of_the_search_alone_are_those_that_were_given_last(tmp_path):
+    for num_epochs, options in ((1, {"num_evaluations": 3, "population": 2}), (2, {"num_evaluations": 9})):
+        trainer = trainer_of(SinglePathTrainer, layers(), num_epochs=num_epochs, run_dir=tmp_path / "run", **options)
+        trainer.fit(resume="auto")
+        assert trainer.num_evaluations == options["num_evaluations"]
+    assert trainer.population == 50
+
+
+class Smoothed(nn.Module):
+    def __init__(self, smoothing):
+        super().__init__()
+        self.inner = nn.CrossEntropyLoss(label_smoothing=smoothing)
+
+    def forward(self, output, y):
+        return self.inner(output, y)
+
+
+@pytest.mark.parametrize(
+    ("given", "other"),
+    [
+        (lambda: nn.CrossEntropyLoss(torch.tensor([1.0, 1.0])), lambda: nn.CrossEntropyLoss(torch.tensor([1.0, 5.0]))),
+        (lambda: Smoothed(0.0), lambda: Smoothed(0.1)),
+    ],
+)
+def test_a_search_goes_on_with_the_loss_that_it_had_alone(tmp_path, given, other):
+    def fit(loss, num_epochs):
+        trainer = trainer_of(DartsTrainer, layers(), loss=loss, num_epochs=num_epochs, run_dir=tmp_path / "run")
+        trainer.fit(resume="auto")
+
+    fit(given(), 1)
+    with pytest.raises(TrainingError, match=r"loss was .*, is "):
+        fit(other(), 2)
+    fit(given(), 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (DartsTrainer, {"seed": 1.5}, "seed is a whole number, not 1.5"),
+        (DartsTrainer, {"seed": None}, "seed is a whole number, not None"),
+        (DartsTrainer, {"stop_when": StableStopping(2)}, r"stop_when is a list, .*; give \[StableStopping\(...\)\]"),
+        (ProxylessTrainer, {"warmup_epochs": 1.5}, "warmup_epochs is a whole number from 0 on, not 1.5"),
+        (ProxylessTrainer, {"baseline_decay": 5}, "baseline_decay is a number from 0 to 1, not 5"),
+        (ProxylessTrainer, {"cost_weight": math.nan}, "cost_weight is a finite number, not nan"),
+        (ProxylessTrainer, {"cost": {"a": {"linear": math.nan, "same": 1}}}, "the cost of 'linear' in choice 'a' is a"),
+        (SinglePathTrainer, {"mutation_probability": 7}, "mutation_probability is a number from 0 to 1, not 7"),
+        (SinglePathTrainer, {"constraint": {"a": "same"}}, "constraint is a function or None, not"),
+        (RandomTrainer, {"score": 3}, "score is a function or None, not 3"),
+        (EnasTrainer, {"entropy_weight": math.nan}, "entropy_weight is a finite number, not nan"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_refused_by_its_name(kind, options, message):
+    with pytest.raises(TrainingError, match=message):
+        trainer_of(kind, layers(), **options)
 
 
 @pytest.mark.parametrize("name", ["num_epochs", "batch_size", "accumulate"])

@@ -83,6 +83,8 @@ def _encoded(value: Any, where: str, tensors: dict[str, torch.Tensor]) -> Any:
     """Return `value` as JSON has it, each kind that JSON lacks as a list that begins with the kind's name."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+        return _encoded(value.item(), where, tensors)
     if isinstance(value, torch.Tensor) and value.layout in _PARTS_OF_SPARSE:
         parts = [getattr(value.detach(), part)() for part in _PARTS_OF_SPARSE[value.layout]]
         is_coalesced = value.is_coalesced() if value.layout == torch.sparse_coo else None

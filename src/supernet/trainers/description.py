@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.loss import _Loss
 from torch.optim import Optimizer
 
 __all__: list[str] = []
@@ -37,8 +39,11 @@ def surroundings(device: torch.device) -> dict[str, Any]:
 def as_json(value: Any) -> Any:
     """Return an option as JSON has it: functions and classes by their qualified names, other objects by their class's.
 
-    Such an object's own plain values stand beside its class: `StableStopping(5)` is {"class": ..., "epochs": 5}.
+    Such an object's own plain values stand beside its class: `StableStopping(5)` is {"class": ..., "epochs": 5}. So do
+    those of the modules that a module has, and the weights of torch's own losses.
     """
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a number of NumPy, or a tensor of one
+        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if value is None or isinstance(value, bool | int | float | str):
@@ -63,7 +68,20 @@ def as_json(value: Any) -> Any:
         for name, item in getattr(value, "__dict__", {}).items()
         if not name.startswith("_") and name != "training" and _is_plain(item)
     }
-    return {"class": _name(type(value)), **as_json(attributes)}
+    return {"class": _name(type(value)), **as_json(attributes), **_inside(value)}
+
+
+def _inside(value: Any) -> dict[str, Any]:
+    """Return what a module is made of, as JSON has it: inner modules, where they are few, and weights of classes."""
+    if not isinstance(value, nn.Module):
+        return {}
+    inner = {name: as_json(module) for name, module in value.named_children()} if len([*value.modules()]) <= 20 else {}
+    weights = {
+        name: buffer.tolist()
+        for name in ("weight", "pos_weight")
+        if isinstance(value, _Loss) and isinstance(buffer := value._buffers.get(name), torch.Tensor)
+    }
+    return {**inner, **weights}
 
 
 def settings(optimizer: Optimizer) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from torch.distributions import Bernoulli, Categorical, Distribution, kl_diverge
 from torch.optim import Adam, Optimizer
 from typing_extensions import Unpack
 
-from supernet.checks import check_counts
+from supernet.checks import check_counts, check_numbers
 from supernet.errors import ChoiceError, TrainingError
 from supernet.nn.input_choice import numbers
 from supernet.space import Architecture, Decision, LayerDomain, SearchSpace
@@ -252,6 +252,8 @@ class EnasTrainer(SampledTrainer):
         **options: Unpack[SampledOptions],
     ) -> None:
         check_counts(ctrl_steps_aggregate=ctrl_steps_aggregate, num_samples=num_samples)
+        check_numbers(0, 1, baseline_decay=baseline_decay)
+        check_numbers(-math.inf, entropy_weight=entropy_weight, skip_weight=skip_weight)
         if not callable(reward_function):
             raise TrainingError(f"reward_function is a function (output, target) -> number, not {reward_function!r}")
         options.setdefault("score", _reward)
@@ -268,7 +270,7 @@ class EnasTrainer(SampledTrainer):
         self.note_options(free=True, num_samples=num_samples)
         self.reward_function, self.num_samples = reward_function, num_samples
         self.entropy_weight, self.skip_weight, self.baseline_decay = entropy_weight, skip_weight, baseline_decay
-        self.ctrl_steps_aggregate = ctrl_steps_aggregate
+        self.ctrl_steps_aggregate = int(ctrl_steps_aggregate)
         self.controller = EnasController(self.space, seed=self.seed, **(ctrl_kwargs or {}))
         self.controller_optimizer = Adam(self.controller.parameters(), ctrl_lr)
         self.baseline: float | None = None

@@ -148,6 +148,13 @@ class TrainingLoop:
         check_counts(num_epochs=num_epochs, batch_size=batch_size, accumulate=accumulate)
         check_counts(0, workers=workers, log_frequency=log_frequency or 0)
         check_numbers(grad_clip=grad_clip or 0)
+        num_epochs, batch_size, accumulate = map(int, (num_epochs, batch_size, accumulate))  # NumPy's are no JSON
+        if not hasattr(seed, "__index__") or isinstance(seed, bool):
+            raise TrainingError(f"seed is a whole number, not {seed!r}")
+        seed, grad_clip = int(seed), None if grad_clip is None else float(grad_clip)
+        for name, several in {"callbacks": callbacks, "stop_when": stop_when}.items():
+            if not isinstance(several, Sequence):
+                raise TrainingError(f"{name} is a list, not {several!r}; give [{type(several).__name__}(...)]")
         if on_nonfinite not in ("stop", "skip"):
             raise TrainingError(f"on_nonfinite is 'stop' or 'skip', not {on_nonfinite!r}")
         self.fabric = new_fabric(
@@ -649,7 +656,8 @@ class TrainingLoop:
 
     def kept_attributes(self) -> list[tuple[str, Any]]:
         """Return the attributes that belong to the algorithm's state, by name."""
-        return sorted((n, v) for n, v in vars(self).items() if n not in self._ours and is_kept(v))
+        its_own = {n: v for n, v in vars(self).items() if n not in self._ours and n not in self._free_options}
+        return sorted((n, v) for n, v in its_own.items() if is_kept(v))
 
     # --- what an algorithm's steps are made of -------------------------------------------------------------
 

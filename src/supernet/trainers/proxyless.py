@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 from typing_extensions import Unpack
 
+from supernet.checks import check_counts, check_functions, check_numbers
 from supernet.errors import ChoiceError, TrainingError
 from supernet.execution import GatedInput, GatedLayer, Gates, PathInput, PathLayer
 from supernet.nn.input_choice import numbers
@@ -90,6 +92,10 @@ class ProxylessTrainer(SupernetTrainer):
             raise TrainingError(f"estimator is 'gates' or 'reinforce', not {estimator!r}")
         if reward_function is not None and estimator != "reinforce":
             raise TrainingError("a reward_function is what estimator='reinforce' takes; the gates take the loss itself")
+        check_counts(0, warmup_epochs=warmup_epochs)
+        check_numbers(0, 1, baseline_decay=baseline_decay)
+        check_numbers(-math.inf, cost_weight=cost_weight)
+        check_functions(reward_function=reward_function)
         super().__init__(model, loss, metrics, optimizer, num_epochs, dataset, **loop)
         self.note_options(
             warmup_epochs=warmup_epochs,
@@ -245,6 +251,7 @@ def checked_cost(cost: Mapping[str, Mapping[str, float]], space: SearchSpace) ->
                 f"the cost of choice {label!r} is given for {', '.join(map(str, table))}; give a number for each of "
                 f"{', '.join(domain.names)}"
             )
+        check_numbers(-math.inf, **{f"the cost of {name!r} in choice {label!r}": cost for name, cost in table.items()})
     return {label: {name: float(value) for name, value in table.items()} for label, table in cost.items()}
 
 

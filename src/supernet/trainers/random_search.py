@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from typing_extensions import Unpack
 
-from supernet.checks import check_counts
+from supernet.checks import check_counts, check_functions
 from supernet.search.evolution import draw_allowed
 from supernet.space import Architecture
 from supernet.trainers.data import Data, mixed_seed
@@ -56,6 +56,7 @@ class RandomTrainer(SampledTrainer):
         **options: Unpack[SampledOptions],
     ) -> None:
         check_counts(num_samples=num_samples, num_finalists=num_finalists)
+        check_functions(constraint=constraint)
         super().__init__(model, loss, metrics, optimizer, num_epochs, dataset, **options)
         self.note_options(constraint=constraint)  # of what is trained, too
         self.note_options(free=True, num_samples=num_samples, num_finalists=num_finalists)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from typing_extensions import Unpack
 
-from supernet.checks import check_counts
+from supernet.checks import check_counts, check_functions
 from supernet.errors import SpaceError
 from supernet.execution import PathInput, PathLayer
 from supernet.search import Scored
@@ -77,6 +77,7 @@ class SampledTrainer(SupernetTrainer):
         **loop: Unpack[LoopOptions],
     ) -> None:
         check_counts(recalibration_samples=recalibration_samples)
+        check_functions(score=score)
         super().__init__(model, loss, metrics, optimizer, num_epochs, dataset, **loop)
         self.note_options(recalibration_samples=recalibration_samples)
         self.note_options(free=True, score=score)

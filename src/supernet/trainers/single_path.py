@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from typing_extensions import Unpack
 
-from supernet.checks import check_counts
+from supernet.checks import check_counts, check_functions, check_numbers
 from supernet.search import evolve
 from supernet.search.evolution import draw_allowed
 from supernet.space import Architecture
@@ -60,6 +60,8 @@ class SinglePathTrainer(SampledTrainer):
         **options: Unpack[SampledOptions],
     ) -> None:
         check_counts(num_evaluations=num_evaluations, population=population, num_parents=num_parents)
+        check_numbers(0, 1, mutation_probability=mutation_probability)
+        check_functions(constraint=constraint)
         super().__init__(model, loss, metrics, optimizer, num_epochs, dataset, **options)
         self.note_options(
             free=True,
