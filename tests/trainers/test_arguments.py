@@ -55,6 +55,20 @@ def test_numbers_of_numpy_are_numbers_in_run_directories_and_checkpoints_too(tmp
         fit(numpy.int64(4), "auto")
 
 
+def test_a_metric_of_several_numbers_is_refused_at_its_first_batch():
+    trainer = trainer_of(DartsTrainer, layers(), metrics=lambda output, y: (output.argmax(1) == y).float())
+    with pytest.raises(TrainingError, match="metrics must return a number or a dict of numbers"):
+        trainer.fit()
+
+
+def test_alphas_are_searched_over_weights_that_stay_as_they_are():
+    model = layers().requires_grad_(False)
+    trainer = trainer_of(DartsTrainer, model)
+    before = trainer.alphas["a"].detach().clone()
+    trainer.fit()
+    assert not torch.equal(trainer.alphas["a"], before)
+
+
 def test_options_of_the_search_alone_are_those_that_were_given_last(tmp_path):
     for num_epochs, options in ((1, {"num_evaluations": 3, "population": 2}), (2, {"num_evaluations": 9})):
         trainer = trainer_of(SinglePathTrainer, layers(), num_epochs=num_epochs, run_dir=tmp_path / "run", **options)

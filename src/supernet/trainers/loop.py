@@ -688,7 +688,8 @@ class TrainingLoop:
         """
         self._steps.add(loss, optimizer, clip)
         what = "weights" if optimizer is self.optimizer else "architecture parameters"
-        has_gradient = loss.requires_grad or self._without_gradient.get(what) == 0
+        expects_none = optimizer is self.optimizer and not self.weights  # all are to stay as they are
+        has_gradient = loss.requires_grad or expects_none or self._without_gradient.get(what) == 0
         self._without_gradient[what] = 0 if has_gradient else self._without_gradient.get(what, 0) + 1
         if self._completes_a_step():
             self._apply(optimizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from typing import Any
@@ -106,7 +107,7 @@ class Meter:
             elif self._function is not None:
                 values |= self._named(self._function(output, target))
         for name, value in values.items():
-            if not hasattr(value, "__float__"):
+            if not hasattr(value, "__float__") or math.prod(getattr(value, "shape", ())) != 1:
                 raise TrainingError(f"metrics must return a number or a dict of numbers, but {name!r} is {value!r}")
             self._means.update(name, value, size)
         self._has_batches = True
