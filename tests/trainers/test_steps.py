@@ -185,7 +185,7 @@ def test_a_batch_whose_loss_has_no_gradient_moves_nothing_and_the_search_goes_on
     trainer = dropping(kind, 1.0, **options)
     trainer.model.kept = 0.0  # from now on
     before = [p.detach().clone() for p in [*trainer.model.parameters(), *getattr(trainer, "alphas", {}).values()]]
-    with pytest.raises(TrainingError, match=r"no loss of this search had a gradient for the (weights|architecture)"):
+    with pytest.raises(TrainingError, match=r"no loss of this run had a gradient for the (weights|architecture)"):
         trainer.fit()
     after = [*trainer.model.parameters(), *getattr(trainer, "alphas", {}).values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
