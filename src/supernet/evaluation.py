@@ -73,7 +73,7 @@ class NetworkTrainer(TrainingLoop):
         if not self.measures_in_eval_form:
             return
         # Each process measures all of it, so that no sample is left out where it cannot be shared evenly.
-        with random_numbers_kept(self.device), self.supernet.statistics_kept(), self._forms.evaluating():
+        with random_numbers_kept(self.device), self.supernet.statistics_kept(), self._forms.evaluating(self.loss):
             for X, y in self._evaluation_part.batches(0):
                 output = self.supernet.alone(X, {})
                 with torch.no_grad():
@@ -169,7 +169,7 @@ def evaluate(
     loss = loss.to(fabric.device) if isinstance(loss, nn.Module) else loss
     meter = Meter(metrics, fabric.device)
     module = fabric.setup_module(network)
-    with torch.no_grad(), Forms(network).evaluating():
+    with torch.no_grad(), Forms(network).evaluating(loss):
         for X, y in Part(loader, fabric.to_device, split=run.split).batches(0):
             output = run(module, X)
             meter.update(None if loss is None else loss(output, y), output, y, X)

@@ -5,6 +5,7 @@ import math
 import numpy
 import pytest
 import torch
+import torchmetrics
 from searches import Net, loss, search
 from torch import nn
 from torch.optim import SGD
@@ -295,3 +296,74 @@ def test_the_best_checkpoint_is_not_one_whose_loss_is_nan(tmp_path):
     trainer._run.write_checkpoint({}, 3, 1, 2.0)
     assert sorted(path.name[-1 - len(".safetensors")] for path in tmp_path.glob("checkpoints/*")) == ["2", "3"]
     assert isinstance(trainer.model, Net)
+
+
+class Late(DartsTrainer):
+    """Makes an attribute of its own while it trains."""
+
+    make = staticmethod(int)
+
+    def train_model_weight(self, X, y):
+        if not hasattr(self, "late"):
+            self.late = self.make()
+        self.late += 1
+        super().train_model_weight(X, y)
+
+
+def test_what_a_subclass_makes_while_it_trains_comes_back(tmp_path):
+    trainer_of(Late, layers(), num_epochs=1, run_dir=tmp_path).fit()
+    again = trainer_of(Late, layers(), num_epochs=2, run_dir=tmp_path)
+    again.fit(resume="auto")
+    assert again.late == again.global_step == 8
+
+
+def test_what_a_subclass_makes_after_a_checkpoint_is_gone_where_the_same_object_goes_on(tmp_path):
+    class Second(Late):
+        def train_model_weight(self, X, y):
+            (Late if self.epoch == 1 else DartsTrainer).train_model_weight(self, X, y)
+            if self.global_step == 5 and not self.interrupted:
+                self.interrupted.append(True)
+                raise KeyboardInterrupt
+
+    trainer = trainer_of(Second, layers(), num_epochs=2, run_dir=tmp_path)
+    trainer.interrupted = []
+    trainer._ours.add("interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    trainer.fit(resume="auto")
+    assert trainer.late == 4
+
+
+def test_what_cannot_be_made_from_its_state_is_to_be_made_in_the_constructor(tmp_path):
+    class Tensors(Late):
+        make = staticmethod(lambda: torch.zeros(2))
+
+    trainer_of(Tensors, layers(), num_epochs=1, run_dir=tmp_path).fit()
+    with pytest.raises(TrainingError, match="state of 'late', which this trainer makes only while it trains"):
+        trainer_of(Tensors, layers(), num_epochs=2, run_dir=tmp_path).fit(resume="auto")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "match"),
+    [
+        (DartsTrainer, {"arc_learning_rate": "fast"}, "arc_learning_rate is a number from 0 on, not 'fast'"),
+        (ProxylessTrainer, {"arc_learning_rate": -1.0}, "arc_learning_rate is a number from 0 on"),
+        (EnasTrainer, {"ctrl_lr": math.nan}, "ctrl_lr is a number from 0 on"),
+        (DartsTrainer, {"checkpointing": None}, r"checkpointing is a supernet.trainers.Checkpointing, not None"),
+    ],
+)
+def test_other_arguments_that_cannot_be_are_refused_by_name(kind, options, match):
+    with pytest.raises(TrainingError, match=match):
+        trainer_of(kind, layers(), **options)
+
+
+def test_calls_that_cannot_be_are_refused_by_name(caplog):
+    trainer = trainer_of(ProxylessTrainer, layers(), warmup_epochs=1)
+    assert "warmup_epochs=1 of 1 epochs: the architecture is not trained" in caplog.text
+    with pytest.raises(TrainingError, match="resume is 'auto', the path of a run directory, or None, not True"):
+        trainer.fit(resume=True)
+    with pytest.raises(TrainingError, match="num_batches is a whole number from 1 on, not 0"):
+        trainer.evaluate({"a": "same"}, num_batches=0)
+    several = torchmetrics.classification.MulticlassAccuracy(2, average=None)
+    with pytest.raises(TrainingError, match="a number or a dict of numbers, but 'MulticlassAccuracy' is"):
+        trainer_of(DartsTrainer, layers(), metrics=several).fit()

@@ -6,8 +6,9 @@ from torch import nn
 from torch.optim import SGD, Adam
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
-from supernet import DartsTrainer, LayerChoice, SinglePathTrainer
-from supernet.errors import TrainingError
+from supernet import DartsTrainer, LayerChoice, SinglePathTrainer, evaluate, freeze, train
+from supernet.errors import NonFiniteError, TrainingError
+from supernet.execution.memory_format import agree
 from supernet.trainers import Callback
 
 # --- second order ------------------------------------------------------------------------------------------
@@ -306,3 +307,60 @@ def test_parameters_of_the_loss_that_no_optimizer_has_are_refused_by_name():
     data = TensorDataset(torch.zeros(8, 3), torch.zeros(8, 2))
     with pytest.raises(TrainingError, match=r"loss\.log_variance; make it from model.parameters\(\) \(and loss.param"):
         DartsTrainer(model, TwoTasks(), None, SGD(model.parameters(), 0.1), 1, data)
+
+
+class Smoothed(nn.Module):
+    """Smooths labels in training form only."""
+
+    def forward(self, output, target):
+        return nn.functional.cross_entropy(output, target, label_smoothing=0.5 if self.training else 0.0)
+
+
+@pytest.mark.parametrize("kind", [DartsTrainer, SinglePathTrainer])
+def test_a_loss_is_in_eval_form_where_the_model_is_and_comes_back(kind):
+    torch.manual_seed(0)
+    model = nn.Sequential(LayerChoice([nn.Linear(3, 2), nn.Sequential(nn.Linear(3, 2), nn.Tanh())], label="a"))
+    X, y = torch.randn(40, 3), torch.randint(2, (40,))
+    valid, optimizer = TensorDataset(X[:20], y[:20]), SGD(model.parameters(), 0.1)
+    trainer = kind(model, Smoothed(), None, optimizer, 1, TensorDataset(X[20:], y[20:]), valid_dataset=valid)
+    network = freeze(model, {"a": 1})
+    expected = nn.functional.cross_entropy(network(X[:20]), y[:20]).item()
+    assert trainer.evaluate({"a": 1})["loss"] == pytest.approx(expected, rel=1e-5)
+    assert trainer.loss.training
+    assert evaluate(network, Smoothed(), None, valid)["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+# --- ends and edges ----------------------------------------------------------------------------------------
+
+
+def test_weights_that_the_last_step_made_nan_end_the_training_by_name():
+    network, data = nn.Linear(2, 2), TensorDataset(torch.randn(8, 2), torch.randint(2, (8,)))
+
+    def loss(output, target):  # whose value is finite, and whose gradient is not
+        return nn.functional.cross_entropy(output, target) + (output * 0).sum().abs().sqrt()
+
+    with pytest.raises(NonFiniteError, match="the weight weight is not finite"):
+        train(network, loss, None, SGD(network.parameters(), 0.1), 1, data, batch_size=8)
+
+
+def test_the_second_order_over_frozen_weights_is_the_first():
+    gradients = []
+    for unrolled in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(LayerChoice([nn.Linear(2, 2), nn.Tanh()], label="a")).requires_grad_(False)
+        X, y = torch.randn(16, 2), torch.randint(2, (16,))
+        optimizer = SGD(model.parameters(), 0.1)
+        trainer = DartsTrainer(
+            model, nn.functional.cross_entropy, None, optimizer, 1, TensorDataset(X, y), unrolled=unrolled
+        )
+        trainer.train_architecture(X[:8], y[:8], X[8:], y[8:])
+        gradients.append(trainer.alphas["a"].grad.clone())
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_batch_that_holds_nan_or_infinities_does_not_turn_the_fast_way_off():
+    a = torch.tensor([1.0, float("nan"), float("inf"), 2.0])
+    assert agree(a, a.clone())
+    assert not agree(a, torch.tensor([1.0, 0.0, float("inf"), 2.0]))
+    assert not agree(a, torch.tensor([1.0, float("nan"), float("-inf"), 2.0]))
+    assert not agree(torch.tensor([1 + 1j]), torch.tensor([1 + 2j]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -127,10 +127,12 @@ class Forms:
             _put_into(before)
 
     @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Let the model be in eval form in this context, and each of its modules as it was after it."""
-        with self.kept():
+    def evaluating(self, loss: Any = None) -> Iterator[None]:
+        """Let the model, and a loss that is a module, be in eval form in this context, and all as it was after it."""
+        with self.kept(), Forms(loss).kept() if isinstance(loss, nn.Module) else nullcontext():
             self._model.eval()
+            if isinstance(loss, nn.Module):
+                loss.eval()
             yield
 
 

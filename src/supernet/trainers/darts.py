@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 from typing_extensions import Unpack
 
+from supernet.checks import check_numbers
 from supernet.errors import TrainingError
 from supernet.execution import MixedInput, MixedLayer
 from supernet.execution.state import RandomState, held, kept
@@ -65,6 +66,7 @@ class DartsTrainer(SupernetTrainer):
         unrolled: bool = False,
         **loop: Unpack[LoopOptions],
     ) -> None:
+        check_numbers(arc_learning_rate=arc_learning_rate)
         if memory not in ("fast", "lean"):
             raise TrainingError(f"memory is 'fast' or 'lean', not {memory!r}")
         if unrolled and type(optimizer) is not SGD:
@@ -162,7 +164,8 @@ class DartsTrainer(SupernetTrainer):
             return
         direct, v = of_both[: len(alphas)], of_both[len(alphas) :]
         direction = [_or_zero(v_w, w) * c for v_w, w, c in zip(v, self.weights, taken, strict=True)]
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(d) for d in direction]))
+        norms = [torch.linalg.vector_norm(d) for d in direction]  # none where all weights are frozen
+        norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else alphas[0].new_zeros(())
         # Without a direction both sides are equal, and the term is 0 whatever eps is.
         eps = 0.01 / norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
         with kept(self.weights), self.supernet.without_gradients():

@@ -253,6 +253,7 @@ class EnasTrainer(SampledTrainer):
     ) -> None:
         check_counts(ctrl_steps_aggregate=ctrl_steps_aggregate, num_samples=num_samples)
         check_numbers(0, 1, baseline_decay=baseline_decay)
+        check_numbers(ctrl_lr=ctrl_lr)
         check_numbers(-math.inf, entropy_weight=entropy_weight, skip_weight=skip_weight)
         if not callable(reward_function):
             raise TrainingError(f"reward_function is a function (output, target) -> number, not {reward_function!r}")
@@ -285,7 +286,7 @@ class EnasTrainer(SampledTrainer):
     def use_validation_batch(self, val_X: Any, val_y: Any) -> None:
         """Take the reward of an architecture on a validation batch, and every so often a step of the controller."""
         architecture = self.sample()
-        with self._forms.evaluating():
+        with self._forms.evaluating(self.loss):
             output = self.supernet.alone(val_X, architecture)
         with torch.no_grad():
             self.measure("valid", output, val_y)

@@ -155,6 +155,8 @@ class TrainingLoop:
         for name, several in {"callbacks": callbacks, "stop_when": stop_when}.items():
             if not isinstance(several, Sequence):
                 raise TrainingError(f"{name} is a list, not {several!r}; give [{type(several).__name__}(...)]")
+        if not isinstance(checkpointing, Checkpointing):
+            raise TrainingError(f"checkpointing is a supernet.trainers.Checkpointing, not {checkpointing!r}")
         if on_nonfinite not in ("stop", "skip"):
             raise TrainingError(f"on_nonfinite is 'stop' or 'skip', not {on_nonfinite!r}")
         self.fabric = new_fabric(
@@ -210,7 +212,7 @@ class TrainingLoop:
         self._checkpointing, self._saved_at = checkpointing, time.monotonic()
         self._signals: Interruption | None = None  # during `fit`
         self._loss_changes_targets = False  # found by the trial
-        self._has_begun = False
+        self._has_begun, self._made_before_fit = False, set[str]()
         self.seconds_before, self._began = 0.0, time.perf_counter()  # of earlier processes; when this one began
         self._standing: Any = None  # the result of a finished run, which stays as it is
         self.given_options: dict[str, Any] = {}
@@ -313,6 +315,10 @@ class TrainingLoop:
                 search; processes have diverged.
             FileFormatError: the checkpoint is broken; names the file and what is wrong.
         """
+        if resume is not None and not isinstance(resume, str | os.PathLike):
+            raise TrainingError(f"resume is 'auto', the path of a run directory, or None, not {resume!r}")
+        if not self._has_begun:
+            self._made_before_fit = set(vars(self))
         finished = None if self._run is None else self._run.stands_aside()
         if finished is not None and self._takes_state_of(finished):
             return
@@ -540,6 +546,10 @@ class TrainingLoop:
                 "an epoch had no step: the training part has fewer samples than one batch; lower batch_size"
             )
         is_last = self.epoch + 1 == self.num_epochs and steps == self.step  # and none of it ran in another process
+        if self.on_nonfinite == "stop":  # a gradient of the last step may have been none that is finite
+            for name, p in self.model.named_parameters():
+                if p.requires_grad and not torch.isfinite(p).all():
+                    raise self._non_finite(f"the weight {name}", self.step - 1)
         for what, count in self._without_gradient.items():
             if count >= MANY_LOSSES or (count and is_last):
                 raise TrainingError(
@@ -653,6 +663,10 @@ class TrainingLoop:
         groups, scheduler = options.pop("optimizer"), options.pop("scheduler")
         groups = [{name: value for name, value in group.items() if name != "parameters"} for group in groups]
         return {**options, "optimizer settings": groups, "scheduler settings": scheduler}
+
+    def has_made_before_fit(self, name: str) -> bool:
+        """Say whether the trainer had an attribute before its first `fit`."""
+        return name in self._made_before_fit
 
     def kept_attributes(self) -> list[tuple[str, Any]]:
         """Return the attributes that belong to the algorithm's state, by name."""
@@ -931,6 +945,8 @@ class SupernetTrainer(TrainingLoop, BaseOneShotTrainer):
         Raises:
             ArchitectureError: it is not an architecture of the model's space.
         """
+        if num_batches is not None:
+            check_counts(num_batches=num_batches)
         path = self.space.canonical(architecture)
         meters = self.evaluation_meters()
         with self._recalibrated(path):
@@ -977,7 +993,7 @@ class SupernetTrainer(TrainingLoop, BaseOneShotTrainer):
             stack.enter_context(seeded(self.seed, self.device))
             stack.enter_context(self.supernet.statistics_kept())
             stack.enter_context(self.supernet.laid_out())
-            stack.enter_context(self._forms.evaluating())
+            stack.enter_context(self._forms.evaluating(self.loss))
             with statistics_anew(self.model, self._forms) as norms:
                 seen = 0
                 for X, y in self._borne(self._recalibration_part) if norms else ():

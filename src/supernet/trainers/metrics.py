@@ -107,16 +107,15 @@ class Meter:
             elif self._function is not None:
                 values |= self._named(self._function(output, target))
         for name, value in values.items():
-            if not hasattr(value, "__float__") or math.prod(getattr(value, "shape", ())) != 1:
-                raise TrainingError(f"metrics must return a number or a dict of numbers, but {name!r} is {value!r}")
-            self._means.update(name, value, size)
+            self._means.update(name, _checked_number(name, value), size)
         self._has_batches = True
 
     def read(self, summed: Summed | None = None) -> dict[str, float]:
         """Return name -> mean so far, over all processes where `summed` is given. This waits for the device."""
         values = self._means.read(summed)
         if self._stateful is not None and self._has_batches:  # torchmetrics reduce over processes themselves
-            values |= {name: float(value) for name, value in self._named(self._stateful.compute()).items()}
+            for name, value in self._named(self._stateful.compute()).items():
+                values[name] = float(_checked_number(name, value))
         return values
 
     def last(self) -> dict[str, float]:
@@ -144,6 +143,12 @@ class Meter:
         source = self._function if self._stateful is None else type(self._stateful)
         name = getattr(source, "__name__", type(source).__name__)
         return {"metric" if name == "<lambda>" else name: values}
+
+
+def _checked_number(name: str, value: Any) -> Any:
+    if not hasattr(value, "__float__") or math.prod(getattr(value, "shape", ())) != 1:
+        raise TrainingError(f"metrics must return a number or a dict of numbers, but {name!r} is {value!r}")
+    return value
 
 
 def batch_size(target: Any, X: Any = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -23,6 +24,8 @@ from supernet.trainers.loop import LoopOptions, SupernetTrainer
 from supernet.trainers.metrics import Metrics
 
 __all__ = ["ProxylessTrainer"]
+
+logger = logging.getLogger("supernet")
 
 MAX_DECISIONS = 1_000  # of one InputChoice, each of which has a logit
 
@@ -93,6 +96,7 @@ class ProxylessTrainer(SupernetTrainer):
         if reward_function is not None and estimator != "reinforce":
             raise TrainingError("a reward_function is what estimator='reinforce' takes; the gates take the loss itself")
         check_counts(0, warmup_epochs=warmup_epochs)
+        check_numbers(arc_learning_rate=arc_learning_rate)
         check_numbers(0, 1, baseline_decay=baseline_decay)
         check_numbers(-math.inf, cost_weight=cost_weight)
         check_functions(reward_function=reward_function)
@@ -106,6 +110,11 @@ class ProxylessTrainer(SupernetTrainer):
             cost=cost,
             cost_weight=cost_weight,
         )
+        if warmup_epochs >= num_epochs:
+            logger.warning(
+                "warmup_epochs=%d of %d epochs: the architecture is not trained, and what is exported is noise",
+                *(warmup_epochs, num_epochs),
+            )
         _check_domains(self.space)
         self.cost = checked_cost(cost or {}, self.space)
         self.warmup_epochs, self.estimator, self.cost_weight = warmup_epochs, estimator, cost_weight

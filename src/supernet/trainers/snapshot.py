@@ -77,7 +77,13 @@ def bring_back(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> 
         trainer.means.load_state_dict(state["means"], trainer.device)
         kept = state["of_the_algorithm"]
         for name, value in trainer.kept_attributes():
-            setattr(trainer, name, _brought_back(value, kept[name]))
+            if name in kept:
+                setattr(trainer, name, _brought_back(value, kept[name]))
+            elif not trainer.has_made_before_fit(name):  # it came later than the checkpoint
+                delattr(trainer, name)
+        for name in kept.keys() - vars(trainer).keys():  # those that training made
+            _check_plain(name, kept[name])
+            setattr(trainer, name, kept[name])
         RandomState.from_tree(state["random"][trainer.fabric.global_rank], trainer.device).put_back()
     except (TrainingError, FileFormatError):
         raise
@@ -137,6 +143,18 @@ def _state_of(value: Any) -> Any:
     if hasattr(value, "state_dict") and not isinstance(value, torch.Tensor):
         return value.state_dict()
     return value
+
+
+def _check_plain(name: str, state: Any) -> None:
+    """Raise unless the state is the attribute itself, as it is of numbers, texts, and lists and dicts of these."""
+    inner = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    for item in inner:
+        _check_plain(name, item)
+    if isinstance(state, torch.Tensor) or (isinstance(state, Mapping) and "param_groups" in state):
+        raise TrainingError(
+            f"the checkpoint has the state of {name!r}, which this trainer makes only while it trains; make it in the "
+            "constructor, where it can be brought back"
+        )
 
 
 def _brought_back(value: Any, state: Any) -> Any:
