@@ -367,3 +367,13 @@ def test_calls_that_cannot_be_are_refused_by_name(caplog):
     several = torchmetrics.classification.MulticlassAccuracy(2, average=None)
     with pytest.raises(TrainingError, match="a number or a dict of numbers, but 'MulticlassAccuracy' is"):
         trainer_of(DartsTrainer, layers(), metrics=several).fit()
+
+
+@pytest.mark.parametrize("kind", [DartsTrainer, SinglePathTrainer, ProxylessTrainer, EnasTrainer])
+def test_optimizers_that_need_a_closure_are_refused_by_name(kind):
+    model = layers()
+    with pytest.raises(TrainingError, match="LBFGS evaluates the loss several times a step, by a closure"):
+        trainer_of(kind, model, optimizer=torch.optim.LBFGS(model.parameters()))
+    network = nn.Linear(4, 2)
+    with pytest.raises(TrainingError, match="LBFGS evaluates the loss"):
+        train(network, loss, None, torch.optim.LBFGS(network.parameters()), 1, data())

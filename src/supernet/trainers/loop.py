@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import logging
 import math
 import os
@@ -1034,6 +1035,12 @@ def check_optimizer(optimizer: Optimizer, model: nn.Module, loss: Any = None) ->
     """Raise `TrainingError` unless the optimizer has every parameter of model and loss that is to be trained."""
     if not isinstance(optimizer, Optimizer):
         raise TrainingError(f"optimizer is a torch.optim.Optimizer, not {type(optimizer).__name__}")
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise TrainingError(
+            f"{type(optimizer).__name__} evaluates the loss several times a step, by a closure, which no step here "
+            "gives it; use an optimizer whose step() needs none, such as SGD or Adam"
+        )
     present = {id(p) for group in optimizer.param_groups for p in group["params"]}
     of_loss = loss.named_parameters() if isinstance(loss, nn.Module) else ()
     named = [*model.named_parameters(), *((f"loss.{name}", p) for name, p in of_loss)]
