@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from searches import search
+from torch import nn
+from torch.utils.data import TensorDataset
 
-from supernet import load_runs
+from supernet import load_runs, train
 from supernet.cli import main
 from supernet.errors import FileFormatError
 from supernet.runs import print_runs
@@ -166,3 +169,17 @@ def test_a_run_that_has_become_another_search_is_run_again_with_it(tmp_path, mon
     with pytest.raises(SystemExit) as ended:
         search("first order", "runs/two", num_epochs=1, batch_size=12).fit()
     assert ended.value.code == 0
+
+
+def test_trainings_of_different_networks_are_no_seeds_of_one(tmp_path):
+    data = TensorDataset(torch.randn(8, 2), torch.randint(2, (8,)))
+    for name, layer in (("relu", nn.ReLU()), ("tanh", nn.Tanh())):
+        for seed in (0, 1):
+            network = nn.Sequential(nn.Linear(2, 2), layer)
+            optimizer = torch.optim.SGD(network.parameters(), 0.1)
+            options = {"seed": seed, "run_dir": tmp_path / f"{name}{seed}"}
+            train(network, nn.functional.cross_entropy, None, optimizer, 1, data, **options)
+    rows = load_runs(tmp_path)
+    networks = [row["options"]["network"] for row in rows]
+    assert networks[0] == networks[1] != networks[2] == networks[3]
+    assert "network" in printed(rows).splitlines()[1]

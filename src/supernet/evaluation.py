@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -51,6 +53,9 @@ class NetworkTrainer(TrainingLoop):
         super().__init__(network, loss, metrics, optimizer, num_epochs, dataset, **loop)
         self.measures_in_eval_form = loop.get("valid_dataset") is not None
         self._ours.add("measures_in_eval_form")
+        # What the network is, for `supernet runs`: runs of other networks are no further seeds of one.
+        structure = re.sub(r"0x[0-9a-f]+", "", repr(network))
+        self.note_options(free=True, network=f"{type(network).__name__} {sha256(structure.encode()).hexdigest()[:8]}")
         self._set_up(_no_choice, _no_choice, {})
 
     def _check_model(self, model: nn.Module) -> None:

@@ -281,3 +281,14 @@ def test_a_scheduler_that_would_do_nothing_or_the_contrary_is_refused():
         scheduled(lambda o: ReduceLROnPlateau(o, mode="max"))
     with pytest.raises(TrainingError, match="scheduler is one of torch"):
         scheduled(lambda _: "cosine")
+
+
+def test_a_one_cycle_that_ends_before_the_search_is_refused_and_one_that_ends_after_it_warned_about(caplog):
+    with pytest.raises(TrainingError, match="total_steps=23, and 3 epochs have 24; give it total_steps=24"):
+        scheduled(lambda o: OneCycleLR(o, 0.5, total_steps=23), "step")
+    with caplog.at_level(logging.WARNING, logger="supernet"):
+        scheduled(lambda o: OneCycleLR(o, 0.5, total_steps=48), "step")
+    assert "did you mean total_steps=24?" in caplog.text
+    trainer, scheduler, _ = scheduled(lambda o: OneCycleLR(o, 0.5, total_steps=24), "step")
+    trainer.fit()
+    assert scheduler.last_epoch == 24

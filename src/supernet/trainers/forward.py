@@ -125,7 +125,8 @@ class Forward:
         if parts is None:
             raise DataError(
                 f"{self._name}.forward{self._signature} takes neither X, {_described(X)}, as its one argument nor the "
-                "parts of it as several; give forward_fn=lambda model, X: model(...)"
+                "parts of it as several; give forward_fn=lambda model, X: model(...), or loss_fn, which is "
+                "given all of a batch, weights of its samples too"
             )
         return parts[0], None
 

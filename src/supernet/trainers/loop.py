@@ -16,7 +16,7 @@ from typing import Any, Literal, TypedDict
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from supernet.checks import check_counts, check_numbers
 from supernet.errors import NonFiniteError, TrainingError
@@ -1077,6 +1077,14 @@ def check_scheduler(
         raise TrainingError(f"scheduler_interval is 'epoch' or 'step', not {interval!r}")
     if isinstance(scheduler, ReduceLROnPlateau) and interval == "step":
         raise TrainingError("ReduceLROnPlateau waits for the loss of an epoch; give scheduler_interval='epoch'")
+    if isinstance(scheduler, OneCycleLR) and interval == "step" and batches is not None:
+        steps_taken = num_epochs * -(-batches // accumulate)
+        what = f"OneCycleLR is made for total_steps={scheduler.total_steps}, and {num_epochs} epochs have {steps_taken}"
+        if scheduler.total_steps < steps_taken:  # its own error would come in the middle
+            raise TrainingError(f"{what}; give it total_steps={steps_taken}")
+        if scheduler.total_steps > steps_taken + 1:
+            logger.warning("%s, so that it does not come to its end; did you mean total_steps=%d?", what, steps_taken)
+        return
     lengths = (getattr(scheduler, name, None) for name in ("total_steps", "T_max", "total_iters"))
     length = next((length for length in lengths if isinstance(length, int) and length > 0), None)
     if length is None or batches is None:

@@ -126,11 +126,21 @@ def _check_identity(theirs: Mapping[str, Any], ours: Mapping[str, Any], source: 
     ours = {**{name: ours["options"][name] for name in ours["options"] if name in options}, **ours, "options": None}
     differing = [name for name in ours if theirs.get(name) != ours[name]]
     if differing:
-        lines = "; ".join(f"{name} was {theirs.get(name)!r}, is {ours[name]!r}" for name in differing)
+        lines = "; ".join(line for name in differing for line in _differences(name, theirs.get(name), ours[name]))
         raise TrainingError(
             f"{source} is of another search, so going on from it would not be exact: {lines}; make the trainer as it "
             "was, or begin anew in another run_dir"
         )
+
+
+def _differences(name: str, theirs: Any, ours: Any) -> Iterator[str]:
+    """Yield a text for each setting in which two differ; of groups of settings, for those that differ alone."""
+    if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours) and name.endswith("settings"):
+        for position, (then, now) in enumerate(zip(theirs, ours, strict=True)):
+            for setting in [setting for setting in now if then.get(setting) != now[setting]]:
+                yield f"{name}: {setting} of group {position} was {then.get(setting)!r}, is {now[setting]!r}"
+    else:
+        yield f"{name} was {theirs!r}, is {ours!r}"
 
 
 def _state_of(value: Any) -> Any:
