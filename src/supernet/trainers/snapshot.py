@@ -44,6 +44,7 @@ def snapshot(trainer: TrainingLoop) -> dict[str, Any]:
         "meters": {part: meter.state_dict() for part, meter in trainer.meters.items()},
         "means": trainer.means.state_dict(),
         "of_the_algorithm": {name: _state_of(value) for name, value in trainer.kept_attributes()},
+        "made_in_training": [n for n, _ in trainer.kept_attributes() if not trainer.has_made_before_fit(n)],
         "random": gathered(RandomState(trainer.device).to_tree()),
     }
 
@@ -77,12 +78,12 @@ def bring_back(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> 
         trainer.means.load_state_dict(state["means"], trainer.device)
         kept = state["of_the_algorithm"]
         for name, value in trainer.kept_attributes():
-            if name in kept:
+            if name in kept or trainer.has_made_before_fit(name):
                 setattr(trainer, name, _brought_back(value, kept[name]))
-            elif not trainer.has_made_before_fit(name):  # it came later than the checkpoint
+            else:  # training made it, after the checkpoint
                 delattr(trainer, name)
-        for name in kept.keys() - vars(trainer).keys():  # those that training made
-            _check_plain(name, kept[name])
+        for name in set(state.get("made_in_training", [])) - vars(trainer).keys():
+            _check_plain(name, kept[name], source)
             setattr(trainer, name, kept[name])
         RandomState.from_tree(state["random"][trainer.fabric.global_rank], trainer.device).put_back()
     except (TrainingError, FileFormatError):
@@ -155,14 +156,14 @@ def _state_of(value: Any) -> Any:
     return value
 
 
-def _check_plain(name: str, state: Any) -> None:
+def _check_plain(name: str, state: Any, source: Any) -> None:
     """Raise unless the state is the attribute itself, as it is of numbers, texts, and lists and dicts of these."""
     inner = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
     for item in inner:
-        _check_plain(name, item)
+        _check_plain(name, item, source)
     if isinstance(state, torch.Tensor) or (isinstance(state, Mapping) and "param_groups" in state):
         raise TrainingError(
-            f"the checkpoint has the state of {name!r}, which this trainer makes only while it trains; make it in the "
+            f"{source} has the state of {name!r}, which this trainer makes only while it trains; make it in the "
             "constructor, where it can be brought back"
         )
 
