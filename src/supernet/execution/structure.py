@@ -75,12 +75,6 @@ def leaves_of(value: Any) -> Iterator[Any]:
             yield from leaves_of(part)
 
 
-def versions_of(value: Any) -> list[int]:
-    """Return how often each tensor of a structure has been changed in place."""
-    tensors = (leaf for leaf in leaves_of(value) if isinstance(leaf, torch.Tensor))
-    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
-
-
 def are_finite(value: Any) -> bool:
     """Say whether no tensor of a structure holds NaN or an infinity."""
     tensors = (leaf for leaf in leaves_of(value) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point())
