@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from supernet.errors import ChoiceError
-from supernet.execution.structure import copied, leaves_of
+from supernet.execution.structure import copied, is_as_noted, noted
 
 __all__: list[str] = []
 
@@ -64,9 +64,10 @@ class Apart:
         changes = self._changes.get(form)
         if changes or torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
             return call(*args, **kwargs)
-        before = _counted(args, kwargs)
+        given = args[0] if len(args) == 1 and not kwargs else (args, kwargs)
+        before = noted(given)
         result = call(*args, **kwargs)
-        has_changed = _have_changed(before, _counted(args, kwargs))
+        has_changed = not is_as_noted(given, before)
         if changes is None or has_changed:
             self._changes[form] = has_changed
         if has_changed and changes is False and name not in self._changeable:
@@ -75,26 +76,3 @@ class Apart:
                 "before, so the other candidates cannot see it as it was; let it work on a copy of its own"
             )
         return result
-
-
-Counted = list[tuple[Any, int]]
-
-
-def _counted(args: Any, kwargs: Any) -> Counted:
-    """Return what the arguments are made of, and how often each tensor has been changed."""
-    is_one_tensor = len(args) == 1 and not kwargs and type(args[0]) is torch.Tensor
-    leaves = args if is_one_tensor else leaves_of((args, kwargs))
-    return [(leaf, _count(leaf)) for leaf in leaves]
-
-
-def _count(leaf: Any) -> int:
-    return leaf._version if isinstance(leaf, torch.Tensor) and not leaf.is_inference() else 0
-
-
-def _have_changed(before: Counted, after: Counted) -> bool:
-    if len(before) != len(after):
-        return True
-    for (leaf, count), (now, count_now) in zip(before, after, strict=True):
-        if leaf is not now or count != count_now:
-            return True
-    return False
