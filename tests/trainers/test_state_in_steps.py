@@ -154,11 +154,13 @@ def gradient(precision, unrolled):
     X, y = torch.randn(64, 3, 8, 8), torch.randint(4, (64,))
 
     def op(k):
-        return nn.Sequential(nn.ReLU(), nn.Conv2d(8, 8, k, padding=k // 2, bias=False), nn.BatchNorm2d(8))
+        return nn.Sequential(nn.ReLU(), nn.Conv2d(16, 16, k, padding=k // 2, bias=False), nn.BatchNorm2d(16))
 
-    layers = (LayerChoice({"skip": nn.Identity(), "c1": op(1), "c3": op(3)}, label=f"l{i}") for i in range(2))
-    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *layers, *head)
+    def choice(label):
+        return LayerChoice({"skip": nn.Identity(), "c1": op(1), "c3": op(3), "c5": op(5)}, label=label)
+
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), *map(choice, "abc"), *head)
     trainer = DartsTrainer(
         *(model, nn.functional.cross_entropy, None, SGD(model.parameters(), 0.5), 1, TensorDataset(X, y)),
         batch_size=32,
@@ -172,7 +174,7 @@ def gradient(precision, unrolled):
 def test_the_second_order_in_bf16_mixed_is_that_of_float32():
     """The difference of two passes in bfloat16, 0.01 apart, would be nothing but what they round."""
     exact, mixed = gradient("32-true", True), gradient("bf16-mixed", True)
-    assert torch.cosine_similarity(exact, mixed, dim=0) > 0.98
+    assert torch.cosine_similarity(exact, mixed, dim=0) > 0.95
     assert 0.8 < mixed.norm() / exact.norm() < 1.25
 
 
