@@ -162,7 +162,7 @@ def gradient(precision, unrolled):
     head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)
     model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), *map(choice, "abc"), *head)
     trainer = DartsTrainer(
-        *(model, nn.functional.cross_entropy, None, SGD(model.parameters(), 0.5), 1, TensorDataset(X, y)),
+        *(model, nn.functional.cross_entropy, None, SGD(model.parameters(), 2.0), 1, TensorDataset(X, y)),
         batch_size=32,
         precision=precision,
         unrolled=unrolled,
@@ -174,7 +174,7 @@ def gradient(precision, unrolled):
 def test_the_second_order_in_bf16_mixed_is_that_of_float32():
     """The difference of two passes in bfloat16, 0.01 apart, would be nothing but what they round."""
     exact, mixed = gradient("32-true", True), gradient("bf16-mixed", True)
-    assert torch.cosine_similarity(exact, mixed, dim=0) > 0.95
+    assert torch.cosine_similarity(exact, mixed, dim=0) > 0.85  # 0.65 where the two passes are of bfloat16
     assert 0.8 < mixed.norm() / exact.norm() < 1.25
 
 
