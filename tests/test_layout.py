@@ -10,7 +10,7 @@ import supernet
 SOURCE = Path(supernet.__file__).parent
 RANKS = [
     {"errors"},
-    {"checks"},
+    {"checks", "printable"},
     {"nn"},
     {"space"},
     {"execution", "relaxations", "reports", "search"},

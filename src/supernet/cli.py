@@ -13,6 +13,7 @@ from rich.console import Console
 
 from supernet.demo import run_demo
 from supernet.errors import SupernetError
+from supernet.printable import printable
 from supernet.rerun import rerun
 from supernet.runs import load_runs, print_runs
 
@@ -39,6 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     again.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     again.add_argument("--into", type=Path, help="where its run directories are made (default: RUN_DIR-rerun-1, ...)")
+    again.add_argument(
+        "--trust",
+        action="store_true",
+        help="run it though its script is not the file that made the run, or may run any code that it is given",
+    )
     runs = commands.add_parser(
         "runs",
         help="print what runs have found, side by side",
@@ -59,20 +65,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print_runs(load_runs(options.paths), Console(width=None if sys.stdout.isatty() else 400))
             return 0
         if options.command == "rerun":
-            return _rerun(options.run_dir, options.into)
+            return _rerun(options.run_dir, options.into, options.trust)
         # Its images are so small that a second thread gains nothing, and loses much where cores are shared.
         torch.set_num_threads(1)
         run_demo(runs=options.runs)
     except SupernetError as error:
-        print(f"supernet: {error}", file=sys.stderr)
+        print(printable(f"supernet: {error}"), file=sys.stderr)
         return 1
     return 0
 
 
-def _rerun(run_dir: Path, into: Path | None) -> int:
-    differing = rerun(run_dir, into)
+def _rerun(run_dir: Path, into: Path | None, trust: bool) -> int:
+    differing = rerun(run_dir, into, trust=trust)
     if differing:
-        print(f"not the same as {run_dir}:", *differing, sep="\n  ")
+        print(printable("\n  ".join([f"not the same as {run_dir}:", *differing])))
         return 1
-    print(f"the same as {run_dir}: architecture, metrics and weights, bit for bit")
+    print(printable(f"the same as {run_dir}: architecture, metrics and weights, bit for bit"))
     return 0

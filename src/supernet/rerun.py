@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from supernet.errors import FileFormatError, TrainingError
-from supernet.trainers.description import surroundings
-from supernet.trainers.run_directory import RERUN, RERUN_ONLY, read_description, read_metrics, redirected
+from supernet.printable import printable
+from supernet.trainers.command import Command, digests, is_of_the_user, parsed
+from supernet.trainers.description import git_state, versions
+from supernet.trainers.run_directory import DESCRIPTION, RERUN, RERUN_ONLY, read_description, read_metrics, redirected
 
 __all__ = ["rerun"]
 
 
-def rerun(run_dir: Path, into: Path | None = None) -> list[str]:
+def rerun(run_dir: Path, into: Path | None = None, *, trust: bool = False) -> list[str]:
     """Run a run's command again and return in what its result differs from the first: nothing, if it is the same.
 
     The command is taken from `run.json` and executed, so the directory must be one that you trust. Of several runs that
@@ -29,6 +30,8 @@ def rerun(run_dir: Path, into: Path | None = None) -> list[str]:
     Args:
         run_dir: of the run, which must have finished.
         into: the directory below which the command makes its run directories. Default: beside `run_dir`, numbered.
+        trust: whether to run a script that is not, byte by byte, the one that made the run, and modules of Python
+            itself or of installed packages, which may run any code that the command gives them. Default: not.
 
     Raises:
         FileFormatError: `run_dir` is no run directory, or its files are broken.
@@ -39,18 +42,25 @@ def rerun(run_dir: Path, into: Path | None = None) -> list[str]:
         raise TrainingError(
             f"{run_dir} has not finished (it says {first.get('status')!r}), so there is nothing to compare"
         )
-    command, environment = _command(first, run_dir)
+    command, directory = _command(first, run_dir)
+    if not trust:
+        _check_script(first, command, directory, run_dir)
+    words, environment = _repeating(first, command, run_dir)
     into = _new_directory(run_dir) if into is None else into
-    for note in _changes(first):
-        print(f"note: {note}", flush=True)
-    print(f"runs again, below {into}: {' '.join(command)}", flush=True)
+    for note in _changes(first, directory):
+        print(printable(f"note: {note}"), flush=True)
+    print(printable(f"runs again, below {into}: {shlex.join(words)}"), flush=True)
     only = {RERUN: str(into.resolve()), RERUN_ONLY: str(run_dir.resolve())}
-    environment = {**os.environ, **environment, **only}
-    result = subprocess.run(command, cwd=first["directory"], env=environment, check=False)
+    try:
+        result = subprocess.run(
+            words, cwd=directory, env={**os.environ, **environment, **only}, stdin=subprocess.DEVNULL, check=False
+        )
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"the command of {run_dir} cannot be started: {error}") from error
     if result.returncode:
         raise TrainingError(f"the command of {run_dir} failed with exit status {result.returncode}")
     again = redirected(run_dir, into.resolve())
-    if not (again / "run.json").exists():
+    if not (again / DESCRIPTION).exists():
         raise TrainingError(f"the command made no run directory in the place of {run_dir}; is run_dir= still the same?")
     return differences(run_dir, again)
 
@@ -87,31 +97,64 @@ def _architecture(directory: Path) -> Any:
         raise FileFormatError(f"{directory / 'architecture.json'} cannot be read: {error}") from error
 
 
-def _command(description: Mapping[str, Any], run_dir: Path) -> tuple[list[str], dict[str, str]]:
-    """Return the command and the environment that repeat the run."""
-    command = description.get("command")
-    if not isinstance(command, Sequence) or len(command) < 2 or not all(isinstance(word, str) for word in command):
-        raise TrainingError(f"{run_dir} was made from an interactive session, whose commands are not known")
-    if "-c" in command[:3]:
-        raise TrainingError(f"{run_dir} was made by python -c, which has no script to run again")
-    arguments = [word for word in command[1:] if word != "-u"]
-    threads = description.get("device", {}).get("threads")
+def _command(description: Mapping[str, Any], run_dir: Path) -> tuple[Command, Path]:
+    """Return the command of a run, and the directory that it was started in."""
+    words, directory = description.get("command"), description.get("directory")
+    if not isinstance(words, list) or not all(isinstance(word, str) and "\0" not in word for word in words):
+        raise FileFormatError(f"{run_dir / DESCRIPTION} has no command but {words!r}")
+    if not isinstance(directory, str) or "\0" in directory:
+        raise FileFormatError(f"{run_dir / DESCRIPTION} has no directory but {directory!r}")
+    try:
+        command = parsed(words)
+    except TrainingError as error:
+        raise TrainingError(f"{run_dir} cannot be run again: {error}") from error
+    if not Path(directory).is_dir():
+        raise TrainingError(
+            f"{run_dir} was run in {directory}, which is not here; run it again on the machine that made it, or put "
+            "its script there"
+        )
+    return command, Path(directory)
+
+
+def _check_script(description: Mapping[str, Any], command: Command, directory: Path, run_dir: Path) -> None:
+    """Raise `TrainingError` unless the command runs the very script that made the run."""
+    if not is_of_the_user(command, directory):
+        raise TrainingError(
+            f"{run_dir} was made by {shlex.join(command.words)}, a program of Python itself or of an installed "
+            "package, which may run any code that it is given; if you know it, give --trust"
+        )
+    known, present = description.get("script"), digests(command, directory)
+    absent = [path for path, digest in present.items() if digest is None]
+    if absent:
+        raise TrainingError(f"{run_dir} cannot be run again, for {absent[0]}, which made it, is not there")
+    if known != present:
+        changed = [path for path in present if not isinstance(known, dict) or known.get(path) != present[path]]
+        raise TrainingError(
+            f"{run_dir} is not run again, for {', '.join(changed) or 'its script'} is not the file that made it; to "
+            "run what stands there now, give --trust"
+        )
+
+
+def _repeating(description: Mapping[str, Any], command: Command, run_dir: Path) -> tuple[list[str], dict[str, str]]:
+    """Return the words and the environment that repeat the run."""
+    device, processes = description.get("device"), description.get("processes", 1)
+    threads = device.get("threads") if isinstance(device, dict) else None
+    for name, number in {"threads": threads, "processes": processes}.items():
+        if number is not None and (type(number) is not int or number < 1):
+            raise FileFormatError(f"{run_dir / DESCRIPTION} has no number of {name} but {number!r}")
     environment = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
-    processes = description.get("processes", 1)
-    if processes == 1:
-        return [sys.executable, *arguments], environment
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [sys.executable, *launcher, *arguments], environment
+    words = [sys.executable, *command.words]
+    if processes > 1:
+        # With its own interpreter, for the launcher gives that no options.
+        launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--no-python"]
+        words = [sys.executable, "-m", *launcher, *words]
+    return words, environment
 
 
-def _changes(description: Mapping[str, Any]) -> list[str]:
+def _changes(description: Mapping[str, Any], directory: Path) -> list[str]:
     """Return what differs between the surroundings of the run and those now."""
-    now = surroundings(torch.device(description["device"]["kind"]) if "device" in description else torch.device("cpu"))
-    return [
-        f"{name} was {description.get(name)}, is {now[name]}"
-        for name in ("versions", "git")
-        if description.get(name) != now[name]
-    ]
+    now = {"versions": versions(), "git": git_state(directory)}
+    return [f"{name} was {description.get(name)}, is {now[name]}" for name in now if description.get(name) != now[name]]
 
 
 def _new_directory(run_dir: Path) -> Path:

@@ -212,7 +212,11 @@ def test_a_rerun_of_the_same_command_is_the_same(finished, capfd):
 def test_a_rerun_of_a_changed_script_says_what_differs(finished, capfd):
     run, script, tests = finished
     script.write_text(textwrap.dedent(SCRIPT.format(tests=tests, seed=1)))
-    assert main(["rerun", str(run), "--into", str(run.parent / "second")]) == 1
+    assert main(["rerun", str(run)]) == 1
+    assert (
+        "script.py is not the file that made it; to run what stands there now, give --trust" in capfd.readouterr().err
+    )
+    assert main(["rerun", "--trust", str(run), "--into", str(run.parent / "second")]) == 1
     text = capfd.readouterr().out
     assert "weights or architecture parameters differ" in text
     assert "from epoch 1 on, figures differ: train_loss" in text
@@ -224,10 +228,10 @@ def test_what_cannot_be_run_again_says_why(run_dir, finished, tmp_path, capsys):
     assert "is no run directory: it has no run.json" in capsys.readouterr().err
     script.write_text("raise SystemExit(3)")
     with pytest.raises(TrainingError, match="failed with exit status 3"):
-        rerun(run)
+        rerun(run, trust=True)
     script.write_text("")
     with pytest.raises(TrainingError, match="made no run directory in the place of"):
-        rerun(run)
+        rerun(run, trust=True)
     content = json.loads((run / "run.json").read_text())
     for change, match in (
         ({"status": "interrupted"}, "has not finished"),

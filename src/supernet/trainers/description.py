@@ -19,21 +19,30 @@ from torch import nn
 from torch.nn.modules.loss import _Loss
 from torch.optim import Optimizer
 
+from supernet.errors import TrainingError
+from supernet.trainers.command import DIRECTORY, digests, parsed
+
 __all__: list[str] = []
 
 
 def surroundings(device: torch.device) -> dict[str, Any]:
     """Return versions, the command, the device and the state of git, as JSON has them."""
-    packages = ("supernet", "torch", "lightning-fabric", "numpy")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
-        "versions": {"python": platform.python_version(), **{package: _version(package) for package in packages}},
+        "versions": versions(),
         "command": sys.orig_argv,
-        "directory": str(Path.cwd()),
+        "directory": DIRECTORY,
+        "script": _digests_of_the_command(),
         "environment": {key: os.environ[key] for key in ("WORLD_SIZE", "OMP_NUM_THREADS") if key in os.environ},
         "device": {"kind": device.type, "name": name, "threads": torch.get_num_threads()},
-        "git": _git(),
+        "git": git_state(),
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of Python and of the packages that a result may depend on."""
+    packages = ("supernet", "torch", "lightning-fabric", "numpy")
+    return {"python": platform.python_version(), **{package: _version(package) for package in packages}}
 
 
 def as_json(value: Any) -> Any:
@@ -126,15 +135,39 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git() -> dict[str, Any] | None:
-    """Return the commit of the working directory, and whether files differ from it; None where there is no git."""
+@functools.cache  # as it was at first: a script may be edited while it runs
+def _digests_of_the_command() -> dict[str, str | None] | None:
+    """Return path -> digest of what the command of this process executes; None where it has no file."""
     try:
-        commit = _ask_git("rev-parse", "HEAD")
-        return {"commit": commit, "changed": bool(_ask_git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
+        return digests(parsed(sys.orig_argv), Path(DIRECTORY or "."))
+    except TrainingError:
         return None
 
 
-def _ask_git(*arguments: str) -> str:
-    result = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10)
-    return result.stdout.strip()
+def git_state(directory: str | os.PathLike[str] | None = None) -> dict[str, Any] | None:
+    """Return the commit of a directory, and whether files differ from it; None where git cannot say.
+
+    Args:
+        directory: whose. Default: the working directory.
+    """
+    try:
+        commit = _ask_git(directory, "rev-parse", "HEAD")
+        changed = _ask_git(directory, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all")
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "changed": bool(changed)}
+
+
+def _ask_git(directory: str | os.PathLike[str] | None, *arguments: str) -> str:
+    """Return what git says, without running a program that the repository names, and without waiting for anybody."""
+    options = ["-c", "core.fsmonitor=", "-c", f"core.hooksPath={os.devnull}"]
+    result = subprocess.run(
+        ["git", *options, *arguments],
+        capture_output=True,
+        check=True,
+        timeout=10,
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"},
+    )
+    return result.stdout.decode(errors="replace").strip()
