@@ -207,15 +207,15 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.pause_in_save:  # so that many kills fall into one
-        import supernet.trainers.checkpoint as checkpoint
+        import supernet.space.files as files
 
-        flush = checkpoint._flush
+        flush = files.flush
 
-        def slowly(path):
+        def slowly(file):
             time.sleep(0.05)
-            flush(path)
+            flush(file)
 
-        checkpoint._flush = slowly
+        files.flush = slowly
     trainer = search(
         options.kind,
         options.run_dir,

@@ -80,7 +80,7 @@ def test_parts_that_make_no_sparse_tensor_are_refused(tmp_path, monkeypatch):
     broken = MATRIX.to_sparse()
     broken._indices()[0, 0] = 99
     write_checkpoint(tmp_path / "one", {"here": broken})
-    with pytest.raises(FileFormatError, match="one has a header that cannot be read"):
+    with pytest.raises(FileFormatError, match="one: its content cannot be read: RuntimeError: size is inconsistent"):
         read_checkpoint(tmp_path / "one")
 
 

@@ -175,7 +175,7 @@ def test_a_checkpointing_that_cannot_be_is_refused(bad):
         Checkpointing(**bad)
 
 
-@pytest.mark.parametrize("where", ["save_file", "_flush"])
+@pytest.mark.parametrize("where", ["trainers.checkpoint.write_safetensors", "trainers.safetensors_file.replacing"])
 def test_a_full_disk_is_a_clear_error_and_leaves_older_checkpoints_whole(tmp_path, monkeypatch, where):
     search("first order", tmp_path, num_epochs=1).fit()
     (name,) = checkpoints(tmp_path)
@@ -185,7 +185,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_older_checkpoints_whole(tmp_pat
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"supernet.trainers.checkpoint.{where}", full)
+        patch.setattr(f"supernet.{where}", full)
         with pytest.raises(TrainingError, match=r"cannot be written, older ones are whole: .*No space left on device"):
             search("first order", tmp_path).fit(resume="auto")
     assert checkpoints(tmp_path) == [name]

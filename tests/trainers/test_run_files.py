@@ -59,8 +59,8 @@ def test_tensors_come_back_bit_for_bit(tmp_path, dtype):
 @pytest.mark.parametrize(
     ("state", "match"),
     [
-        ({"a": [1, object()]}, r"state\.a\.1 is a object, which a checkpoint cannot hold"),
-        ({"a": {1.5: 0}}, r"state\.a has the key 1\.5"),
+        ({"a": [1, object()]}, r"state\.a\[1\] is an object, which a checkpoint cannot hold"),
+        ({"a": {object: 0}}, r"state\.a's key is a type, which a checkpoint cannot hold"),
     ],
 )
 def test_what_a_checkpoint_cannot_hold_is_named(tmp_path, state, match):
@@ -150,8 +150,8 @@ def test_a_safetensors_file_of_another_kind_or_version_is_refused(tmp_path):
     save_file({"w": torch.ones(1)}, path)
     with pytest.raises(FileFormatError, match=r"other\.safetensors is not a checkpoint"):
         read_checkpoint(path)
-    save_file({"w": torch.ones(1)}, path, metadata={"format": "supernet/checkpoint", "version": "2", "tree": "1"})
-    with pytest.raises(FileFormatError, match="has format version '2'; this library reads 1"):
+    save_file({"w": torch.ones(1)}, path, metadata={"format": "supernet/checkpoint", "version": "3", "tree": "1"})
+    with pytest.raises(FileFormatError, match="has format version '3'; this library reads 1 to 2"):
         read_checkpoint(path)
     for tree in ("", "{}", '["dict", [["a", ["tensor", "missing"]]]]', '["what", 1]', "[" * 100_000, "7"):
         save_file({"w": torch.ones(1)}, path, metadata={"format": "supernet/checkpoint", "version": "1", "tree": tree})

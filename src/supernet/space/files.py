@@ -6,11 +6,13 @@ library goes on reading every version that it has ever written.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from supernet.errors import ArchitectureError, FileFormatError
 from supernet.space.space import Architecture, SearchSpace
@@ -64,12 +66,40 @@ def load_architecture(path: str | os.PathLike[str], space: SearchSpace) -> Archi
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file such that whoever reads it finds the old one or the new one whole."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write that takes the place of `path`, on the disk itself, once it is whole."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        with unfinished.open("wb") as file:
+            yield file
+            flush(file)
         unfinished.replace(path)
+        _flush_directory(path.parent)
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # what could not be written cannot be removed either, and has been reported
+            unfinished.unlink(missing_ok=True)
+
+
+def flush(file: BinaryIO) -> None:
+    """Bring what has been written to the disk itself."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _flush_directory(path: Path) -> None:
+    """Bring a directory's names to the disk itself, where the system can: Windows opens no directories."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # what file systems say that have no such thing
+            raise
+    finally:
+        os.close(descriptor)
