@@ -5,16 +5,20 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from supernet.errors import TrainingError
+from supernet.trainers.processes import is_about_processes, set_timeout
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 __all__: list[str] = []
+
+TIMEOUT = 600.0  # seconds
 
 
 def new_fabric(
@@ -25,6 +29,7 @@ def new_fabric(
     devices: int | None = None,
     num_nodes: int | None = None,
     unused_parameters: bool = False,
+    timeout: float = TIMEOUT,
 ) -> Fabric:
     """Return a Fabric whose processes are there.
 
@@ -37,9 +42,10 @@ def new_fabric(
         devices: processes on this node. Default: as `torchrun` says, else 1.
         num_nodes: nodes. Default: as `torchrun` says, else 1.
         unused_parameters: whether a step may leave parameters without a gradient, which DDP must be told.
+        timeout: seconds that a process waits for the others.
 
     Raises:
-        TrainingError: something of this is unknown, or not to be had on this machine.
+        TrainingError: something of this is unknown, or not to be had on this machine; not all processes come.
     """
     from lightning_fabric import Fabric  # here, for its import takes as long as torch's
     from lightning_fabric.strategies import DDPStrategy
@@ -50,7 +56,7 @@ def new_fabric(
     num_nodes = max(1, world // local) if num_nodes is None else num_nodes
     chosen: Any = strategy
     if strategy in ("auto", "ddp") and devices * num_nodes > 1:
-        chosen = DDPStrategy(find_unused_parameters=unused_parameters)
+        chosen = DDPStrategy(find_unused_parameters=unused_parameters, timeout=timedelta(seconds=timeout))
     try:
         kind = None if device is None else torch.device(device)
         one = [kind.index] if kind is not None and kind.index is not None and kind.type != "cpu" else devices
@@ -65,8 +71,17 @@ def new_fabric(
         raise TrainingError(
             f"device {device!r} with precision {precision!r} and strategy {strategy!r} is not to be had: {error}"
         ) from error
-    fabric.launch()
+    try:
+        fabric.launch()
+    except RuntimeError as error:
+        if not is_about_processes(error):
+            raise
+        raise TrainingError(
+            f"not all of the {fabric.world_size} processes have come within {timeout:g} seconds (process_timeout): "
+            f"{error}"
+        ) from error
     if fabric.world_size > 1:
+        set_timeout(timeout)
         atexit.register(_leave_process_group)
     if not fabric.is_global_zero:  # the first process speaks for all
         logging.getLogger("supernet").setLevel(logging.ERROR)

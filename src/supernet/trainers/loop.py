@@ -27,6 +27,7 @@ from supernet.execution.state import Forms, random_numbers_kept, seeded
 from supernet.execution.structure import are_finite, copied, is_as_noted, noted
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space import Architecture, SearchSpace, freeze
+from supernet.trainers.agreement import share_initial_values, what_has_come_out, what_is_given
 from supernet.trainers.base import BaseOneShotTrainer
 from supernet.trainers.callbacks import Callback, ShowProgress
 from supernet.trainers.checkpoint import read_checkpoint
@@ -40,14 +41,15 @@ from supernet.trainers.data import (
     mixed_seed,
 )
 from supernet.trainers.description import as_json, schedule, settings, surroundings
-from supernet.trainers.fabric import new_fabric
+from supernet.trainers.fabric import TIMEOUT, new_fabric
 from supernet.trainers.forward import Forward, ForwardFn, LossFn, check_judged, checked_loss
 from supernet.trainers.health import entropies, share_without_parameters
 from supernet.trainers.interruption import Interruption, noticing_signals
 from supernet.trainers.metrics import Means, Meter, Metrics, batch_size
+from supernet.trainers.processes import Processes
 from supernet.trainers.progress import written
 from supernet.trainers.run_directory import Checkpointing, RunDirectory, failing_softly
-from supernet.trainers.snapshot import bring_back, digest, gathered, is_kept, snapshot
+from supernet.trainers.snapshot import bring_back, digest, is_kept, snapshot
 from supernet.trainers.steps import OptimizerSteps
 from supernet.trainers.stopping import StoppingRule, StoppingRules
 from supernet.trainers.supernet import Supernet
@@ -59,7 +61,7 @@ logger = logging.getLogger("supernet")
 # What may be given otherwise where a search goes on.
 _FREE_OPTIONS = (
     *("metrics", "num_epochs", "dataset", "valid_dataset", "workers", "log_frequency", "device", "devices"),
-    *("num_nodes", "strategy", "run_dir", "checkpointing", "callbacks", "stop_when", "progress"),
+    *("num_nodes", "strategy", "process_timeout", "run_dir", "checkpointing", "callbacks", "stop_when", "progress"),
 )
 
 
@@ -80,6 +82,7 @@ class LoopOptions(TypedDict, total=False):
     devices: int | None
     num_nodes: int | None
     strategy: str
+    process_timeout: float
     precision: str
     seed: int
     run_dir: str | os.PathLike[str] | None
@@ -130,6 +133,7 @@ class TrainingLoop:
         devices: int | None = None,
         num_nodes: int | None = None,
         strategy: str = "auto",
+        process_timeout: float = TIMEOUT,
         precision: str = "32-true",
         seed: int = 0,
         run_dir: str | os.PathLike[str] | None = None,
@@ -149,6 +153,7 @@ class TrainingLoop:
         check_counts(num_epochs=num_epochs, batch_size=batch_size, accumulate=accumulate)
         check_counts(0, workers=workers, log_frequency=log_frequency or 0)
         check_numbers(grad_clip=grad_clip or 0)
+        check_numbers(0.1, 1e6, process_timeout=process_timeout)
         num_epochs, batch_size, accumulate = map(int, (num_epochs, batch_size, accumulate))  # NumPy's are no JSON
         if not hasattr(seed, "__index__") or isinstance(seed, bool):
             raise TrainingError(f"seed is a whole number, not {seed!r}")
@@ -167,7 +172,9 @@ class TrainingLoop:
             devices=devices,
             num_nodes=num_nodes,
             unused_parameters=self.leaves_parameters_unused,
+            timeout=float(process_timeout),
         )
+        self.processes = Processes(self.fabric, float(process_timeout))
         self.device = self.fabric.device
         self.model, self._forms = model, Forms(model)
         self.loss: Any = loss.to(self.device) if isinstance(loss, nn.Module) else loss
@@ -262,6 +269,9 @@ class TrainingLoop:
         plan: dict[str, Any],
     ) -> None:
         """Make the model run on its device and among the processes: see `SupernetTrainer.take_over`."""
+        if self.processes.count > 1:
+            self.processes.compare("what they are given", what_is_given(self))
+            share_initial_values(self)
         self.supernet = Supernet(
             *(self.model, self.fabric, layer, input, plan, self.given_optimizer, self._trial, self._trial_X),
             run=self._forward,
@@ -324,13 +334,19 @@ class TrainingLoop:
         if finished is not None and self._takes_state_of(finished):
             return
         with ExitStack() as stack:
+            stack.enter_context(self.processes.watched(self._place))
+            if self.processes.count > 1:
+                self.processes.compare("what they are given", {**what_is_given(self), "resume": as_json(resume)})
             if self._run is not None and self.fabric.is_global_zero:
                 stack.enter_context(self._run.held())
+            if self._run is not None:
+                self.processes.check_same_files(self._run.path)
             stack.enter_context(seeded(self._own_seed(), self.device))
             stack.enter_context(self._forms.kept())
             stack.enter_context(self.supernet.laid_out())
             self._begin(resume)
             stack.enter_context(self._failure_described())
+            stack.enter_context(self.processes.errors_named())
             stack.enter_context(_old_objects_left_alone())
             self._signals = stack.enter_context(noticing_signals(self._run is not None))
             stack.callback(setattr, self, "_signals", None)
@@ -338,7 +354,7 @@ class TrainingLoop:
             self._has_begun = True
             for callback in self.callbacks:
                 stack.callback(self._end_callback, callback)
-                callback.fit_began(self)
+                self._call(callback, "fit_began")
             while self.epoch < self.num_epochs and self.stopped is None:
                 self._fit_epoch()
             self._finish()
@@ -370,7 +386,11 @@ class TrainingLoop:
 
     def _end_callback(self, callback: Callback) -> None:
         with failing_softly(f"{type(callback).__name__}.fit_ended failed, which leaves the search as it is"):
-            callback.fit_ended(self)
+            self._call(callback, "fit_ended")
+
+    def _call(self, callback: Callback, name: str, *arguments: Any) -> None:
+        with self.processes.in_one_alone(f"{type(callback).__name__}.{name}"):
+            getattr(callback, name)(self, *arguments)
 
     def _begin(self, resume: str | os.PathLike[str] | None) -> None:
         """Begin at the first epoch, or where a checkpoint says."""
@@ -413,14 +433,14 @@ class TrainingLoop:
             self.epoch = self.step = self.global_step = self.skipped_steps = 0
             self.history = []
             self.valid_part.enter(0, 0)
-            self.stopped = self._stopping.begin([])
+            self._stopping.begin([])
             self._close_books()
         else:
             state = read_checkpoint(checkpoint)
             if self._run is not None and source is not self._run:
                 self._run.check_empty()
             bring_back(self, state, checkpoint)
-            reason = self._stopping.begin(self.history)
+            reason = self.processes.first("the answer of the stopping rules", self._stopping.begin(self.history))
             self.stopped = None if self.step else reason  # rules are asked at the end of an epoch
             logger.info("goes on from %s, after %s", checkpoint, self._position())
             is_done = self.step == 0 and (self.epoch >= self.num_epochs or self.stopped is not None)
@@ -430,21 +450,23 @@ class TrainingLoop:
                 logger.info("%s holds a finished run, which stays as it is", checkpoint.parent.parent)
             elif self._run is not None and self.fabric.is_global_zero:
                 self._run.resume(state, self.history)
-        self.fabric.barrier()
+        self._compare_processes(f"what they begin with, after {self._position()}")
         self._describe("running")
 
     def _fit_epoch(self) -> None:
         began = time.perf_counter()
         first_step = self.step
         for callback in self.callbacks:
-            callback.epoch_began(self)
+            self._call(callback, "epoch_began")
+        self.processes.speak_next()
         self.train_epoch()
         self._apply_waiting()
+        self._compare_processes(f"what epoch {self.epoch + 1} has come to, so that they have diverged")
         seconds = time.perf_counter() - began
         self._validate()
         record = self._end_epoch(seconds, self.step - first_step)
         for callback in self.callbacks:
-            callback.epoch_ended(self, record)
+            self._call(callback, "epoch_ended", record)
         self.epoch, self.step = self.epoch + 1, 0
         every = self._checkpointing.every_epochs
         if every and (self.epoch % every == 0 or self.epoch == self.num_epochs or self.stopped):
@@ -480,7 +502,7 @@ class TrainingLoop:
             if self._completes_a_step():
                 self._apply_waiting()
         for callback in self.callbacks:
-            callback.step_ended(self)
+            self._call(callback, "step_ended")
         self.step += 1
         self.global_step += 1
         if self.log_frequency and self.step % self.log_frequency == 0:
@@ -498,28 +520,38 @@ class TrainingLoop:
         """Return how far the search is, for a log line."""
         return f"Epoch [{self.epoch + 1}/{self.num_epochs}] Step [{self.step}/{self.steps_of_an_epoch() or '?'}]"
 
+    def _place(self) -> str:
+        """Return which step is under way, or comes next, for a message."""
+        return f"step {self.step + 1} of epoch {self.epoch + 1}"
+
+    def _compare_processes(self, what: str) -> None:
+        """Raise, in all processes, unless they have come to the same."""
+        if self.processes.count > 1:
+            self.processes.compare_digests(what, what_has_come_out(self))
+
     def _position(self) -> str:
         """Return what has been done last, for a message."""
         return f"step {self.step} of epoch {self.epoch + 1}" if self.step else f"epoch {self.epoch}"
 
     def save_between_steps(self) -> None:
         """Write a checkpoint if one is due, and leave if a signal has asked for it; outside of `fit` do nothing."""
-        if self._run is None or self._signals is None:
+        if self._signals is None:
             return
         due = self._checkpointing
         minutes = (time.monotonic() - self._saved_at) / 60
-        save = bool(due.every_steps and self.step and self.step % due.every_steps == 0)
-        save |= due.every_minutes is not None and minutes >= due.every_minutes
+        is_late = due.every_minutes is not None and minutes >= due.every_minutes
         number = int(self._signals.signal or 0)
-        if self.fabric.world_size > 1:  # the processes finish different steps when a signal comes
-            number, save = (max(column) for column in zip(*gathered((number, save)), strict=True))
-        if not save and not number:
+        place = self.step, self.global_step, self._steps.passes if self.accumulate == 1 else 0
+        number, save = self.processes.between_steps(number, is_late, place)  # they finish different steps meanwhile
+        save |= bool(due.every_steps and self.step and self.step % due.every_steps == 0)
+        if self._run is None or not (save or number):
             return
         path = self._save(None)
         if number:
             self._describe("interrupted")
             message = f"stopped by signal {number} after {self._position()}; saved {path}"
             logger.warning("%s; resume='auto' goes on from there", message)
+            self.processes.leave_together("the end after a signal")
             raise SystemExit(128 + number)
 
     def _save(self, loss: float | None) -> Any:
@@ -579,7 +611,8 @@ class TrainingLoop:
         self.history.append(record)
         if self._run is not None and self.fabric.is_global_zero:
             self._run.append_epoch(record)
-        self.stopped = self._stopping.ask(record)
+        reason = self._stopping.ask(record)  # all are asked, and may have read a clock
+        self.stopped = self.processes.first("the answer of the stopping rules", reason)
         if self.stopped:
             logger.info("stopped after epoch %d: %s", record["epoch"], self.stopped)
         self._close_books()
@@ -595,14 +628,10 @@ class TrainingLoop:
         return self.seconds_before + time.perf_counter() - self._began
 
     def _finish(self) -> None:
-        """Check that the processes agree, and write the result."""
+        """Write the result."""
         of_loss = self.loss.parameters() if isinstance(self.loss, nn.Module) else ()
         trained = [*self.model.parameters(), *of_loss, *self.parameters_outside()]
         result = {"weights": digest(trained), "state": digest(_tensors(dict(self.kept_attributes())))}
-        if len({str(other) for other in gathered(result)}) > 1:
-            raise TrainingError(
-                "the processes have diverged: their weights or architecture parameters differ at the end"
-            )
         for callback in self.callbacks:
             if isinstance(callback, ShowProgress):
                 callback.fit_ended(self)  # a search by evaluations has a bar of its own
@@ -615,7 +644,7 @@ class TrainingLoop:
         self._describe("finished", result=result, stopped=self.stopped)
         if run is not None:
             self._write_plots(run)
-        self.fabric.barrier()
+        self.processes.leave_together("the end of the search")
 
     def _standing_result(self, run: RunDirectory) -> Any:
         """Return what a finished run has left, which stays as it is; None where it has not finished."""
@@ -688,7 +717,8 @@ class TrainingLoop:
         """Return the loss, and take it and the metrics into the epoch's means of "train" or "valid"."""
         loss = self.loss_of(output, target)
         if self.on_nonfinite == "skip":
-            if not all(gathered(bool(torch.isfinite(loss).all()))):
+            finite = self.processes.exchange("whether a loss is finite", int(torch.isfinite(loss).all()))
+            if not all(of_one for (of_one,) in finite):
                 raise _SkippedStep
         else:
             self.check_finite(loss, f"the loss on the {part} part")
@@ -739,10 +769,7 @@ class TrainingLoop:
 
     def mean_over_processes(self, number: Any) -> float:
         """Return the mean of a number, or of a tensor of one, over all processes; this waits for the device."""
-        value = torch.as_tensor(number, dtype=torch.float64, device="cpu").detach()
-        if self.fabric.world_size > 1:
-            value = self._summed(value) / self.fabric.world_size
-        return float(value)
+        return self.processes.mean("the mean of a number", float(torch.as_tensor(number).detach()))
 
     def check_finite(self, tensor: torch.Tensor, what: str) -> None:
         """Stop if the tensor has a NaN or an infinity.
@@ -772,13 +799,8 @@ class TrainingLoop:
         )
 
     def _read_meters(self) -> dict[str, float]:
-        summed = None if self.fabric.world_size == 1 else self._summed
+        summed = None if self.processes.count == 1 else self.processes.sums
         return {f"{part}_{name}": v for part, meter in self.meters.items() for name, v in meter.read(summed).items()}
-
-    def _summed(self, numbers: torch.Tensor) -> torch.Tensor:
-        result = self.fabric.all_reduce(numbers.to(self.device), reduce_op="sum")
-        assert isinstance(result, torch.Tensor)
-        return result.cpu()
 
     def _own_seed(self) -> int:
         """Return the seed of what this process draws, such as dropout's noise: its own beside the first's."""
@@ -824,6 +846,8 @@ class SupernetTrainer(TrainingLoop, BaseOneShotTrainer):
         devices: processes on this node. Default: as `torchrun` says, else 1.
         num_nodes: nodes. Default: as `torchrun` says, else 1.
         strategy: as Lightning Fabric names it. Default: DDP where there are several processes.
+        process_timeout: seconds that a process waits for the others, before all end with an error that says what was
+            waited for. Default: 600.
         precision: as Lightning Fabric names it, such as "bf16-mixed". Default: "32-true", which computes in
             the model's own dtype.
         seed: of the split, the order of the data, the architecture parameters, and all that is drawn

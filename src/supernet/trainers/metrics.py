@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from supernet.trainers.forward import check_judged, judged
 __all__ = ["Metrics", "accuracy"]
 
 Metrics = Callable[[Any, Any], Any]
-Summed = Callable[[torch.Tensor], torch.Tensor]  # over all processes
+Summed = Callable[[Sequence[str], torch.Tensor], torch.Tensor]  # numbers of these names, over all processes
 
 
 def accuracy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -48,9 +48,10 @@ class Means:
         """Return name -> mean so far, over all processes where `summed` is given."""
         if summed is None:
             return {name: float(total) / self._weights[name] for name, total in self._sums.items()}
-        pairs = [[float(total), float(self._weights[name])] for name, total in self._sums.items()]
-        totals = summed(torch.tensor(pairs, dtype=torch.float64)).tolist()
-        return {name: total / weight for name, (total, weight) in zip(self._sums, totals, strict=True)}
+        names = sorted(self._sums)
+        pairs = [[float(self._sums[name]), float(self._weights[name])] for name in names]
+        totals = dict(zip(names, summed(names, torch.tensor(pairs, dtype=torch.float64)).tolist(), strict=True))
+        return {name: totals[name][0] / totals[name][1] for name in self._sums}
 
     def last(self) -> dict[str, float]:
         """Return name -> the number taken in last, in this process."""

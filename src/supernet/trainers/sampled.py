@@ -24,7 +24,6 @@ from supernet.trainers.data import Data, mixed_seed
 from supernet.trainers.loop import LoopOptions, SupernetTrainer
 from supernet.trainers.metrics import Metrics
 from supernet.trainers.progress import counting
-from supernet.trainers.snapshot import gathered
 
 __all__ = ["SampledOptions", "SampledTrainer"]
 
@@ -181,17 +180,23 @@ class SampledTrainer(SupernetTrainer):
         """
         names = [json.dumps([num_batches, architecture]) for architecture in architectures]
         new = [(n, a) for n, a in dict(zip(names, architectures, strict=True)).items() if n not in self.evaluations]
-        rank, world_size = self.fabric.global_rank, self.fabric.world_size
+        rank, world_size = self.processes.rank, self.processes.count
+        self.processes.compare_digests("the architectures that are evaluated", {"architectures": [n for n, _ in new]})
         for first in range(0, len(new), world_size):
             mine = new[first : first + world_size][rank : rank + 1]
             found = {name: self.evaluate(architecture, num_batches=num_batches) for name, architecture in mine}
-            for others in gathered(found) if world_size > 1 else [found]:
+            for others in self.processes.values("what evaluations have found", found):
                 self.evaluations |= others
                 if self._advance is not None:
                     self._advance(len(others))
             if self.step == 0:  # no epoch is under way: so a long export may be left, and gone on with
+                self.processes.speak_next()
                 self.save_between_steps()
         return [self.evaluations[name] for name in names]
+
+    def scored(self, measured: Sequence[Mapping[str, float]]) -> list[float]:
+        """Return the score of each: the first process's, since a function may read a clock, say."""
+        return self.processes.first("the scores", [float(self.score(one)) for one in measured])
 
     def best(self, architectures: Iterable[Architecture], count: int, **options: Any) -> list[Architecture]:
         """Return the `count` best of these by `score`, best first, each once; of equal ones the first.
@@ -200,8 +205,8 @@ class SampledTrainer(SupernetTrainer):
             NonFiniteError: every score is NaN; an architecture whose score is NaN is never among the best.
         """
         distinct = list({json.dumps(a): a for a in architectures}.values())
-        scores = [self.score(measured) for measured in self.evaluated(distinct, **options)]
-        scored = [Scored(architecture, float(score)) for architecture, score in zip(distinct, scores, strict=True)]
+        scores = self.scored(self.evaluated(distinct, **options))
+        scored = [Scored(architecture, score) for architecture, score in zip(distinct, scores, strict=True)]
         return [best.architecture for best in ranked(scored)[:count]]
 
 

@@ -86,7 +86,7 @@ class SinglePathTrainer(SampledTrainer):
 
     def _evolve(self) -> Architecture:
         def scores(generation: Sequence[Architecture]) -> list[float]:
-            return [self.score(measured) for measured in self.evaluated(generation)]
+            return self.scored(self.evaluated(generation))
 
         ranked = evolve(
             self.space,

@@ -45,7 +45,9 @@ def snapshot(trainer: TrainingLoop) -> dict[str, Any]:
         "means": trainer.means.state_dict(),
         "of_the_algorithm": {name: _state_of(value) for name, value in trainer.kept_attributes()},
         "made_in_training": [n for n, _ in trainer.kept_attributes() if not trainer.has_made_before_fit(n)],
-        "random": gathered(RandomState(trainer.device).to_tree()),
+        "random": trainer.processes.all_gather_object(
+            "the states of random numbers", RandomState(trainer.device).to_tree()
+        ),
     }
 
 
@@ -101,15 +103,6 @@ def is_kept(value: Any) -> bool:
     if isinstance(value, Mapping):
         return all(isinstance(key, str | int) and is_kept(item) for key, item in value.items())
     return hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
-
-
-def gathered(value: Any) -> list[Any]:
-    """Return the values of all processes, in their order."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [value]
-    values: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values
 
 
 def digest(tensors: Iterable[torch.Tensor]) -> str:

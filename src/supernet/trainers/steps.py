@@ -33,11 +33,15 @@ class OptimizerSteps:
         fabric: of the processes.
         supernet: whose weights and architecture parameters are trained.
         accumulate: batches a step.
+
+    Attributes:
+        passes: backward passes so far.
     """
 
     def __init__(self, fabric: Fabric, supernet: Supernet, accumulate: int) -> None:
         self._fabric, self._supernet, self._accumulate = fabric, supernet, accumulate
         self._pending: dict[int, _Pending] = {}
+        self.passes = 0
 
     def add(self, loss: torch.Tensor, optimizer: Any, clip: float | None) -> None:
         """Add the gradient of one batch's loss; a loss without one counts as a batch that moves nothing."""
@@ -47,6 +51,7 @@ class OptimizerSteps:
         pending = self._pending[id(optimizer)]
         pending.clip, pending.batches = clip, pending.batches + 1
         if loss.requires_grad:
+            self.passes += 1
             self._supernet.backward(loss / self._accumulate if self._accumulate > 1 else loss)
 
     def apply(self, optimizer: Any, *, synced: bool = True, finite_only: bool = False) -> torch.Tensor:

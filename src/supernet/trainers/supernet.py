@@ -20,6 +20,7 @@ from supernet.execution.structure import copied, is_as_noted, mapped, noted
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space.strides import give_back_strides, let_state_follow
 from supernet.trainers.numbers_of_inputs import check_numbers_of_inputs
+from supernet.trainers.processes import averaged
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -315,7 +316,7 @@ class Supernet:
         """Average gradients of what stands outside the wrapped model over the processes, in place, in one message."""
         if self._fabric.world_size == 1 or not gradients:
             return
-        together: Any = self._fabric.all_reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="mean")
+        together = averaged(torch.cat([g.flatten() for g in gradients]))
         for gradient, mean in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 

@@ -1,0 +1,183 @@
+"""What all processes of a run must have in common: what they are given, and what they come to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sized
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import IterableDataset
+
+from supernet.execution.state import seeded
+from supernet.trainers.data import Part, Reseeded
+
+if TYPE_CHECKING:
+    from supernet.trainers.loop import TrainingLoop
+
+__all__: list[str] = []
+
+# Each process may have its own; of data, what is in it is compared, and of the run directory, what is seen there.
+_OPTIONS_OF_ITS_OWN = ("callbacks", "progress", "workers", "device", "dataset", "valid_dataset", "run_dir")
+
+_WHOLE_NUMBERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of an element -> dtype
+
+
+def what_is_given(trainer: TrainingLoop) -> dict[str, Any]:
+    """Return name -> what a trainer was given, as JSON has it, of all that the processes must be given alike."""
+    modules = {"weight": trainer.model, "weight of the loss": trainer.loss}
+    parameters = {
+        f"{kind} {name!r}": [list(p.shape), str(p.dtype), p.requires_grad]
+        for kind, module in modules.items()
+        for name, p in (module.named_parameters() if isinstance(module, nn.Module) else ())
+    }
+    options = {name: value for name, value in trainer.given_options.items() if name not in _OPTIONS_OF_ITS_OWN}
+    space = getattr(trainer, "space", None)
+    return {
+        "the version of torch": torch.__version__,
+        "the version of supernet": version("supernet"),
+        "the trainer": type(trainer).__qualname__,
+        "the model": type(trainer.model).__qualname__,
+        "the kind of device": trainer.device.type,
+        "run_dir": None if trainer.given_options["run_dir"] is None else "given",
+        "the space": None if space is None else space.fingerprint,
+        **dict(_flat("", options)),
+        **_of_data("the training part", trainer.train_part, trainer),
+        **_of_data("the validation part", trainer.valid_part, trainer),
+        **parameters,
+        "parameters outside of the model": [list(p.shape) for p in trainer.parameters_outside()],
+    }
+
+
+def share_initial_values(trainer: TrainingLoop) -> None:
+    """Give all processes the first one's weights and buffers: those of the model, of the loss, and all else trained.
+
+    DDP would do that for the model, later: first trials are run, whose outcome must be the same everywhere.
+    """
+    modules = [module for module in (trainer.model, trainer.loss) if isinstance(module, nn.Module)]
+    tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+    trainer.processes.share([*tensors, *trainer.parameters_outside()])
+
+
+def what_has_come_out(trainer: TrainingLoop) -> dict[str, Any]:
+    """Return name -> what must be the same in all processes at any moment: steps, learning rates, digests."""
+    rates = {
+        f"the learning rate of group {position}": float(group["lr"])
+        for position, group in enumerate(trainer.given_optimizer.param_groups)
+        if "lr" in group
+    }
+    tensors: dict[str, torch.Tensor] = {f"the weight {name!r}": p for name, p in trainer.model.named_parameters()}
+    if isinstance(trainer.loss, nn.Module):
+        tensors |= {f"the weight {name!r} of the loss": p for name, p in trainer.loss.named_parameters()}
+    tensors |= {f"parameter {n} outside of the model": p for n, p in enumerate(trainer.parameters_outside())}
+    for name, value in trainer.kept_attributes():
+        tensors |= dict(_tensors_of(name, value))
+    digests = zip(tensors, checksums(list(tensors.values())), strict=True)
+    return {
+        "the epoch": trainer.epoch,
+        "the step": trainer.step,
+        "the number of all steps": trainer.global_step,
+        "the number of skipped steps": trainer.skipped_steps,
+        **rates,
+        **{f"the digest of {name}": digest for name, digest in digests},
+    }
+
+
+def checksums(tensors: list[torch.Tensor]) -> list[int]:
+    """Return the sum of each tensor's bits, read as whole numbers: cheap, on its device, in any memory format."""
+    sums: dict[torch.device, list[torch.Tensor]] = {}
+    for tensor in tensors:
+        sums.setdefault(tensor.device, []).append(_checksum(tensor.detach()))
+    read = {device: iter(torch.stack(of_device).tolist()) for device, of_device in sums.items()}
+    return [next(read[tensor.device]) for tensor in tensors]
+
+
+def _checksum(tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor
+    tensor = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    return tensor.view(_WHOLE_NUMBERS[tensor.element_size()]).sum(dtype=torch.int64)
+
+
+def _tensors_of(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors of an attribute that all share: buffers and means are each process's own."""
+    if isinstance(value, torch.Tensor):
+        yield f"trainer.{name}", value
+    elif isinstance(value, torch.Generator):
+        yield f"trainer.{name}, a generator", value.get_state()
+    elif isinstance(value, nn.Module):
+        yield from ((f"trainer.{name}.{inner}", p) for inner, p in value.named_parameters())
+    elif isinstance(value, Mapping) and not isinstance(value, Optimizer):
+        for key, inner in value.items():
+            yield from _tensors_of(f"{name}[{key!r}]", inner)
+    elif isinstance(value, list | tuple):
+        for position, inner in enumerate(value):
+            yield from _tensors_of(f"{name}[{position}]", inner)
+
+
+def _of_data(name: str, part: Part, trainer: TrainingLoop) -> dict[str, Any]:
+    dataset = part.loader.dataset
+    dataset = dataset.dataset if isinstance(dataset, Reseeded) else dataset
+    return {
+        f"the class of {name}": type(dataset).__qualname__,
+        f"the number of samples in {name}": len(dataset) if isinstance(dataset, Sized) else None,
+        f"the number of batches in {name}": part.length,
+        f"the digest of which samples are in {name}": part.digest(),
+        f"the digest of some samples in {name}": _digest_of_samples(dataset, trainer),
+    }
+
+
+def _digest_of_samples(dataset: Any, trainer: TrainingLoop) -> str | None:
+    """Return a digest of what the first, a middle and the last sample hold, drawn alike in all processes.
+
+    None where that says nothing: they cannot be read by number, or differ from one reading to the next.
+    """
+    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized) or not len(dataset):
+        return None
+    positions = sorted({0, len(dataset) // 2, len(dataset) - 1})
+    digests = []
+    for _ in range(2):
+        result = hashlib.sha256()
+        try:
+            with seeded(trainer.seed, trainer.device):
+                for position in positions:
+                    _take_in(result, dataset[position])  # type: ignore[index]
+        except Exception:  # whatever a dataset raises whose samples have other names than numbers
+            return None
+        digests.append(result.hexdigest()[:16])
+    return digests[0] if digests[0] == digests[1] else None
+
+
+def _take_in(digest: Any, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        if value.layout == torch.strided and not value.is_quantized:
+            digest.update(
+                value.detach().cpu().resolve_conj().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            )
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            digest.update(repr(key).encode())
+            _take_in(digest, inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _take_in(digest, inner)
+    elif hasattr(value, "tobytes"):  # NumPy's arrays, and pictures
+        digest.update(value.tobytes())
+    elif value is None or isinstance(value, bool | int | float | str | bytes):
+        digest.update(repr(value).encode())
+    else:
+        digest.update(type(value).__qualname__.encode())
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the plain values in dicts and lists, under names that say where each stands."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(f"{name}.{key}" if name else str(key), inner)
+    elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
+        for position, inner in enumerate(value):
+            yield from _flat(f"{name}[{position}]", inner)
+    else:
+        yield name, value

@@ -1,0 +1,504 @@
+"""What the processes of a run tell each other beside gradients; and that none waits for one that is gone.
+
+Messages go through a group of their own, as tensors on the CPU, so that they are never taken for gradients. Each says
+what it is: processes that are at different points notice at their next message. Waiting ends after `process_timeout`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import signal
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import distributed
+
+from supernet.errors import SupernetError, TrainingError
+from supernet.execution.state import overwritten
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__: list[str] = []
+
+logger = logging.getLogger("supernet")
+
+NUMBERS = 6  # of one message, at most
+SECONDS_BETWEEN_MESSAGES = 0.5  # of the steps, so that a signal is honoured within about a second
+
+_groups: dict[float, tuple[Any, Any]] = {}  # timeout -> the default group, and that of the messages
+_watches = count()
+
+
+class Processes:
+    """The processes of a run. All must call its methods together, and in the same order.
+
+    Args:
+        fabric: which has launched them.
+        timeout: seconds that one waits for the others.
+
+    Attributes:
+        rank: which of them this is.
+        count: how many there are.
+    """
+
+    def __init__(self, fabric: Fabric, timeout: float) -> None:
+        several = fabric.world_size > 1 and distributed.is_available() and distributed.is_initialized()
+        self.rank, self.count = (fabric.global_rank, fabric.world_size) if several else (0, 1)
+        self._timeout = timeout
+        self._watch: Watch | None = None
+        self._waits_for: str | None = None
+        self._alone: str | None = None
+        self._is_leaving = False
+        self._steps = self._steps_left = 1  # from one message to the next; until the next
+        self._spoke_at = time.perf_counter()
+        if several:
+            with self._waiting("the first message"):
+                self._group = _group_of_messages(timeout)
+
+    # --- messages ------------------------------------------------------------------------------------------
+
+    def exchange(self, what: str, *numbers: int) -> list[list[int]]:
+        """Return the numbers that each process has given, in one message.
+
+        Raises:
+            TrainingError: another process is at another message, or does not come.
+        """
+        if self.count == 1:
+            return [list(numbers)]
+        told = torch.zeros(2 + NUMBERS, dtype=torch.int64)
+        told[: 2 + len(numbers)] = torch.tensor([_number_of(what), len(numbers), *numbers])
+        with self._waiting(what):
+            rows = torch.stack(self._gathered(told)).tolist()
+            if any(row[:2] != rows[0][:2] for row in rows):
+                self._refuse_different_messages(what)
+        return [row[2 : 2 + len(numbers)] for row in rows]
+
+    def values(self, what: str, value: Any) -> list[Any]:
+        """Return the values of all processes: whatever JSON can say."""
+        if self.count == 1:
+            return [value]
+        text = json.dumps(value, default=str).encode()
+        lengths = [length for (length,) in self.exchange(what, len(text))]
+        with self._waiting(what):
+            texts = self._gathered(_padded(text, max(lengths)))
+        return [json.loads(bytes(t.tolist())[:n]) for t, n in zip(texts, lengths, strict=True)]
+
+    def all_gather_object(self, what: str, value: Any) -> list[Any]:
+        """Return the values of all processes, which are pickled: for states, outside of steps."""
+        self.exchange(what)
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        with self._waiting(what):
+            distributed.all_gather_object(values, value, group=self._group)
+        return values
+
+    def first(self, what: str, value: Any) -> Any:
+        """Return the value of the first process, which decides for all: whatever JSON can say."""
+        return self.values(what, value)[0]
+
+    def mean(self, what: str, number: float) -> float:
+        """Return the mean of a number over the processes."""
+        bits = [bits for (bits,) in self.exchange(what, _bits_of(number))]
+        return sum(struct.unpack("d", struct.pack("q", bits))[0] for bits in bits) / self.count
+
+    def sums(self, names: Sequence[str], numbers: torch.Tensor) -> torch.Tensor:
+        """Return sums over the processes of numbers that have names.
+
+        Raises:
+            TrainingError: the processes have different ones.
+        """
+        what = "the means over batches"
+        if len({told for (told,) in self.exchange(what, _number_of(json.dumps(list(names))))}) > 1:
+            self.compare(what, {"names of the means over batches": list(names)})
+        if self.count > 1:
+            with self._waiting(what):
+                distributed.all_reduce(numbers, group=self._group)
+        return numbers
+
+    def share(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Give all processes the first one's values of these tensors."""
+        with torch.no_grad(), self._waiting("the first process's weights"):
+            for tensor in tensors if self.count > 1 else ():
+                values = tensor.detach().cpu().contiguous()
+                distributed.broadcast(values, src=0, group=self._group)
+                overwritten(tensor, values)
+
+    def compare(self, what: str, told: Mapping[str, Any]) -> None:
+        """Raise, in all processes, unless each tells the same.
+
+        Raises:
+            TrainingError: names what differs, and which process has which.
+        """
+        every = self.values(what, told)
+        names = dict.fromkeys(name for one in every for name in one)
+        lines = [_difference(name, [one.get(name) for one in every]) for name in names]
+        lines = [line for line in lines if line]
+        if lines:
+            more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
+            raise TrainingError(f"the processes differ in {what}: {'; '.join(lines[:5])}{more}")
+
+    def compare_digests(self, what: str, told: Mapping[str, Any]) -> None:
+        """Raise as `compare` does; one small message where all is well."""
+        together = _number_of(json.dumps(told))
+        if len({one for (one,) in self.exchange(f"the comparison of {what}", together)}) > 1:
+            self.compare(what, told)
+
+    def between_steps(self, number: int, wish: bool, position: Sequence[int]) -> tuple[int, bool]:
+        """Return the largest number and whether any process wishes: asked after each step, told now and then.
+
+        Where nothing is told, that is 0 and no. How many steps there are from one message to the next is agreed in the
+        message, so that it comes about twice a second.
+
+        Args:
+            number: a signal's, 0 for none.
+            wish: to save.
+            position: what must be the same in all processes: up to three numbers.
+        """
+        if self.count == 1:
+            return number, wish
+        self._steps_left -= 1
+        if self._steps_left > 0:
+            return 0, False
+        microseconds = int((time.perf_counter() - self._spoke_at) * 1e6)
+        told = self.exchange("a message between two steps", number, int(wish), microseconds, *position)
+        if any(one[3:] != told[0][3:] for one in told):
+            self.compare("where they are", {"[step, all steps, backward passes]": list(position)})
+        step = max(one[2] for one in told) / self._steps
+        self._steps = max(1, min(2 * self._steps, int(SECONDS_BETWEEN_MESSAGES * 1e6 / max(step, 1))))
+        self._steps_left, self._spoke_at = self._steps, time.perf_counter()
+        return max(one[0] for one in told), any(one[1] for one in told)
+
+    def speak_next(self) -> None:
+        """Let the next step end with a message: where steps begin that may take another time."""
+        self._steps = self._steps_left = 1
+        self._spoke_at = time.perf_counter()
+
+    def leave_together(self, what: str) -> None:
+        """Wait until all are about to end as they should."""
+        if self.count > 1:
+            self._is_leaving = True
+            self.exchange(what)
+
+    def check_same_files(self, directory: Path) -> None:
+        """Raise unless all processes see the same directory under the names that they have for it."""
+        if self.count == 1:
+            return
+        mine = directory / f".processes-{secrets.token_hex(8)}"
+        try:
+            if self.rank == 0:
+                mine.touch()
+            name = self.first("the run directory", mine.name)
+            sought, until = directory / name, time.monotonic() + min(5.0, self._timeout / 2)
+            while not (found := sought.exists()) and time.monotonic() < until:  # a network's file systems lag behind
+                time.sleep(0.05)
+            every = self.values("the run directory", [str(directory.absolute()), found])
+        finally:
+            if self.rank == 0:
+                mine.unlink(missing_ok=True)
+        lacking = [f"{path} of process {rank}" for rank, (path, found) in enumerate(every) if not found]
+        if lacking:
+            raise TrainingError(
+                f"run_dir is not one directory that all processes see: {every[0][0]} of process 0 is not "
+                f"{', nor '.join(lacking[:3])}; give all the same, on a file system that they share, by a name without "
+                "the time or the number of a process"
+            )
+
+    def _gathered(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        every = [torch.empty_like(tensor) for _ in range(self.count)]
+        distributed.all_gather(every, tensor, group=self._group)
+        return every
+
+    def _refuse_different_messages(self, what: str) -> None:
+        whole = _padded(f"{what} ({self._watch.where() if self._watch else 'before fit'})".encode(), 500)
+        texts = [bytes(text.tolist()).rstrip(b"\0").decode(errors="replace") for text in self._gathered(whole)]
+        at = "; ".join(f"process {rank} is at {text}" for rank, text in enumerate(texts))
+        raise TrainingError(
+            f"the processes do not do the same: {at}; they need as many batches, and code that does the same in all"
+        )
+
+    # --- waiting for the others, and not in vain -----------------------------------------------------------
+
+    @contextmanager
+    def _waiting(self, what: str) -> Iterator[None]:
+        if self._alone is not None:
+            raise TrainingError(
+                f"{self._alone} runs in the first process only, but what it calls takes all of them ({what}); do that "
+                "after fit(), in all processes"
+            )
+        self._waits_for = what
+        try:
+            with self.errors_named():
+                yield
+        finally:
+            self._waits_for = None
+
+    @contextmanager
+    def errors_named(self) -> Iterator[None]:
+        """Turn what torch raises where another process is gone into an error that says which, and why."""
+        try:
+            yield
+        except SupernetError:
+            raise
+        except RuntimeError as error:
+            if self.count == 1 or not is_about_processes(error):
+                raise
+            raise self._lost(error) from error
+
+    @contextmanager
+    def in_one_alone(self, what: str) -> Iterator[None]:
+        """Refuse messages in this context, which other processes do not come to."""
+        if self.count == 1:
+            yield
+            return
+        self._alone = what
+        try:
+            yield
+        finally:
+            self._alone = None
+
+    @contextmanager
+    def watched(self, where: Callable[[], str]) -> Iterator[None]:
+        """Let the others know in this context how this process is, and end it soon where another has ended.
+
+        Args:
+            where: says how far this process is.
+        """
+        if self.count == 1:
+            yield
+            return
+        self._is_leaving = False
+        with self._waiting("the beginning of fit"):
+            self._watch = Watch(self, where, min(1.0, self._timeout / 4), self._timeout)
+        try:
+            self.exchange("the beginning of fit")
+            self._watch.start()
+            with self._watch.interrupting():
+                yield
+        except BaseException as error:
+            if not self._is_leaving:
+                self._watch.tell(failure=_said(error))
+            raise
+        finally:
+            self._watch.stop()
+            self._watch = None
+
+    def _lost(self, error: RuntimeError) -> TrainingError:
+        """Return the error for what torch has raised while this process waited."""
+        timed_out = re.search("time[d -]?out", str(error), re.IGNORECASE) is not None
+        what = self._waits_for or "the gradients, or what else a step shares"
+        here = f" in {self._watch.where()}" if self._watch else ""
+        others = self._watch.of_others() if self._watch else self._unknown()
+        if not timed_out:
+            return TrainingError(f"process {self.rank} was waiting{here} for {what}, and lost the connection: {others}")
+        return TrainingError(
+            f"process {self.rank} has waited {self._timeout:g} seconds{here} for {what}: {others}; where it is not "
+            "stuck but takes longer, give a larger process_timeout"
+        )
+
+    def _unknown(self) -> str:
+        which = f"process {1 - self.rank}" if self.count == 2 else "one of the other processes"
+        return f"{which} has ended or hangs; its own output may say why"
+
+    def state(self) -> dict[str, Any]:
+        """Return what is told of this process."""
+        return {"waits for": self._waits_for}
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether this process is about to end as it should."""
+        return self._is_leaving
+
+
+class Watch(threading.Thread):
+    """Tells how this process is, and looks how the others are: beside the main thread, which may hang.
+
+    It tells through the store by which the processes found each other. Where another process has failed, the main
+    thread is interrupted; and if it has not ended after the timeout, the process is.
+    """
+
+    def __init__(self, processes: Processes, where: Callable[[], str], interval: float, timeout: float) -> None:
+        super().__init__(name="supernet-watch", daemon=True)
+        self.where = where
+        self._processes, self._interval, self._timeout = processes, interval, timeout
+        self._others = [rank for rank in range(processes.count) if rank != processes.rank]
+        self._key = f"supernet/{next(_watches)}"
+        store: Any = distributed.distributed_c10d._get_default_store()
+        self._store = store.clone()  # one for each thread
+        self._store.set_timeout(timedelta(seconds=timeout))
+        self._beat, self._is_over, self._lock = 0, threading.Event(), threading.Lock()
+        self._failure: str | None = None
+        self._is_armed = False
+        self.tell()
+
+    def tell(self, failure: str | None = None) -> None:
+        """Tell how this process is."""
+        told = {"beat": self._beat, "where": self.where(), "failure": failure, **self._processes.state()}
+        try:
+            self._store.set(f"{self._key}/{self._processes.rank}", json.dumps(told))
+        except RuntimeError as error:  # whoever keeps the store has ended, and with it the others
+            logger.debug("the other processes are not told: %s", error)
+
+    def run(self) -> None:
+        """Tell and look until it is over."""
+        failed_at = None
+        while not self._is_over.wait(self._interval):
+            self._beat += 1
+            self.tell()
+            if failed_at is None:
+                self._failure = self._failure_of_others()
+                if self._failure is not None:
+                    failed_at = time.monotonic()
+                    self._interrupt()
+            elif time.monotonic() - failed_at > self._timeout and self._is_armed:
+                logger.critical("%s; this process hangs %s, and is ended", self._failure, self.where())
+                os._exit(1)
+
+    def stop(self) -> None:
+        """Let it be over."""
+        self._is_over.set()
+        if self.is_alive():
+            self.join(self._interval + 5)
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Let the main thread be interrupted in this context; in another thread nothing can be."""
+        if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGURG"):
+            yield
+            return
+        before = signal.signal(signal.SIGURG, self._raise)  # ignored by default, and nobody's
+        self._is_armed = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._is_armed = False
+            signal.signal(signal.SIGURG, before)
+
+    def of_others(self) -> str:
+        """Return what is known of the other processes, for an error; it takes a moment."""
+        try:
+            before = self._read()
+            if not any(other["failure"] for other in before.values()):
+                time.sleep(2.5 * self._interval)  # whoever lives tells something new in that time
+            after = self._read()
+        except RuntimeError:
+            return "process 0, or what has launched the processes, has ended"
+        lines = []
+        for rank, other in sorted(after.items(), key=lambda item: item[1]["failure"] is None):
+            waits = f", waiting for {other['waits for']}" if other["waits for"] else ""
+            if other["failure"]:
+                lines.append(f"process {rank} has ended with {other['failure']}")
+            elif other["beat"] == before[rank]["beat"]:
+                lines.append(f"process {rank} has ended or is stopped; it was in {other['where']}{waits}")
+            else:
+                lines.append(f"process {rank} is alive, in {other['where']}{waits}")
+        return "; ".join(lines)
+
+    def _failure_of_others(self) -> str | None:
+        if self._processes.is_leaving:
+            return None
+        try:
+            failed = {rank: other["failure"] for rank, other in self._read().items() if other["failure"]}
+        except RuntimeError:
+            return "process 0, or what has launched the processes, has ended"
+        return next((f"process {rank} has ended with {failure}" for rank, failure in failed.items()), None)
+
+    def _read(self) -> dict[int, dict[str, Any]]:
+        told = self._store.multi_get([f"{self._key}/{rank}" for rank in self._others])
+        return {rank: json.loads(text) for rank, text in zip(self._others, told, strict=True)}
+
+    def _interrupt(self) -> None:
+        with self._lock:
+            if self._is_armed:
+                ident = threading.main_thread().ident
+                assert ident is not None
+                signal.pthread_kill(ident, signal.SIGURG)
+
+    def _raise(self, *_: Any) -> None:
+        if self._failure is not None and not self._processes.is_leaving:
+            raise TrainingError(f"{self._failure}; process {self._processes.rank} was in {self.where()}")
+
+
+def is_about_processes(error: RuntimeError) -> bool:
+    """Say whether torch has raised this since another process is gone, or does not come."""
+    kinds = getattr(distributed, "DistError", ())
+    return isinstance(error, kinds) or re.search(r"gloo|NCCL|timed out waiting|by peer", str(error), re.I) is not None
+
+
+def set_timeout(seconds: float) -> None:
+    """Let the default group wait no longer, whoever has made it."""
+    if distributed.is_available() and distributed.is_initialized():
+        # NCCL ends the process itself, by its watchdog: later, so that ours can say before what is wrong.
+        seconds *= 2 if distributed.get_backend() == "nccl" else 1
+        distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), distributed.group.WORLD)
+
+
+def averaged(tensor: torch.Tensor) -> torch.Tensor:
+    """Average a tensor over the processes, in place: in the group of the gradients, on the device."""
+    if distributed.get_backend() == "nccl":
+        distributed.all_reduce(tensor, op=distributed.ReduceOp.AVG)
+        return tensor
+    distributed.all_reduce(tensor)
+    return tensor.div_(distributed.get_world_size())
+
+
+def _group_of_messages(timeout: float) -> Any:
+    world = distributed.group.WORLD
+    known = _groups.get(timeout)
+    if known is None or known[0] is not world:
+        set_timeout(timeout)
+        known = world, distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+        _groups[timeout] = known
+    return known[1]
+
+
+def _number_of(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def _bits_of(number: float) -> int:
+    return int(struct.unpack("q", struct.pack("d", float(number)))[0])
+
+
+def _padded(text: bytes, length: int) -> torch.Tensor:
+    return torch.tensor(list(text[:length].ljust(length, b"\0")), dtype=torch.uint8)
+
+
+def _difference(name: str, values: list[Any]) -> str:
+    """Return which processes have which value; nothing where all have the same."""
+    ranks: dict[str, list[int]] = {}
+    for rank, value in enumerate(values):
+        ranks.setdefault(json.dumps(value, sort_keys=True), []).append(rank)
+    if len(ranks) == 1:
+        return ""
+    said = [f"{_shortened(text)} in {_processes(which)}" for text, which in ranks.items()]
+    return f"{name} is {', '.join(said)}"
+
+
+def _processes(ranks: Sequence[int]) -> str:
+    if len(ranks) == 1:
+        return f"process {ranks[0]}"
+    return f"processes {', '.join(map(str, ranks[:8]))}{', ...' if len(ranks) > 8 else ''}"
+
+
+def _shortened(text: str) -> str:
+    return "nothing" if text == "null" else text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:1_000]
