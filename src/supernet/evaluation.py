@@ -78,11 +78,15 @@ class NetworkTrainer(TrainingLoop):
         if not self.measures_in_eval_form:
             return
         # Each process measures all of it, so that no sample is left out where it cannot be shared evenly.
+        self.meters["valid"].reset()  # where a signal left in the midst of it
         with random_numbers_kept(self.device), self.supernet.statistics_kept(), self._forms.evaluating(self.loss):
             for X, y in self._evaluation_part.batches(0):
+                if self._is_asked_to_leave():
+                    break
                 output = self.supernet.alone(X, {})
                 with torch.no_grad():
                     self.meters["valid"].update(self.loss_of(output, y), output, y, X)
+        self._leave_if_asked()
 
     def _write_result(self, run: RunDirectory) -> None:
         run.write_network(lambda: self.model)

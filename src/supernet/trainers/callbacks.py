@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supernet.errors import MissingExtraError
 from supernet.trainers.progress import ProgressBar, numbers_of
+from supernet.trainers.run_directory import failing_softly
 
 if TYPE_CHECKING:
     from supernet.trainers.loop import TrainingLoop
@@ -30,16 +32,16 @@ class Callback:
         """Called before the first step; `trainer.history` has the epochs that a resumed search brings along."""
 
     def epoch_began(self, trainer: TrainingLoop) -> None:
-        """Called before each epoch, `trainer.epoch` (from 0)."""
+        """Called before each epoch, `trainer.epoch` (from 0), and where one is gone on with, from `trainer.step`."""
 
     def step_ended(self, trainer: TrainingLoop) -> None:
         """Called after each step, `trainer.step` (from 0) of the epoch."""
 
     def epoch_ended(self, trainer: TrainingLoop, record: Mapping[str, Any]) -> None:
-        """Called after each epoch."""
+        """Called after each epoch. An error ends the search; the epoch is saved before."""
 
     def fit_ended(self, trainer: TrainingLoop) -> None:
-        """Called at the end, also where an error or a signal ends the search."""
+        """Called at the end, also where an error or a signal ends the search; an error in it is a warning."""
 
 
 class ShowProgress(Callback):
@@ -126,6 +128,28 @@ class TensorBoard(Callback):
     def fit_ended(self, trainer: TrainingLoop) -> None:
         """Close the event file."""
         self._writer.close()
+
+
+@contextmanager
+def called(callbacks: Sequence[Callback], call: Callable[[Callback, str], None]) -> Iterator[None]:
+    """Let `fit_began` of each be called, and after this context, however it ends, `fit_ended` of those that began."""
+
+    def end(callback: Callback) -> None:
+        with failing_softly(f"{type(callback).__name__}.fit_ended failed, which leaves the search as it is"):
+            call(callback, "fit_ended")
+
+    with ExitStack() as stack:
+        for callback in callbacks:
+            stack.callback(end, callback)
+            call(callback, "fit_began")
+        yield
+
+
+def each(callbacks: Sequence[Callback], do: Callable[[Callback], None]) -> None:
+    """Do something with each, also where it fails with another one; the last failure is passed on."""
+    with ExitStack() as stack:
+        for callback in reversed(callbacks):
+            stack.callback(do, callback)
 
 
 def flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

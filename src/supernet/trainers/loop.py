@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 import logging
 import math
@@ -11,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from signal import Signals
 from typing import Any, Literal, TypedDict
 
 import torch
@@ -23,13 +23,13 @@ from supernet.errors import NonFiniteError, TrainingError
 from supernet.execution import Plan
 from supernet.execution.recalibration import statistics_anew
 from supernet.execution.replace import check_initialized, check_not_taken
-from supernet.execution.state import Forms, random_numbers_kept, seeded
+from supernet.execution.state import Forms, RandomState, random_numbers_kept, seeded
 from supernet.execution.structure import are_finite, copied, is_as_noted, noted
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space import Architecture, SearchSpace, freeze
 from supernet.trainers.agreement import share_initial_values, what_has_come_out, what_is_given
 from supernet.trainers.base import BaseOneShotTrainer
-from supernet.trainers.callbacks import Callback, ShowProgress
+from supernet.trainers.callbacks import Callback, ShowProgress, called, each
 from supernet.trainers.checkpoint import read_checkpoint
 from supernet.trainers.data import (
     Data,
@@ -49,6 +49,7 @@ from supernet.trainers.metrics import Means, Meter, Metrics, batch_size
 from supernet.trainers.processes import Processes
 from supernet.trainers.progress import written
 from supernet.trainers.run_directory import Checkpointing, RunDirectory, failing_softly
+from supernet.trainers.running import Rest, end_described, old_objects_left_alone
 from supernet.trainers.snapshot import bring_back, digest, is_kept, snapshot
 from supernet.trainers.steps import OptimizerSteps
 from supernet.trainers.stopping import StoppingRule, StoppingRules
@@ -219,6 +220,9 @@ class TrainingLoop:
         self._run = None if run_dir is None else RunDirectory(run_dir)
         self._checkpointing, self._saved_at = checkpointing, time.monotonic()
         self._signals: Interruption | None = None  # during `fit`
+        self._rest: Rest | None = None  # where `fit` was left, if it was left between two steps
+        self._describes = False  # whether run.json is this search's, and it has not finished
+        self._looked_at = 0  # the last step of the epoch at which a checkpoint may have been due
         self._loss_changes_targets = False  # found by the trial
         self._has_begun, self._made_before_fit = False, set[str]()
         self.seconds_before, self._began = 0.0, time.perf_counter()  # of earlier processes; when this one began
@@ -330,9 +334,24 @@ class TrainingLoop:
             raise TrainingError(f"resume is 'auto', the path of a run directory, or None, not {resume!r}")
         if not self._has_begun:
             self._made_before_fit = set(vars(self))
-        finished = None if self._run is None else self._run.stands_aside()
-        if finished is not None and self._takes_state_of(finished):
-            return
+        with noticing_signals(as_keyboard=self._run is None) as signals:
+            finished = None if self._run is None else self._run.stands_aside()
+            if finished is not None and self._takes_state_of(finished):
+                return
+            with self._surrounded(signals, resume):
+                self._begin(resume)
+                self._leave_if_asked()
+                with called(self.callbacks, self._call):
+                    while self.epoch < self.num_epochs and self.stopped is None:
+                        self._fit_epoch()
+                    self._finish()
+        if self._run is not None and self._run.ends_a_rerun():
+            raise SystemExit(0)
+
+    @contextmanager
+    def _surrounded(self, signals: Interruption, resume: Any) -> Iterator[None]:
+        """What a search stands in: its directory is its own, so are its random numbers, and `run.json` is true."""
+        self._describes = False
         with ExitStack() as stack:
             stack.enter_context(self.processes.watched(self._place))
             if self.processes.count > 1:
@@ -344,22 +363,13 @@ class TrainingLoop:
             stack.enter_context(seeded(self._own_seed(), self.device))
             stack.enter_context(self._forms.kept())
             stack.enter_context(self.supernet.laid_out())
-            self._begin(resume)
-            stack.enter_context(self._failure_described())
+            stack.enter_context(end_described(self._describe, signals))
             stack.enter_context(self.processes.errors_named())
-            stack.enter_context(_old_objects_left_alone())
-            self._signals = stack.enter_context(noticing_signals(self._run is not None))
+            stack.enter_context(old_objects_left_alone())
+            self._signals = signals
             stack.callback(setattr, self, "_signals", None)
             stack.callback(self.valid_part.leave)
-            self._has_begun = True
-            for callback in self.callbacks:
-                stack.callback(self._end_callback, callback)
-                self._call(callback, "fit_began")
-            while self.epoch < self.num_epochs and self.stopped is None:
-                self._fit_epoch()
-            self._finish()
-        if self._run is not None and self._run.ends_a_rerun():
-            raise SystemExit(0)
+            yield
 
     def _takes_state_of(self, finished: RunDirectory) -> bool:
         """Be as after a run that has finished elsewhere, without a step or a file; say whether it is the same one."""
@@ -375,19 +385,6 @@ class TrainingLoop:
         logger.info("%s is not the run that is run again; its result is taken as it is", finished.path)
         return True
 
-    @contextmanager
-    def _failure_described(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as failure:
-            with failing_softly("run.json does not say that the search failed"):
-                self._describe("failed", error=f"{type(failure).__name__}: {failure}")
-            raise
-
-    def _end_callback(self, callback: Callback) -> None:
-        with failing_softly(f"{type(callback).__name__}.fit_ended failed, which leaves the search as it is"):
-            self._call(callback, "fit_ended")
-
     def _call(self, callback: Callback, name: str, *arguments: Any) -> None:
         with self.processes.in_one_alone(f"{type(callback).__name__}.{name}"):
             getattr(callback, name)(self, *arguments)
@@ -400,6 +397,9 @@ class TrainingLoop:
                     f"{type(rule).__name__} asks for the architecture of each epoch, which {type(self).__name__} does "
                     "not know before its search has ended; give a rule on figures of the record, such as valid_loss"
                 )
+        if resume is None and self._rest is not None:
+            self._go_on(self._rest)
+            return
         if not self._has_begun:
             attributes = self.kept_attributes()
             self._given_attributes = {
@@ -424,12 +424,15 @@ class TrainingLoop:
             if self._has_begun:
                 raise TrainingError(
                     f"this {type(self).__name__} has trained already, up to epoch {self.epoch + 1}, step {self.step}: "
-                    "a second fit() could neither begin anew nor go on exactly; make model, optimizer and trainer "
-                    "anew, or give a run_dir and go on from its checkpoint by fit(resume='auto')"
+                    "a second fit() could neither begin anew nor go on exactly, unless the first was interrupted "
+                    "between two steps; make model, optimizer and trainer anew, or give a run_dir and go on from its "
+                    "checkpoint by fit(resume='auto')"
                 )
             if self._run is not None and self.fabric.is_global_zero:
-                # A run that is resumed and was killed before its first checkpoint has left files too.
-                self._run.begin(over_others=resume is not None)
+                if resume is None:  # one that is resumed and was killed before its first checkpoint has left files too
+                    self._run.check_empty()
+                self._describes = True
+                self._run.begin()
             self.epoch = self.step = self.global_step = self.skipped_steps = 0
             self.history = []
             self.valid_part.enter(0, 0)
@@ -449,13 +452,33 @@ class TrainingLoop:
             if self._standing is not None:
                 logger.info("%s holds a finished run, which stays as it is", checkpoint.parent.parent)
             elif self._run is not None and self.fabric.is_global_zero:
+                self._describes = True
                 self._run.resume(state, self.history)
         self._compare_processes(f"what they begin with, after {self._position()}")
         self._describe("running")
+        self._has_begun, self._looked_at = True, self.step
+        self._come_to_rest()
+
+    def _go_on(self, rest: Rest) -> None:
+        """Go on where this trainer was left between two steps."""
+        if self._run is not None and self.fabric.is_global_zero:
+            self._run.check_not_beyond(self.global_step)
+        self._forms.note()
+        self._forms.train()
+        rest.random.put_back()
+        self.seconds_before, self._began = rest.seconds, time.perf_counter()
+        self._describes = True
+        logger.info("goes on after %s", self._position())
+        self._describe("running")
+
+    def _come_to_rest(self) -> None:
+        """Note that the trainer stands between two steps, so that a `fit()` after this one can go on exactly."""
+        self._rest = Rest(RandomState(self.device), self.seconds())
 
     def _fit_epoch(self) -> None:
         began = time.perf_counter()
         first_step = self.step
+        self._rest = None  # until the epoch's end, or a signal
         for callback in self.callbacks:
             self._call(callback, "epoch_began")
         self.processes.speak_next()
@@ -465,12 +488,20 @@ class TrainingLoop:
         seconds = time.perf_counter() - began
         self._validate()
         record = self._end_epoch(seconds, self.step - first_step)
-        for callback in self.callbacks:
-            self._call(callback, "epoch_ended", record)
-        self.epoch, self.step = self.epoch + 1, 0
+        failure = None
+        try:
+            each(self.callbacks, lambda callback: self._call(callback, "epoch_ended", record))
+        except Exception as error:  # it ends the search, and the epoch is saved before
+            failure = error
+        self.epoch, self.step, self._looked_at = self.epoch + 1, 0, 0
         every = self._checkpointing.every_epochs
-        if every and (self.epoch % every == 0 or self.epoch == self.num_epochs or self.stopped):
+        due = bool(every and (self.epoch % every == 0 or self.epoch == self.num_epochs or self.stopped))
+        if due or (failure is not None and self.fabric.world_size == 1):  # of several processes one cannot save alone
             self._save(record.get("valid_loss", record["train_loss"]))
+        self._come_to_rest()
+        if failure is not None:
+            raise failure
+        self._leave_if_asked(is_saved=due)
 
     def _validate(self) -> None:
         """Measure what an epoch has trained, where its steps do not; nothing by default."""
@@ -509,7 +540,7 @@ class TrainingLoop:
             self._check_noted()
             last = {f"{part}_{name}": v for part, meter in self.meters.items() for name, v in meter.last().items()}
             logger.info("%s  %s", self.where(), written(self._read_meters(), last))
-        if self.step % self.accumulate == 0:
+        if not self._steps.waiting():
             self.save_between_steps()
 
     def steps_of_an_epoch(self) -> int | None:
@@ -537,33 +568,59 @@ class TrainingLoop:
         """Write a checkpoint if one is due, and leave if a signal has asked for it; outside of `fit` do nothing."""
         if self._signals is None:
             return
-        due = self._checkpointing
+        due, number = self._checkpointing, int(self._signals.signal or 0)
         minutes = (time.monotonic() - self._saved_at) / 60
         is_late = due.every_minutes is not None and minutes >= due.every_minutes
-        number = int(self._signals.signal or 0)
         place = self.step, self.global_step, self._steps.passes if self.accumulate == 1 else 0
         number, save = self.processes.between_steps(number, is_late, place)  # they finish different steps meanwhile
-        save |= bool(due.every_steps and self.step and self.step % due.every_steps == 0)
-        if self._run is None or not (save or number):
-            return
-        path = self._save(None)
+        save |= bool(due.every_steps and self.step // due.every_steps > self._looked_at // due.every_steps)
+        self._looked_at = self.step
         if number:
-            self._describe("interrupted")
-            message = f"stopped by signal {number} after {self._position()}; saved {path}"
-            logger.warning("%s; resume='auto' goes on from there", message)
-            self.processes.leave_together("the end after a signal")
-            raise SystemExit(128 + number)
+            self._leave(number)
+        if save:
+            self._save(None)
 
-    def _save(self, loss: float | None) -> Any:
-        """Write a checkpoint; all processes take part, the first one writes."""
+    def _is_asked_to_leave(self) -> bool:
+        """Say whether a signal has come, where this process alone decides."""
+        return self.fabric.world_size == 1 and self._signals is not None and self._signals.signal is not None
+
+    def _leave_if_asked(self, *, is_saved: bool = False) -> None:
+        """Leave `fit` here, between two steps, if a signal has asked for it."""
+        assert self._signals is not None, "within fit"
+        number = max(number for (number,) in self.processes.exchange("the signals", int(self._signals.signal or 0)))
+        if number:
+            self._leave(number, is_saved=is_saved)
+
+    def _leave(self, number: int, *, is_saved: bool = False) -> None:
+        """Leave `fit` here, between two steps, as a signal has asked: of all processes, if it came to one of them."""
+        assert self._signals is not None, "within fit"
+        self._signals.signal = Signals(number)
+        if self._standing is None and not is_saved:
+            self._save(None)
+        self._come_to_rest()
+        how = "fit()" if self._run is None else "resume='auto'"
+        message = f"stopped by signal {number} after {self._position()}; {how} goes on from there"
+        if self._run is not None:
+            logger.warning("%s", message)
+        self.processes.leave_together("the end after a signal")
+        raise self._signals.exit(message)
+
+    def _save(self, loss: float | None, *, softly: bool = False) -> None:
+        """Write a checkpoint; all processes take part, the first one writes.
+
+        Args:
+            loss: by which the best is known.
+            softly: whether a failing write is a warning.
+        """
         if self._run is None:
-            return None
+            return
         self._check_noted()
         state = snapshot(self)
         self._saved_at = time.monotonic()
         if not self.fabric.is_global_zero:
-            return None
-        return self._run.write_checkpoint(state, self.global_step, self._checkpointing.keep_last, loss)
+            return
+        with failing_softly("the last checkpoint is not written") if softly else nullcontext():
+            self._run.write_checkpoint(state, self.global_step, self._checkpointing.keep_last, loss)
 
     def _end_epoch(self, seconds: float, steps: int) -> dict[str, Any]:
         """Close the epoch's books, and return its record."""
@@ -636,12 +693,14 @@ class TrainingLoop:
             if isinstance(callback, ShowProgress):
                 callback.fit_ended(self)  # a search by evaluations has a bar of its own
         self._conclude()
-        if self._standing is None:
-            self._save(None)  # with what has been found out at the end
         run = self._run if self.fabric.is_global_zero else None
         if run is not None:
             self._write_result(run)
-        self._describe("finished", result=result, stopped=self.stopped)
+        if self._standing is None:
+            self._save(None, softly=True)  # with what has been found out at the end
+        with failing_softly("run.json does not say that the search has finished"):
+            self._describe("finished", result=result, stopped=self.stopped)
+        self._describes, self._rest = False, None  # whatever comes now, all is done
         if run is not None:
             self._write_plots(run)
         self.processes.leave_together("the end of the search")
@@ -660,7 +719,7 @@ class TrainingLoop:
         """Draw the result, which may fail."""
 
     def _describe(self, status: str, **result: Any) -> None:
-        if self._run is not None and self.fabric.is_global_zero and self._standing is None:
+        if self._run is not None and self.fabric.is_global_zero and self._describes:
             hyperparameters = {**self._given_attributes, **self.given_options, "num_epochs": self.num_epochs}
             identity = {name: value for name, value in self.identity().items() if name != "options"}
             about = {"status": status, **surroundings(self.device), **identity, "hyperparameters": hyperparameters}
@@ -1036,23 +1095,6 @@ class SupernetTrainer(TrainingLoop, BaseOneShotTrainer):
         ):
             return freeze(self.model, architecture)
         return freeze(self.model, architecture)
-
-
-@contextmanager
-def _old_objects_left_alone() -> Iterator[None]:
-    """Let the garbage collector look at new objects only in this context.
-
-    A step makes thousands of them, and going through all that imports have made whenever they are many took 5 % of the
-    time.
-    """
-    if gc.get_freeze_count():  # somebody has seen to it
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def check_optimizer(optimizer: Optimizer, model: nn.Module, loss: Any = None) -> None:

@@ -129,7 +129,7 @@ class RunDirectory:
             keep_last: how many to keep.
             loss: of the validation part, at the end of an epoch, to know the best by.
         """
-        path = self._checkpoints / f"step-{global_step:012d}.safetensors"
+        path = self._checkpoints / _name(global_step)
         if loss is not None and not math.isnan(loss) and (self._best is None or loss < self._best[0]):
             self._best = loss, path.name
         write_checkpoint(path, {**state, "best": self._best})
@@ -139,14 +139,8 @@ class RunDirectory:
                 (self._checkpoints / name).unlink(missing_ok=True)
         return path
 
-    def begin(self, *, over_others: bool) -> None:
-        """Begin anew.
-
-        Raises:
-            TrainingError: a run is here already, and may not be written over.
-        """
-        if not over_others:
-            self.check_empty()
+    def begin(self) -> None:
+        """Begin anew."""
         self._best = None
         write_whole(self._metrics, "")
 
@@ -156,6 +150,15 @@ class RunDirectory:
             raise TrainingError(
                 f"{self.path} holds a run already; go on with it by resume='auto', choose another run_dir, or "
                 "move it away"
+            )
+
+    def check_not_beyond(self, global_step: int) -> None:
+        """Raise `TrainingError` if another process has gone on with the run here, beyond that step."""
+        newest = self.newest_checkpoint()
+        if newest is not None and newest.name > _name(global_step):
+            raise TrainingError(
+                f"{self.path} has been gone on with elsewhere, up to {newest.name}, and this trainer stands at step "
+                f"{global_step}; go on from there by fit(resume='auto')"
             )
 
     def resume(self, state: Mapping[str, Any], history: list[dict[str, Any]]) -> None:
@@ -209,6 +212,11 @@ class RunDirectory:
             plot_architecture(model, architecture, self.path / "architecture")
         with failing_softly(f"{self.path} holds no plot of the probabilities"):
             plot_probabilities(space, history, self.path / "probabilities")
+
+
+def _name(global_step: int) -> str:
+    """Return the name of the checkpoint of a step; names are in the order of steps."""
+    return f"step-{global_step:012d}.safetensors"
 
 
 @contextmanager

@@ -1,0 +1,65 @@
+"""What surrounds the loop while a search runs, and what is left of it where it was left between two steps."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from supernet.execution.state import RandomState
+from supernet.trainers.interruption import Interruption
+from supernet.trainers.run_directory import failing_softly
+
+__all__: list[str] = []
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What `fit` needs to go on exactly where the same trainer was left between two steps, beside the trainer itself.
+
+    Attributes:
+        random: the numbers that it had come to; outside of `fit` they are the user's own.
+        seconds: how long it had run.
+    """
+
+    random: RandomState
+    seconds: float
+
+
+@contextmanager
+def end_described(describe: Callable[..., None], signals: Interruption) -> Iterator[None]:
+    """Say in `run.json` how this context was left, unless all was done: "failed" by an error, else "interrupted".
+
+    Args:
+        describe: `describe(status, **what)`.
+        signals: that have come.
+    """
+    try:
+        yield
+    except BaseException as failure:
+        with failing_softly("run.json does not say how the search ended"):
+            if isinstance(failure, Exception):
+                describe("failed", error=f"{type(failure).__name__}: {failure}")
+            elif signals.signal is not None:
+                describe("interrupted", signal=signals.signal.name)
+            else:  # a second Ctrl-C, or somebody's sys.exit()
+                describe("interrupted", error=f"{type(failure).__name__}: {failure}")
+        raise
+
+
+@contextmanager
+def old_objects_left_alone() -> Iterator[None]:
+    """Let the garbage collector look at new objects only in this context.
+
+    A step makes thousands of them, and going through all that imports have made whenever they are many took 5 % of the
+    time.
+    """
+    if gc.get_freeze_count():  # somebody has seen to it
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
