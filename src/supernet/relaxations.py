@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from supernet.space import Architecture, Decision, LayerDomain, SearchSpace
-from supernet.space.domains import Domain
+from supernet.space import Architecture, Decision, Domain, SearchSpace
 
 __all__ = ["DecisionDistribution", "binary_gates", "most_probable", "new_logits", "probabilities"]
 
@@ -21,8 +20,7 @@ def new_logits(space: SearchSpace, *, seed: int, dtype: torch.dtype, device: tor
     Choices of one label share one vector. The numbers depend on the seed only, not on the device. They are of float32
     at least, for an optimizer's steps are lost in what 16 bits round.
     """
-    widths = {label: len(d.names) if isinstance(d, LayerDomain) else d.n_candidates for label, d in space.items()}
-    return _new_logits(widths, seed, dtype, device)
+    return _new_logits({label: len(domain.options) for label, domain in space.items()}, seed, dtype, device)
 
 
 def probabilities(space: SearchSpace, logits: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -50,12 +48,7 @@ def most_probable(space: SearchSpace, logits: Mapping[str, torch.Tensor]) -> Arc
 
 def most_probable_of(domain: Domain, logits: torch.Tensor) -> Decision:
     """Return the same for one domain and its logits (K,)."""
-    values = logits.tolist()
-    best = sorted(range(len(values)), key=lambda k: -values[k])
-    if isinstance(domain, LayerDomain):
-        return domain.names[best[0]]
-    low, high = domain.bounds
-    return sorted(best[: min(max(sum(value > 0 for value in values), low), high)])
+    return domain.decision(domain.best(logits.tolist()))
 
 
 class DecisionDistribution:

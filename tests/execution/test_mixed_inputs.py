@@ -32,7 +32,7 @@ def expectation(choice, p, tensors):
     total = torch.zeros((), dtype=torch.float64)
     for chosen in SETS:
         probability = torch.stack([p[i] if i in chosen else 1 - p[i] for i in range(3)]).prod()
-        output = choice.decided(chosen)(tensors)
+        output = choice.resolve(chosen)(tensors)
         if output is not None:
             total = total + probability * (torch.cat(output, 1) if isinstance(output, list) else output)
     return total
@@ -95,7 +95,7 @@ def test_where_absent_inputs_are_zeros_a_mixture_of_two_stands_where_the_average
     choice = InputChoice(3, 2, reduction, absent="zeros", label="join")
     tensors = [torch.randn(2, 3) for _ in range(3)]
     output = MixedInput(choice, Plan(join=torch.full((3,), 1 / 3)))(tensors)
-    pairs = [choice.decided(pair)(tensors) for pair in ([0, 1], [0, 2], [1, 2])]
+    pairs = [choice.resolve(pair)(tensors) for pair in ([0, 1], [0, 2], [1, 2])]
     if reduction == "none":
         output, pairs = torch.stack(output), [torch.stack(pair) for pair in pairs]
     average = torch.stack(pairs).mean(0)

@@ -44,7 +44,7 @@ def test_each_set_of_inputs_is_reduced_as_all_are_with_zeros_in_the_absent_ones_
 def test_zeros_are_of_their_input_s_dtype_and_memory_format_and_have_no_gradient():
     choice = InputChoice(2, None, "none", absent="zeros", label="join")
     image = torch.randn(2, 3, 4, 4, dtype=torch.bfloat16).to(memory_format=torch.channels_last).requires_grad_()
-    zeros, _ = choice.decided([1])([image, image])
+    zeros, _ = choice.resolve([1])([image, image])
     assert zeros.dtype == torch.bfloat16
     assert zeros.is_contiguous(memory_format=torch.channels_last)
     assert not zeros.requires_grad
@@ -52,8 +52,8 @@ def test_zeros_are_of_their_input_s_dtype_and_memory_format_and_have_no_gradient
 
 def test_what_is_omitted_by_default_is_as_it_was():
     tensors = [torch.ones(2, 1), torch.full((2, 1), 2.0)]
-    assert InputChoice(2, None, label="j").decided([])(tensors) is None
-    assert InputChoice(2, None, "concat", label="j").decided([1])(tensors).shape == (2, 1)
-    assert InputChoice(2, None, "mean", label="j").decided([1])(tensors).tolist() == [[2.0], [2.0]]
+    assert InputChoice(2, None, label="j").resolve([])(tensors) is None
+    assert InputChoice(2, None, "concat", label="j").resolve([1])(tensors).shape == (2, 1)
+    assert InputChoice(2, None, "mean", label="j").resolve([1])(tensors).tolist() == [[2.0], [2.0]]
     assert "absent" not in repr(InputChoice(2))
     assert "absent='zeros'" in repr(InputChoice(2, absent="zeros"))

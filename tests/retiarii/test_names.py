@@ -125,7 +125,7 @@ def test_the_older_signatures_take_keys_and_names_of_inputs():
     assert layer.key == "layer"
     choice = mutables.InputChoice(choose_from=["x", "y", mutables.InputChoice.NO_KEY], n_chosen=2, key="skip")
     assert (choice.n_candidates, choice.n_chosen, choice.key) == (3, 2, "skip")
-    fixed = choice.decided([0, 2])
+    fixed = choice.resolve([0, 2])
     tensors = [torch.ones(1), torch.zeros(1), torch.full((1,), 5.0)]
     assert fixed(tensors) == fixed(dict(zip("xyz", tensors, strict=True))) == 6
     assert mutables.MutableScope("scope").key == "scope"

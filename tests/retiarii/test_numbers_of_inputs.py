@@ -28,6 +28,6 @@ def test_gates_of_their_own_stand_between_all_sets_within_the_bounds():
 
 
 def test_absent_inputs_are_zeros_where_asked_for():
-    decided = InputChoice(2, n_chosen=None, reduction="concat", absent="zeros", label="join").decided([1])
+    decided = InputChoice(2, n_chosen=None, reduction="concat", absent="zeros", label="join").resolve([1])
     one = torch.ones(1, 1)
     assert decided({"left": one, "right": one}).tolist() == [[0.0, 1.0]]

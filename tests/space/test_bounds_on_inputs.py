@@ -10,7 +10,7 @@ from torch import nn
 
 from supernet import InputChoice, LayerChoice, SearchSpace, freeze, load_architecture, save_architecture
 from supernet.errors import ArchitectureError, ChoiceError
-from supernet.space import InputDomain
+from supernet.nn import Domain
 
 BOUNDS = [(4, (1, 2)), (4, (0, 2)), (3, (2, 3)), (5, (1, 4)), (2, (0, 1)), (1, None)]
 
@@ -80,7 +80,7 @@ def test_a_decision_is_drawn_as_often_as_independent_inclusion_within_the_bounds
 
 @pytest.mark.parametrize("n_chosen", [(1, 2), (1999, 2000), (0, 1)])
 def test_draws_keep_the_bounds_among_thousands_of_inputs_and_at_the_edges(n_chosen):
-    domain = InputDomain("join", 2001, n_chosen)
+    domain = Domain("join", tuple(map(str, range(2001))), n_chosen, is_set=True)
     low, high = n_chosen
     for u in (0.0, 0.5, math.nextafter(1.0, 0)):
         assert low <= len(domain.draw([u] * 2001)) <= high

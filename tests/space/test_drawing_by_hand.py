@@ -11,7 +11,7 @@ from torch import nn
 
 from supernet import InputChoice, LayerChoice, SearchSpace
 from supernet.errors import ArchitectureError
-from supernet.space import LayerDomain
+from supernet.space import Domain
 
 SPACES = settings(max_examples=150, derandomize=True, deadline=None)
 
@@ -94,21 +94,21 @@ def by_weight(names, weights, u):
 
 
 def drawn(domain, uniforms):
-    if isinstance(domain, LayerDomain):
-        return by_weight(domain.names, domain.prior or [1.0] * domain.size, uniforms[0])
-    inputs = range(domain.n_candidates)
-    if domain.n_chosen is None:
+    if not domain.is_set:
+        return by_weight(domain.options, domain.prior or [1.0] * domain.size, uniforms[0])
+    inputs = range(len(domain.options))
+    if domain.arity is None:
         return [i for i in inputs if uniforms[i] < (domain.prior[i] if domain.prior else 0.5)]
-    if isinstance(domain.n_chosen, tuple):
+    if isinstance(domain.arity, tuple):
         return drawn_within_bounds(domain, uniforms)
-    weights = domain.prior or [1.0] * domain.n_candidates
+    weights = domain.prior or [1.0] * len(domain.options)
     keys = [math.log1p(-uniforms[i]) / weights[i] if weights[i] else -math.inf for i in inputs]
-    return sorted(sorted(inputs, key=lambda i: (-keys[i], i))[: domain.n_chosen])
+    return sorted(sorted(inputs, key=lambda i: (-keys[i], i))[: domain.arity])
 
 
 def drawn_within_bounds(domain, uniforms):
     """One input after another, as probable as the sets that remain and have it, by independent inclusion."""
-    p = domain.prior or [0.5] * domain.n_candidates
+    p = domain.prior or [0.5] * len(domain.options)
     weight = {s: math.prod(p[i] if i in s else 1 - p[i] for i in range(len(p))) for s in map(tuple, domain)}
     for i, u in enumerate(uniforms):
         with_it = sum(w for s, w in weight.items() if i in s)
@@ -119,7 +119,7 @@ def drawn_within_bounds(domain, uniforms):
 
 def all_drawn(space, generator):
     """A decision for every label, each from its own stretch of one row of numbers."""
-    widths = [1 if isinstance(domain, LayerDomain) else domain.n_candidates for domain in space.values()]
+    widths = [len(domain.options) if domain.is_set else 1 for domain in space.values()]
     row = torch.rand(sum(widths), generator=generator, dtype=torch.float64).split(widths)
     return {label: drawn(space[label], numbers.tolist()) for label, numbers in zip(space, row, strict=True)}
 
@@ -130,12 +130,12 @@ def mutated(space, model, parent, generator):
         return parent
     label = changeable[int(torch.rand((), generator=generator, dtype=torch.float64) * len(changeable))]
     domain, decision = space[label], parent[label]
-    width = 1 if isinstance(domain, LayerDomain) else domain.n_candidates
+    width = len(domain.options) if domain.is_set else 1
     numbers = torch.rand(max(2, width), generator=generator, dtype=torch.float64).tolist()
-    if isinstance(domain, LayerDomain):
-        others = [float(name != decision) for name in domain.names]
+    if not domain.is_set:
+        others = [float(name != decision) for name in domain.options]
         weights = [p * other for p, other in zip(domain.prior or others, others, strict=True)]
-        changed = by_weight(domain.names, weights if any(weights) else others, numbers[0])
+        changed = by_weight(domain.options, weights if any(weights) else others, numbers[0])
     else:
         changed = domain.mutate(decision, numbers)
     return reached(model, {**all_drawn(space, generator), **parent, label: changed})
@@ -167,7 +167,7 @@ def test_an_architecture_is_understood_as_its_decisions_and_its_way_through_the_
 
     def in_another_way(label, decision):
         if isinstance(decision, str):
-            return data.draw(st.sampled_from([decision, space[label].names.index(decision)]))
+            return data.draw(st.sampled_from([decision, space[label].options.index(decision)]))
         return data.draw(st.permutations(decision).map(data.draw(st.sampled_from([tuple, list]))))
 
     given_as = {label: in_another_way(label, decisions[label]) for label in data.draw(st.permutations(list(decisions)))}
@@ -184,7 +184,7 @@ def test_an_architecture_is_understood_as_its_decisions_and_its_way_through_the_
 
 @pytest.mark.parametrize("n", [*range(1, 65), 100, 1000])
 def test_equal_candidates_have_equal_shares_up_to_the_last_bit(n):
-    domain = LayerDomain("op", tuple(str(k) for k in range(n)))
+    domain = Domain("op", tuple(str(k) for k in range(n)))
     near_the_edges = [v for k in range(n) for v in (math.nextafter(k / n, 0), k / n, math.nextafter(k / n, 1))]
     for u in [*near_the_edges, math.nextafter(1.0, 0)]:
         assert domain.draw([u]) == str(int(u * n))
@@ -193,7 +193,7 @@ def test_equal_candidates_have_equal_shares_up_to_the_last_bit(n):
 def test_rounding_leads_to_no_candidate_that_the_prior_forbids():
     """Not even where the prior does not quite sum to 1."""
     for prior in [(0.3, 0.7 - 1e-7, 0.0), (0.0, 1.0, 0.0), (*[0.1] * 10, 0.0)]:
-        domain = LayerDomain("op", tuple(str(k) for k in range(len(prior))), prior)
+        domain = Domain("op", tuple(str(k) for k in range(len(prior))), prior=prior)
         allowed = [str(k) for k, p in enumerate(prior) if p]
         assert domain.draw([0.0]) == allowed[0]
         assert domain.draw([math.nextafter(1.0, 0)]) == allowed[-1]

@@ -24,7 +24,7 @@ from supernet.execution.slot import LayerSlot
 from supernet.execution.state import Buffers, random_numbers_kept
 from supernet.execution.structure import outline_of, parts_of, rebuilt
 from supernet.nn import InputChoice, LayerChoice
-from supernet.nn.input_choice import numbers
+from supernet.nn.domain import in_words
 
 __all__ = ["MixedInput", "MixedLayer", "mixed"]
 
@@ -139,7 +139,7 @@ class MixedInput(PathInput):
         keeps_each = choice.reduction == "none" or (choice.reduction == "concat" and (has_zeros or number != 1))
         if keeps_each and not has_zeros:
             raise ChoiceError(
-                f"choice {self.label!r} reduces {numbers(choice.n_chosen)} of its inputs by {choice.reduction!r}, "
+                f"choice {self.label!r} reduces {in_words(choice.n_chosen)} of its inputs by {choice.reduction!r}, "
                 "for which a mixture of all inputs cannot stand; use 'sum' or 'mean', or absent='zeros', or n_chosen=1 "
                 "with 'concat', or a trainer that samples"
             )

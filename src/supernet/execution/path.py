@@ -28,7 +28,7 @@ class PathInput(nn.Module):
     def __init__(self, choice: InputChoice, plan: Plan) -> None:
         super().__init__()
         self.label = str(choice.label)
-        self.choice_decided = choice.decided
+        self.choice_decided = choice.resolve
         self.plan = plan
         self._decided: dict[tuple[int, ...], nn.Module] = {}  # holds no state, so it is no child
 

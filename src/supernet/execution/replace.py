@@ -74,8 +74,7 @@ def restore(model: nn.Module) -> nn.Module:
     """
     for parent in all_parents(model):
         for name, (choice, module) in replaced_children(parent).items():
-            if isinstance(choice, LayerChoice):
-                _warn_of_copies(choice, module)
+            _warn_of_copies(choice, module)
             put_back(parent, name)
     give_back_strides(model)
     return model
@@ -140,9 +139,10 @@ def check_initialized(model: nn.Module) -> None:
                 )
 
 
-def _warn_of_copies(choice: LayerChoice, replacement: nn.Module) -> None:
+def _warn_of_copies(choice: Choice, replacement: nn.Module) -> None:
     try:
-        for name in choice.names:
-            check_held(str(choice.label), name, choice[name], replacement)
+        for name, branch in zip(choice.domain().options, choice.branches(), strict=False):  # none: no modules
+            for module in branch:
+                check_held(str(choice.label), name, module, replacement)
     except ReplacementError as error:
         logger.warning("restore: %s", error)

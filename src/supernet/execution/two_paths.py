@@ -19,7 +19,7 @@ from supernet.execution.path import PathInput, PathLayer
 from supernet.execution.plan import Plan
 from supernet.execution.structure import copied, mapped
 from supernet.nn import InputChoice, LayerChoice
-from supernet.nn.input_choice import numbers
+from supernet.nn.domain import in_words
 
 __all__ = ["GatedInput", "GatedLayer", "Gates"]
 
@@ -79,7 +79,7 @@ class GatedInput(PathInput):
             if low == 0:
                 what, mend = "none included", f"n_chosen as a number or bounds such as (1, {high})"
             raise ChoiceError(
-                f"choice {self.label!r} takes {numbers(choice.n_chosen)} of its inputs, {what}, and a gate cannot "
+                f"choice {self.label!r} takes {in_words(choice.n_chosen)} of its inputs, {what}, and a gate cannot "
                 f"stand for none or for fewer; give it absent='zeros', or {mend}, or use another trainer"
             )
 

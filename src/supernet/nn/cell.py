@@ -10,7 +10,8 @@ import torch
 from torch import fx, nn
 
 from supernet.errors import ChoiceError
-from supernet.nn.choice import is_following, is_int
+from supernet.nn.choice import is_following
+from supernet.nn.domain import is_int
 from supernet.nn.input_choice import InputChoice
 from supernet.nn.layer_choice import LayerChoice
 

@@ -1,4 +1,4 @@
-"""What a LayerChoice and an InputChoice have in common: a label, a prior, and that they do not run."""
+"""What all kinds of choice have in common: a label, a domain, and that they do not run."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from torch import nn
 
 from supernet.errors import ArchitectureError, ChoiceError, UnresolvedChoiceError
+from supernet.nn.domain import Decision, Domain
 
 __all__ = ["Choice"]
 
@@ -60,13 +61,44 @@ class _BecomesWhatIsDecided(type):
                 "in the model is not known yet; give it a label, or use freeze(Net(), architecture)"
             )
         met.add(choice.label)
-        return choice.decided(decisions[choice.label]) if choice.label in decisions else choice
+        return choice.resolve(decisions[choice.label]) if choice.label in decisions else choice
+
+
+class Risk(NamedTuple):
+    """A decision whose result the model may not bear, though it bears others.
+
+    Attributes:
+        decision: one to try.
+        what: what the choice does then, after "choice 'label'" and before "which Net does not bear".
+        mend: what to do about it, after "give it".
+    """
+
+    decision: Decision
+    what: str
+    mend: str
 
 
 class Choice(nn.Module, metaclass=_BecomesWhatIsDecided):
-    """A decision in a model, not yet made. Base of `LayerChoice` and `InputChoice`."""
+    """A decision in a model, not yet made: base of `LayerChoice`, `InputChoice`, and of kinds of your own.
 
-    _prior: list[float] | None
+    A kind of your own writes `domain`, `resolve` and, where options are modules, `branches`, and registers these as
+    children. Spaces, sampling, counting, freezing, records and plots know it by that alone.
+
+    Args:
+        label: the decision's name. Choices of one label are one decision. Default: the path in the model.
+
+    Raises:
+        ChoiceError: the label is no text, or empty.
+
+    >>> class Width(Choice):
+    ...     def domain(self):
+    ...         return Domain(str(self.label), ("narrow", "wide"), values=(16, 32))
+    ...
+    ...     def resolve(self, decision):
+    ...         return nn.LazyLinear(self.domain().normalized(decision))
+    """
+
+    _prior: list[float] | None = None
 
     def __init__(self, label: str | None) -> None:
         super().__init__()
@@ -90,13 +122,30 @@ class Choice(nn.Module, metaclass=_BecomesWhatIsDecided):
         """The prior as given."""
         return self._prior
 
+    def domain(self) -> Domain:
+        """Return what can be decided here, under this choice's label."""
+        raise NotImplementedError(f"{type(self).__name__} does not define domain()")
+
+    def branches(self) -> Sequence[Sequence[nn.Module]]:
+        """Return the children that run where each option is chosen; nothing where no option has modules of its own."""
+        return ()
+
+    def resolve(self, decision: Any) -> nn.Module:
+        """Return the module that stands where `decision` has been made.
+
+        Raises:
+            ArchitectureError: it is no decision of this choice.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define resolve()")
+
+    def risks(self) -> Sequence[Risk]:
+        """Return decisions to try before a search, for what they give may be of another kind; none by default."""
+        return ()
+
     def description(self) -> str:
         """Name this choice for a message."""
-        raise NotImplementedError
-
-    def decided(self, decision: Any) -> nn.Module:
-        """Return the module that stands where `decision` has been made."""
-        raise NotImplementedError
+        kind = type(self).__name__
+        return f"{kind} {self.label!r}" if self.label else f"the {kind}"
 
     def forward(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise: a model with choices does not run as it is."""
@@ -118,13 +167,3 @@ def checked_prior(prior: Sequence[float] | None, count: int, *, sums_to_one: boo
     if sums_to_one and not math.isclose(sum(numbers), 1, abs_tol=1e-6):
         raise ChoiceError(f"a prior sums to 1, not to {sum(numbers):g}: {numbers}")
     return numbers
-
-
-def is_position(value: Any, count: int) -> bool:
-    """Say whether `value` is a whole number from 0 to `count - 1`."""
-    return is_int(value) and 0 <= value < count
-
-
-def is_int(value: Any) -> bool:
-    """Say whether `value` is a whole number (NumPy's too), which True and False are not here."""
-    return hasattr(value, "__index__") and not isinstance(value, bool)

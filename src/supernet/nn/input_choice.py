@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from supernet.errors import ArchitectureError, ChoiceError
-from supernet.nn.choice import Choice, checked_prior, is_int, is_position
+from supernet.errors import ChoiceError
+from supernet.nn.choice import Choice, Risk, checked_prior
+from supernet.nn.domain import Domain, is_int
 
 __all__ = ["InputChoice"]
 
@@ -88,16 +89,46 @@ class InputChoice(Choice):
     @property
     def bounds(self) -> tuple[int, int]:
         """The least and the largest number of inputs that may be chosen."""
-        return bounds(self.n_chosen, self.n_candidates)
+        return self.domain().bounds
+
+    def domain(self) -> Domain:
+        """Return what can be decided here: a set of positions."""
+        names = None if self.choose_from is None else list(self.choose_from)
+        n_chosen = list(self.n_chosen) if isinstance(self.n_chosen, tuple) else self.n_chosen
+        return Domain(
+            str(self.label),
+            tuple(names or map(str, range(self.n_candidates))),
+            self.n_chosen,
+            is_set=True,
+            prior=None if self._prior is None else tuple(self._prior),
+            noun="input",
+            are_named=names is not None,
+            form={"kind": "input", "n_candidates": self.n_candidates, "n_chosen": n_chosen, "choose_from": names},
+        )
 
     def description(self) -> str:
         """Name this choice, by label where it has one, and its inputs."""
         inputs = ", ".join(self.choose_from) if self.choose_from else f"{self.n_candidates} inputs"
         return f"InputChoice {self.label!r} ({inputs})" if self.label else f"the InputChoice between {inputs}"
 
-    def decided(self, decision: int | str | Sequence[int | str]) -> nn.Module:
+    def risks(self) -> list[Risk]:
+        """Return to take nothing, and the fewest and the most inputs where what is made of them has another shape."""
+        low, high = self.bounds
+        if self.absent == "zeros" or low == high:
+            return []
+        risks = []
+        if low == 0:
+            mend = f"{f'n_chosen=(1, {high}) or ' if high > 1 else ''}absent='zeros', or handle None"
+            risks.append(Risk([], "may choose nothing and then gives None,", mend))
+        if self.reduction in ("concat", "none"):
+            for number in (max(low, 1), high):
+                what = f"may choose {number} of its inputs and reduces them by {self.reduction!r},"
+                risks.append(Risk(list(range(number)), what, "absent='zeros', or n_chosen as a number"))
+        return risks
+
+    def resolve(self, decision: int | str | Sequence[int | str]) -> nn.Module:
         """Return a plain module that picks and reduces the inputs at these positions or of these names."""
-        chosen = chosen_positions(decision, self.n_candidates, self.n_chosen, self.choose_from, self.label)
+        chosen = self.domain().positions(decision)
         n_with_zeros = self.n_candidates if self.absent == "zeros" else None
         return chosen_inputs(chosen, self.reduction, self.choose_from, n_with_zeros)
 
@@ -107,20 +138,6 @@ class InputChoice(Choice):
         absent = "" if self.absent == "omitted" else f", absent={self.absent!r}"
         label = "" if self.label is None else f", label={self.label!r}"
         return f"{inputs}, n_chosen={self.n_chosen}, reduction={self.reduction!r}{absent}{label}"
-
-
-def bounds(n_chosen: int | tuple[int, int] | None, n_candidates: int) -> tuple[int, int]:
-    """Return the least and the largest number of inputs that `n_chosen` allows."""
-    if n_chosen is None:
-        return 0, n_candidates
-    return n_chosen if isinstance(n_chosen, tuple) else (n_chosen, n_chosen)
-
-
-def numbers(n_chosen: int | tuple[int, int] | None) -> str:
-    """Return `n_chosen` in words, such as "1 to 2" or "any number"."""
-    if n_chosen is None:
-        return "any number"
-    return f"{n_chosen[0]} to {n_chosen[1]}" if isinstance(n_chosen, tuple) else str(n_chosen)
 
 
 def _checked_number(n_chosen: Any, n_candidates: int) -> int | tuple[int, int] | None:
@@ -137,38 +154,6 @@ def _checked_number(n_chosen: Any, n_candidates: int) -> int | tuple[int, int] |
         f"n_chosen is None or a number from 1 to {n_candidates} (n_candidates), not {n_chosen!r}; or bounds within 0 "
         f"and {n_candidates}, such as (1, {n_candidates})"
     )
-
-
-def chosen_positions(
-    decision: Any,
-    n_candidates: int,
-    n_chosen: int | tuple[int, int] | None,
-    choose_from: Sequence[str] | None,
-    label: str | None,
-) -> list[int]:
-    """Return the ascending positions that a decision on inputs means, or raise `ArchitectureError`."""
-    items = [decision] if isinstance(decision, str) or is_int(decision) else decision
-    if not isinstance(items, list | tuple):
-        raise ArchitectureError(f"choice {label!r} takes positions of inputs, say [0], not {decision!r}")
-    positions = []
-    for item in items:
-        if isinstance(item, str) and choose_from and item in choose_from:
-            positions.append(choose_from.index(item))
-        elif is_position(item, n_candidates):
-            positions.append(operator.index(item))
-        else:
-            known = f" or names: {', '.join(choose_from)}" if choose_from else ""
-            raise ArchitectureError(
-                f"choice {label!r} has no input {item!r}; it takes positions from 0 to {n_candidates - 1}{known}"
-            )
-    if len(set(positions)) != len(positions):
-        raise ArchitectureError(f"choice {label!r} names an input twice: {decision!r}")
-    low, high = bounds(n_chosen, n_candidates)
-    if not low <= len(positions) <= high:
-        raise ArchitectureError(
-            f"choice {label!r} takes {numbers(n_chosen)} inputs, not {len(positions)}: {decision!r}"
-        )
-    return sorted(positions)
 
 
 def chosen_inputs(

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from supernet.errors import ArchitectureError, ChoiceError
-from supernet.nn.choice import Choice, checked_prior, is_position
+from supernet.errors import ChoiceError
+from supernet.nn.choice import Choice, checked_prior
+from supernet.nn.domain import Domain
 
 __all__ = ["LayerChoice"]
 
@@ -126,22 +127,23 @@ class LayerChoice(ByNameAndPosition, Choice):
             else (f"the LayerChoice between {', '.join(self.names)}")
         )
 
-    def decided(self, decision: str | int) -> nn.Module:
+    def domain(self) -> Domain:
+        """Return what can be decided here: a candidate's name."""
+        names, prior = tuple(self.names), None if self._prior is None else tuple(self._prior)
+        form = {"kind": "layer", "candidates": list(names)}
+        return Domain(str(self.label), names, prior=prior, noun="candidate", form=form)
+
+    def branches(self) -> list[tuple[nn.Module]]:
+        """Return each candidate."""
+        return [(candidate,) for candidate in self]
+
+    def resolve(self, decision: str | int) -> nn.Module:
         """Return the candidate of that name or position."""
-        return self[chosen_name(decision, self.names, self.label)]
+        return self[str(self.domain().normalized(decision))]
 
     def extra_repr(self) -> str:
         """Show the label."""
         return "" if self.label is None else f"label={self.label!r}"
-
-
-def chosen_name(decision: Any, names: Sequence[str], label: str | None) -> str:
-    """Return the name of the candidate that a decision means, or raise `ArchitectureError`."""
-    if isinstance(decision, str) and decision in names:
-        return decision
-    if is_position(decision, len(names)):
-        return names[decision]
-    raise ArchitectureError(f"choice {label!r} has no candidate {decision!r}; it has: {', '.join(names)}")
 
 
 # What torch modules and module dicts use themselves, and so no candidate can be called.

@@ -8,9 +8,15 @@ from typing import Any
 
 from torch import fx, nn
 
-from supernet.nn import Choice, InputChoice, LayerChoice
+from supernet.nn import Choice
 from supernet.space.space import Architecture
-from supernet.space.written import all_parents, children_as_written, modules_as_written, replaced_children
+from supernet.space.written import (
+    all_parents,
+    branches_as_written,
+    children_as_written,
+    modules_as_written,
+    replaced_children,
+)
 
 __all__: list[str] = []
 
@@ -67,10 +73,9 @@ def outline(model: nn.Module, architecture: Architecture) -> list[Step]:
         choice = choices.get(id(modules.get(node.target))) if node.op == "call_module" else None
         if node.op in ("placeholder", "output"):
             step = Step("input" if node.op == "placeholder" else "output", "end", into)
-        elif isinstance(choice, InputChoice) and node.args and isinstance(node.args[0], list | tuple | dict):
+        elif choice is not None and (offered := _offered(choice, node.args)):
             step = _decided(choice, architecture)
-            chosen = architecture[str(choice.label)]
-            offered = _offered(choice, node.args[0])
+            chosen = choice.domain().positions(architecture[str(choice.label)])
             for position, source in enumerate(offered):
                 (step.sources if position in chosen else step.dropped).update(origins.get(source, set()))
             step.dropped -= step.sources
@@ -85,32 +90,36 @@ def outline(model: nn.Module, architecture: Architecture) -> list[Step]:
     return steps
 
 
-def _offered(choice: InputChoice, inputs: Any) -> list[Any]:
-    return [inputs.get(name) for name in choice.choose_from or []] if isinstance(inputs, dict) else list(inputs)
+def _offered(choice: Choice, arguments: tuple[Any, ...]) -> list[Any]:
+    """Return the inputs that a choice takes some of, in the order of its options; none where it decides otherwise."""
+    domain, inputs = choice.domain(), arguments[0] if arguments else None
+    if not domain.is_set or choice.branches():
+        return []
+    if isinstance(inputs, dict):
+        return [inputs.get(name) for name in domain.options]
+    return list(inputs) if isinstance(inputs, list | tuple) else []
 
 
 def _decided(choice: Choice, architecture: Architecture) -> Step:
     label = str(choice.label)
-    decision = architecture[label]
-    kind = str(decision) if isinstance(choice, LayerChoice) else "inputs"
+    kind = "inputs" if choice.domain().is_set else str(architecture[label])
     return Step("\n".join([label, _written(choice, architecture), *_inside(choice, architecture, 0)]), kind)
 
 
 def _inside(choice: Choice, architecture: Architecture, depth: int) -> Iterator[str]:
-    """Yield a line for each choice inside the chosen candidate, and those inside it, to any depth."""
-    if isinstance(choice, LayerChoice):
-        for inner in _outermost(choice[str(architecture[str(choice.label)])], architecture):
+    """Yield a line for each choice inside what is chosen, and those inside it, to any depth."""
+    branches = branches_as_written(choice)
+    for position in choice.domain().positions(architecture[str(choice.label)]) if branches else ():
+        for inner in (inner for module in branches[position] for inner in _outermost(module, architecture)):
             yield f"{'  ' * depth}{inner.label}: {_written(inner, architecture)}"
             yield from _inside(inner, architecture, depth + 1)
 
 
 def _written(choice: Choice, architecture: Architecture) -> str:
-    decision = architecture[str(choice.label)]
-    if isinstance(choice, LayerChoice):
+    decision, domain = architecture[str(choice.label)], choice.domain()
+    if not domain.is_set:
         return str(decision)
-    assert isinstance(choice, InputChoice)
-    names = choice.choose_from or [str(i) for i in range(choice.n_candidates)]
-    return " + ".join(names[int(i)] for i in decision) or "nothing"
+    return " + ".join(domain.options[i] for i in domain.positions(decision)) or "nothing"
 
 
 def _outermost(model: nn.Module, architecture: Architecture) -> list[Choice]:

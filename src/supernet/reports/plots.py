@@ -12,7 +12,7 @@ from torch import nn
 
 from supernet.errors import MissingExtraError
 from supernet.reports.outline import Step, outline
-from supernet.space import Architecture, LayerDomain, SearchSpace
+from supernet.space import Architecture, SearchSpace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +44,7 @@ def plot_probabilities(space: SearchSpace, history: Sequence[dict[str, Any]], pa
     if not labels:
         return []
     _check_matplotlib()
-    names = {label: _names(space, label) for label in labels}
+    names = {label: space[label].names() for label in labels}
     colours = _colours(sorted({name for label in labels for name in names[label]}))
     columns = min(COLUMNS, len(labels))
     rows = math.ceil(len(labels) / columns)
@@ -192,13 +192,6 @@ def _bounds(
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
-
-
-def _names(space: SearchSpace, label: str) -> list[str]:
-    domain = space[label]
-    if isinstance(domain, LayerDomain):
-        return list(domain.names)
-    return list(domain.choose_from or (f"input {i}" for i in range(domain.n_candidates)))
 
 
 def _colours(names: Sequence[str]) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 import supernet.nn as ours
 from supernet.nn import Choice
-from supernet.nn.input_choice import chosen_inputs, chosen_positions
+from supernet.nn.input_choice import chosen_inputs
 from supernet.retiarii.labels import next_labels, put_labels_of_cell_right
 
 __all__ = ["Cell", "ChosenInputs", "InputChoice", "LayerChoice", "NasBench201Cell"]
@@ -73,11 +74,11 @@ class LayerChoice(_Retiariis, ours.LayerChoice):
         """The candidates, in a list or by name as they were given."""
         return dict(self._candidates()) if self._are_named else list(self)
 
-    def decided(self, decision: Any) -> nn.Module:
+    def resolve(self, decision: Any) -> nn.Module:
         """Return the candidate of that name or position, or of the one in a list."""
         if isinstance(decision, list) and len(decision) == 1:
             (decision,) = decision
-        return super().decided(decision)
+        return super().resolve(decision)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the first candidate, with a warning."""
@@ -124,9 +125,9 @@ class InputChoice(_Retiariis, ours.InputChoice):
     def _count(self) -> int:
         return self.n_candidates
 
-    def decided(self, decision: Any) -> ChosenInputs:
+    def resolve(self, decision: Any) -> ChosenInputs:
         """Return what picks and reduces the inputs at these positions, of which NNI's trainers gave any number."""
-        chosen = chosen_positions(decision, self.n_candidates, None, None, self.label)
+        chosen = replace(self.domain(), arity=None, prior=None).positions(decision)
         return ChosenInputs(chosen, self.reduction, self.n_candidates if self.absent == "zeros" else None)
 
     def forward(self, inputs: Any) -> Any:

@@ -77,7 +77,7 @@ def _apply(module: nn.Module, decisions: Mapping[str, Any]) -> None:
             decision = _positions(decisions[label])
             if isinstance(child, LayerChoice) and isinstance(decision, list) and len(decision) == 1:
                 decision = decision[0]
-            child = child.decided(decision)
+            child = child.resolve(decision)
         module._modules[name] = child
         _apply(child, decisions)
 

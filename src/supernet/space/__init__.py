@@ -1,6 +1,6 @@
 """Search spaces, their architectures, and the plain networks that these describe."""
 
-from supernet.space.domains import Decision, InputDomain, LayerDomain
+from supernet.nn.domain import Decision, Domain
 from supernet.space.files import load_architecture, save_architecture
 from supernet.space.freeze import fixed_architecture, freeze
 from supernet.space.space import Architecture, SearchSpace
@@ -8,8 +8,7 @@ from supernet.space.space import Architecture, SearchSpace
 __all__ = [
     "Architecture",
     "Decision",
-    "InputDomain",
-    "LayerDomain",
+    "Domain",
     "SearchSpace",
     "fixed_architecture",
     "freeze",

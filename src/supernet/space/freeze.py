@@ -10,13 +10,13 @@ from typing import Any
 from torch import nn
 
 from supernet.errors import ArchitectureError, ReplacementError
-from supernet.nn import Choice, LayerChoice
+from supernet.nn import Choice
 from supernet.nn.cell import Composed
 from supernet.nn.choice import constructors_follow
 from supernet.space.copying import with_what_cannot_be_copied
 from supernet.space.space import SearchSpace
 from supernet.space.strides import give_back_strides
-from supernet.space.written import children_as_written, forget, replaced_children
+from supernet.space.written import branches_as_written, children_as_written, forget, replaced_children
 
 __all__ = ["fixed_architecture", "freeze"]
 
@@ -69,17 +69,21 @@ def _copy_chosen(
             _copy_chosen(child, child_replacement, decisions, memo, seen)
         return
     assert module.label is not None, "labels are pinned when the space is made"
-    if isinstance(module, LayerChoice):
-        name = decisions[module.label]
-        chosen, chosen_replacement = next((c, r) for candidate, c, r in _children(module) if candidate == name)
-        if replacement is not None:
-            check_held(module.label, name, module[name], replacement)
-        _copy_chosen(chosen, chosen_replacement, decisions, memo, seen)
-        frozen = copy.deepcopy(chosen, memo)
-    else:
-        frozen = module.decided(decisions[module.label]).train(
-            (module if replacement is None else replacement).training
-        )
+    decision, domain = decisions[module.label], module.domain()
+    replacements = {id(child): child_replacement for _, child, child_replacement in _children(module)}
+    branches, as_written = module.branches(), branches_as_written(module)
+    for position in domain.positions(decision) if branches else ():
+        for present, chosen in zip(branches[position], as_written[position], strict=True):
+            if replacement is not None:
+                check_held(module.label, domain.options[position], present, replacement)
+            _copy_chosen(chosen, replacements.get(id(chosen)), decisions, memo, seen)
+    resolved = module.resolve(decision)
+    written = {id(inner) for inner in module.modules()}
+    for made in resolved.modules():
+        if id(made) not in written:  # by the choice itself, in no form yet
+            made.training = (module if replacement is None else replacement).training
+    has_weights = any(True for _ in (*resolved.parameters(), *resolved.buffers()))
+    frozen = copy.deepcopy(resolved, memo) if branches or has_weights else resolved
     memo[id(module)] = frozen
     if replacement is not None:
         memo[id(replacement)] = frozen

@@ -13,16 +13,17 @@ import torch
 from torch import nn
 
 from supernet.errors import ArchitectureError, SpaceError
-from supernet.nn import Choice, InputChoice, LayerChoice
-from supernet.space.counting import Counter, Nodes, node_of
-from supernet.space.domains import Decision, Domain, InputDomain, LayerDomain
-from supernet.space.written import children_as_written, pinned_choices
+from supernet.nn import Choice
+from supernet.nn.domain import Decision, Domain
+from supernet.space.counting import Counter, Node, Nodes, node_of
+from supernet.space.written import branches_as_written, children_as_written, pinned_choices
 
 __all__ = ["Architecture", "SearchSpace"]
 
 Architecture: TypeAlias = dict[str, Decision]
 
 SHOWN_FIRST, SHOWN_LAST = 40, 8  # lines of a printed space
+MAX_BRANCHES = 1_000  # decisions of one choice that holds others
 
 
 class SearchSpace(Mapping[str, Domain]):
@@ -49,7 +50,7 @@ class SearchSpace(Mapping[str, Domain]):
         choices = pinned_choices(model)
         self._domains: dict[str, Domain] = {}
         for choice in choices:
-            self._domains.setdefault(_label(choice), _domain(choice))
+            self._domains.setdefault(str(choice.label), choice.domain())
         self._roots = _nodes(model, {}, within=[])
         self._counter = Counter({label: domain.size for label, domain in self._domains.items()})
         self._prepare()
@@ -57,17 +58,16 @@ class SearchSpace(Mapping[str, Domain]):
     def _prepare(self) -> None:
         """Look up once what every sample, check and mutation needs, for searches make millions of them."""
         self._draws: dict[str, tuple[Callable[[Sequence[float]], Decision], slice]] = {}
-        self._cuts: dict[str, tuple[int, list[float], float, tuple[str, ...]]] = {}  # no names: inputs
+        self._cdfs: dict[str, tuple[int, list[float], float, tuple[Any, ...]]] = {}  # no outcomes: a set
         self._names: dict[str, frozenset[str]] = {}
         self._changeable: set[str] = set()
         self._num_uniforms = 0
         for label, domain in self._domains.items():
-            start, self._num_uniforms = self._num_uniforms, self._num_uniforms + domain.n_uniforms
-            names = domain.names if isinstance(domain, LayerDomain) else ()
-            edges, total = domain.cut if isinstance(domain, LayerDomain) else ([], 0.0)
+            start, self._num_uniforms = self._num_uniforms, self._num_uniforms + domain.num_random_numbers
+            edges, total = ([], 0.0) if domain.is_set else domain.cdf
             self._draws[label] = domain.draw, slice(start, self._num_uniforms)
-            self._cuts[label] = start, edges, total, names
-            self._names[label] = frozenset(names)
+            self._cdfs[label] = start, edges, total, () if domain.is_set else domain.outcomes
+            self._names[label] = frozenset(() if domain.is_set or domain.values else domain.options)
             if domain.size > 1:
                 self._changeable.add(label)
         self._met = _in_order(self._roots, self._domains, {label: i for i, label in enumerate(self._domains)}, {})
@@ -117,10 +117,10 @@ class SearchSpace(Mapping[str, Domain]):
     def draw(self, generator: torch.Generator | None = None) -> Architecture:
         """Return a decision for every choice, also for those that the others leave unreached; else as `sample`."""
         uniforms = self._uniforms(generator)
-        # `LayerDomain.draw` is written out here, for a call for each label would take longer than all the rest.
+        # `Domain.draw` of one option is written out here: a call for each label would take longer than all the rest.
         return {
-            label: names[bisect_right(edges, uniforms[start] * total)] if names else self._draw(label, uniforms)
-            for label, (start, edges, total, names) in self._cuts.items()
+            label: outcomes[bisect_right(edges, uniforms[start] * total)] if outcomes else self._draw(label, uniforms)
+            for label, (start, edges, total, outcomes) in self._cdfs.items()
         }
 
     def mutate(self, architecture: Mapping[str, Any], generator: torch.Generator | None = None) -> Architecture:
@@ -142,9 +142,11 @@ class SearchSpace(Mapping[str, Domain]):
             return parent
         which = float(torch.rand((), generator=generator, dtype=torch.float64))
         changed = changeable[int(which * len(changeable))]
-        changes = torch.rand(max(2, self[changed].n_uniforms), generator=generator, dtype=torch.float64).tolist()
+        changes = torch.rand(
+            max(2, self[changed].num_random_numbers), generator=generator, dtype=torch.float64
+        ).tolist()
         uniforms = self._uniforms(generator)
-        known = {**parent, changed: self[changed].mutate(parent[changed], changes)}  # type: ignore[arg-type]
+        known = {**parent, changed: self[changed].mutate(parent[changed], changes)}
         return self.follow(lambda label: known[label] if label in known else self._draw(label, uniforms))
 
     def enumerate(self) -> Iterator[Architecture]:
@@ -159,7 +161,7 @@ class SearchSpace(Mapping[str, Domain]):
             decided, ahead = following
             while ahead and ahead[0].label in decided:
                 label, inside = ahead[0]
-                ahead = (inside[decided[label]] if inside else []) + ahead[1:]
+                ahead = (inside[_key(decided[label])] if inside else []) + ahead[1:]
             if ahead:
                 stack.append(self._ways(decided, ahead))
             else:
@@ -212,7 +214,7 @@ class SearchSpace(Mapping[str, Domain]):
             if label not in decided:
                 decided[label] = decide(label)
             if inside:
-                ahead += inside[decided[label]]
+                ahead += inside[_key(decided[label])]
         return {label: decided[label] for label in self._domains if label in decided}
 
     def to_json(self) -> dict[str, Any]:
@@ -261,17 +263,17 @@ class SearchSpace(Mapping[str, Domain]):
     def _lines(self, met: list[_Met], indent: int) -> Iterator[str]:
         for label, inside in met:
             yield f"{'  ' * indent}{label}: {self._domains[label]}"
-            for name, further in inside.items():
+            for decision, further in inside.items():
                 if further:
-                    yield f"{'  ' * (indent + 1)}in {name}:"
+                    yield f"{'  ' * (indent + 1)}in {decision}:"
                     yield from self._lines(further, indent + 2)
 
 
 class _Met(NamedTuple):
-    """A label that is met on the way through a model, and what is met next inside each candidate (if anything)."""
+    """A label that is met on the way through a model, and what is met next for each decision's key (if anything)."""
 
     label: str
-    inside: dict[Decision, list[_Met]]
+    inside: dict[Any, list[_Met]]
 
 
 def _in_order(
@@ -281,26 +283,15 @@ def _in_order(
     if nodes not in known:
         known[nodes] = []
         for node in sorted(nodes, key=lambda node: order[node.label]):
-            domain = domains[node.label]
-            names = domain.names if isinstance(domain, LayerDomain) else ()
+            keys = map(_key, domains[node.label]) if node.branches else ()
             inside = [_in_order(branch, domains, order, known) for branch in node.branches]
-            known[nodes].append(_Met(node.label, dict(zip(names, inside, strict=False))))
+            known[nodes].append(_Met(node.label, dict(zip(keys, inside, strict=True))))
     return known[nodes]
 
 
-def _label(choice: Choice) -> str:
-    label = choice.label
-    assert label is not None, "labels are pinned before they are read"
-    return label
-
-
-def _domain(choice: Choice) -> Domain:
-    prior = None if choice._prior is None else tuple(choice._prior)
-    if isinstance(choice, LayerChoice):
-        return LayerDomain(_label(choice), tuple(choice.names), prior)
-    assert isinstance(choice, InputChoice)
-    choose_from = None if choice.choose_from is None else tuple(choice.choose_from)
-    return InputDomain(_label(choice), choice.n_candidates, choice.n_chosen, choose_from, prior)
+def _key(decision: Decision) -> Any:
+    """Return what a decision is looked up by."""
+    return tuple(decision) if isinstance(decision, list) else decision
 
 
 def _nodes(module: nn.Module, known: dict[int, Nodes], within: list[int]) -> Nodes:
@@ -311,13 +302,32 @@ def _nodes(module: nn.Module, known: dict[int, Nodes], within: list[int]) -> Nod
         raise SpaceError(f"a {type(module).__name__} contains itself, so its choices cannot be counted")
     within.append(id(module))
     nodes: Nodes
-    if isinstance(module, LayerChoice):
-        branches = [_nodes(candidate, known, within) for _, candidate in children_as_written(module)]
-        nodes = frozenset([node_of(_label(module), branches)])
-    elif isinstance(module, InputChoice):
-        nodes = frozenset([node_of(_label(module), [])])
+    if isinstance(module, Choice):
+        nodes = frozenset([_node(module, known, within)])
     else:
         nodes = frozenset().union(*(_nodes(child, known, within) for _, child in children_as_written(module)))
     within.pop()
     known[id(module)] = nodes
     return nodes
+
+
+def _node(choice: Choice, known: dict[int, Nodes], within: list[int]) -> Node:
+    """Return a choice with what is met next for each of its decisions, in the order of its domain."""
+    domain = choice.domain()
+    options = [
+        frozenset[Node]().union(*(_nodes(module, known, within) for module in branch))
+        for branch in branches_as_written(choice)
+    ]
+    if any(options) and domain.size > MAX_BRANCHES:
+        raise SpaceError(
+            f"{choice.description()} holds choices and has {domain.size:,} decisions; at most {MAX_BRANCHES:,} are "
+            "counted: give it fewer options, or bounds"
+        )
+    if not any(options):
+        return node_of(str(choice.label), [])
+    if not domain.is_set:
+        return node_of(str(choice.label), options)
+    return node_of(
+        str(choice.label),
+        [frozenset[Node]().union(*(options[i] for i in domain.positions(decision))) for decision in domain],
+    )

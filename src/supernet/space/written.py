@@ -14,8 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from supernet.errors import SpaceError
-from supernet.nn import Choice, InputChoice, LayerChoice
-from supernet.nn.input_choice import numbers
+from supernet.nn import Choice
 
 __all__: list[str] = []
 
@@ -159,10 +158,12 @@ def _check_one_decision(label: str, one: _Place, two: _Place) -> None:
 
 
 def _what_is_decided(choice: Choice) -> str:
-    if isinstance(choice, LayerChoice):
-        what = f"candidates {', '.join(choice.names)}"
-    elif isinstance(choice, InputChoice):
-        what = f"{numbers(choice.n_chosen)} of {choice.choose_from or choice.n_candidates} inputs"
-    else:
-        raise SpaceError(f"{type(choice).__name__} is not a kind of choice that a space knows")
-    return what if choice._prior is None else f"{what} with prior {choice._prior}"
+    domain = choice.domain()
+    what = str(domain) if domain.is_set else f"{domain.noun}s {', '.join(map(str, domain.outcomes))}"
+    return what if domain.prior is None else f"{what} with prior {domain.prior}"
+
+
+def branches_as_written(choice: Choice) -> list[list[nn.Module]]:
+    """Return the modules that run where each option of a choice is chosen, as its user wrote them."""
+    written = {id(replaced.module): replaced.choice for replaced in replaced_children(choice).values()}
+    return [[written.get(id(module), module) for module in branch] for branch in choice.branches()]

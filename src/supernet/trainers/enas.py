@@ -14,8 +14,8 @@ from typing_extensions import Unpack
 
 from supernet.checks import check_counts, check_numbers
 from supernet.errors import ChoiceError, TrainingError
-from supernet.nn.input_choice import numbers
-from supernet.space import Architecture, Decision, LayerDomain, SearchSpace
+from supernet.nn.domain import in_words
+from supernet.space import Architecture, Decision, SearchSpace
 from supernet.trainers.data import Data, mixed_seed
 from supernet.trainers.forward import judged
 from supernet.trainers.metrics import Meter, Metrics
@@ -86,12 +86,12 @@ class EnasController(nn.Module):
         self._sets = {label: _sets_of_inputs(space, label) for label in space}
         self._origins = {label: _origins(space, label) for label in space}
         self._positions = {label: position for position, label in enumerate(space)}  # labels may have dots
-        widths = [len(d.names) if isinstance(d, LayerDomain) else d.n_candidates for d in space.values()]
+        widths = [len(domain.options) for domain in space.values()]
         self.start = nn.Parameter(torch.empty(1, lstm_size))
         self.lstm = nn.ModuleList(nn.LSTMCell(lstm_size, lstm_size) for _ in range(lstm_num_layers))
         self.embeddings = nn.ModuleList(nn.Embedding(width, lstm_size) for width in widths)
         self.soft = nn.ModuleList(
-            nn.Linear(lstm_size, width, bias=False) if isinstance(domain, LayerDomain) else nn.Identity()
+            nn.Identity() if domain.is_set else nn.Linear(lstm_size, width, bias=False)
             for width, domain in zip(widths, space.values(), strict=True)
         )
         self.attention_anchor = nn.Linear(lstm_size, lstm_size, bias=False)
@@ -150,17 +150,17 @@ class EnasController(nn.Module):
 
     def _distribution(self, label: str, query: torch.Tensor, embeddings: torch.Tensor) -> Distribution:
         domain = self.space[label]
-        if isinstance(domain, LayerDomain):
-            logits = self.soft[self._positions[label]](query)[0]
-        else:
+        if domain.is_set:
             logits = self.attention_score(
                 torch.tanh(self.attention_anchor(embeddings) + self.attention_query(query))
             ).squeeze(-1)
+        else:
+            logits = self.soft[self._positions[label]](query)[0]
         if self.temperature is not None:
             logits = logits / self.temperature
         if self.tanh_constant is not None:
             logits = self.tanh_constant * torch.tanh(logits)
-        if isinstance(domain, LayerDomain):
+        if not domain.is_set:
             return Categorical(logits=logits)
         sets = self._sets[label]
         if sets is None:
@@ -183,20 +183,21 @@ class EnasController(nn.Module):
     def _value(self, label: str, decision: Decision) -> torch.Tensor:
         """Return a decision as its distribution has it."""
         domain, sets = self.space[label], self._sets[label]
-        if isinstance(domain, LayerDomain):
-            return torch.tensor(domain.names.index(str(decision)))
+        chosen = domain.positions(decision)
+        if not domain.is_set:
+            return torch.tensor(chosen[0])
         if sets is not None:
-            return torch.tensor(sets.index(decision))  # type: ignore[arg-type]
-        chosen = [float(i in decision) for i in range(domain.n_candidates)]
-        return torch.tensor(chosen, dtype=self.start.dtype)
+            return torch.tensor(sets.index(list(chosen)))
+        return torch.tensor([float(i in chosen) for i in range(len(domain.options))], dtype=self.start.dtype)
 
     def _decision(self, label: str, value: torch.Tensor) -> tuple[Decision, list[int]]:
         """Return the decision that a value means, and which candidates or inputs it takes."""
         domain, sets = self.space[label], self._sets[label]
-        if isinstance(domain, LayerDomain):
-            return domain.names[int(value)], [int(value)]
-        chosen = value.nonzero().flatten().tolist() if sets is None else sets[int(value)]
-        return list(chosen), list(chosen)
+        if not domain.is_set:
+            chosen = [int(value)]
+        else:
+            chosen = value.nonzero().flatten().tolist() if sets is None else list(sets[int(value)])
+        return domain.decision(chosen), chosen
 
 
 class EnasTrainer(SampledTrainer):
@@ -353,20 +354,20 @@ def _reward(measured: Mapping[str, float]) -> float:
 def _sets_of_inputs(space: SearchSpace, label: str) -> list[list[int]] | None:
     """Return what a softmax decides between for an input choice; None for layers, and where inputs are apart."""
     domain = space[label]
-    if isinstance(domain, LayerDomain) or domain.n_chosen is None:
+    if not domain.is_set or domain.arity is None:
         return None
     if domain.size > MAX_DECISIONS:
         raise ChoiceError(
-            f"choice {label!r} has {domain.size:,} sets of {numbers(domain.n_chosen)} inputs; a softmax over them "
+            f"choice {label!r} has {domain.size:,} sets of {in_words(domain.arity)} inputs; a softmax over them "
             f"bears {MAX_DECISIONS:,}: give it fewer inputs, or n_chosen=None"
         )
-    return list(domain)
+    return [list(domain.positions(decision)) for decision in domain]
 
 
 def _origins(space: SearchSpace, label: str) -> list[list[str]]:
     """Return for each input the earlier choices that its name in `choose_from` tells of, in order."""
     domain = space[label]
-    if isinstance(domain, LayerDomain) or domain.choose_from is None:
+    if not domain.is_set or not domain.are_named:
         return []
     earlier = list(space)[: list(space).index(label)]
-    return [[e for e in earlier if e == name or e.startswith(f"{name}.")] for name in domain.choose_from]
+    return [[e for e in earlier if e == name or e.startswith(f"{name}.")] for name in domain.options]

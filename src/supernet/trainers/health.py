@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from supernet.checks import check_counts
-from supernet.space import Architecture, LayerDomain, SearchSpace
+from supernet.space import Architecture, SearchSpace
 
 __all__ = ["DartsPlusStopping", "StableStopping"]
 
@@ -34,7 +34,7 @@ def share_without_parameters(
         space: whose it is.
         free: label -> names of the candidates without parameters.
     """
-    decided = [label for label in architecture if isinstance(space[label], LayerDomain)]
+    decided = [label for label in architecture if not space[label].is_set]
     return sum(architecture[label] in free.get(label, ()) for label in decided) / len(decided) if decided else 0.0
 
 

@@ -7,25 +7,27 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from supernet.errors import ChoiceError
+from supernet.errors import ArchitectureError, ChoiceError
 from supernet.execution import MixedLayer, PathInput, PathLayer, Plan
-from supernet.nn import InputChoice, LayerChoice
-from supernet.space.written import children_as_written
+from supernet.nn import Choice
+from supernet.nn.choice import Risk
+from supernet.space import Decision
+from supernet.space.written import branches_as_written, children_as_written
 
 __all__: list[str] = []
 
 
 class Place(NamedTuple):
-    """A choice, and the candidates that it stands in: label -> name."""
+    """A choice, and the decisions of others that it is reached by."""
 
-    choice: InputChoice | LayerChoice
-    inside: dict[str, str]
+    choice: Choice
+    inside: dict[str, Decision]
 
 
 def check_numbers_of_inputs(
     model: nn.Module, plan: Plan, replaced: Sequence[tuple[str, nn.Module]], trial: Callable[[], Any]
 ) -> None:
-    """Try the model where an InputChoice takes nothing, and where it gives fewest and most inputs to what follows.
+    """Try the model with each decision whose result it may not bear, such as an InputChoice that takes nothing.
 
     Args:
         model: whose choices have been replaced.
@@ -40,9 +42,8 @@ def check_numbers_of_inputs(
     _find(model, {}, places, set())
     others = {label for label, module in replaced if not isinstance(module, PathInput | PathLayer | MixedLayer)}
     followed = {label: place for label, place in places.items() if label not in others}
-    varying = {label: _numbers_to_try(place.choice) for label, place in followed.items()}
-    varying = {label: numbers for label, numbers in varying.items() if numbers}
-    if not varying:
+    risky = {label: risks for label, place in followed.items() if (risks := place.choice.risks())}
+    if not risky:
         return
     given = dict(plan)
     usual = {label: _usual(place.choice, given.get(label)) for label, place in followed.items()}
@@ -58,14 +59,14 @@ def check_numbers_of_inputs(
     try:
         if error_with({}) is not None:
             return  # for another reason, which the trial of the given plan will tell
-        for label, numbers in varying.items():
-            inside = {outer: name for outer, name in places[label].inside.items() if outer in followed}
+        for label, risks in risky.items():
+            inside = {outer: decision for outer, decision in places[label].inside.items() if outer in followed}
             if inside and error_with(inside) is not None:
                 continue
-            for number in numbers:
-                if (error := error_with({**inside, label: list(range(number))})) is not None:
-                    raise _not_borne(model, places[label].choice, number, error) from error
-        empty = [label for label, numbers in varying.items() if 0 in numbers]
+            for risk in risks:
+                if (error := error_with({**inside, label: risk.decision})) is not None:
+                    raise _not_borne(model, label, risk, error) from error
+        empty = [label for label, risks in risky.items() if any(risk.decision == [] for risk in risks)]
         if len(empty) > 1 and (error := error_with({label: [] for label in empty})) is not None:
             raise ChoiceError(
                 f"choices {', '.join(map(repr, empty))} may all choose nothing and then give None, which "
@@ -76,35 +77,19 @@ def check_numbers_of_inputs(
         plan.update(given)
 
 
-def _numbers_to_try(choice: InputChoice | LayerChoice) -> list[int]:
-    """Return the numbers of inputs for which a choice gives what the model may not bear."""
-    if isinstance(choice, LayerChoice) or choice.absent == "zeros":
-        return []
-    low, high = choice.bounds
-    if low == high:
-        return []
-    widths = [max(low, 1), high] if choice.reduction in ("concat", "none") else []
-    return [0, *widths] if low == 0 else widths
+def _usual(choice: Choice, given: Any) -> Decision:
+    """Return a decision that is no extreme: the given one, if it is one option; of a set all that may be in it."""
+    domain = choice.domain()
+    if not domain.is_set:
+        try:
+            return domain.normalized(given)
+        except ArchitectureError:  # weights of a mixture, or nothing
+            pass
+    return domain.decision(range(domain.bounds[1]))
 
 
-def _usual(choice: InputChoice | LayerChoice, given: Any) -> Any:
-    """Return a decision that is no extreme: the given one, if it is one, of layers; all that may be of inputs."""
-    if isinstance(choice, LayerChoice):
-        return given if isinstance(given, str) else choice.names[0]
-    return list(range(choice.bounds[1]))
-
-
-def _not_borne(model: nn.Module, choice: Any, number: int, error: Exception) -> ChoiceError:
-    high = choice.bounds[1]
-    if number == 0:
-        return ChoiceError(
-            f"choice {choice.label!r} may choose nothing and then gives None, which {_does_not_bear(model, error)}; "
-            f"give it {f'n_chosen=(1, {high}) or ' if high > 1 else ''}absent='zeros', or handle None"
-        )
-    return ChoiceError(
-        f"choice {choice.label!r} may choose {number} of its inputs and reduces them by {choice.reduction!r}, which "
-        f"{_does_not_bear(model, error)}; give it absent='zeros', or n_chosen as a number"
-    )
+def _not_borne(model: nn.Module, label: str, risk: Risk, error: Exception) -> ChoiceError:
+    return ChoiceError(f"choice {label!r} {risk.what} which {_does_not_bear(model, error)}; give it {risk.mend}")
 
 
 def _does_not_bear(model: nn.Module, error: Exception) -> str:
@@ -112,12 +97,18 @@ def _does_not_bear(model: nn.Module, error: Exception) -> str:
     return f"{type(model).__name__} does not bear ({type(error).__name__}{': ' + lines[0] if lines else ''})"
 
 
-def _find(module: nn.Module, inside: dict[str, str], places: dict[str, Place], seen: set[int]) -> None:
-    """Enter the choices in `module` by their labels, each with the candidates around it."""
+def _find(module: nn.Module, inside: dict[str, Decision], places: dict[str, Place], seen: set[int]) -> None:
+    """Enter the choices in `module` by their labels, each with the decisions by which it is reached."""
     if id(module) in seen:
         return
     seen.add(id(module))
-    if isinstance(module, InputChoice | LayerChoice):
-        places.setdefault(str(module.label), Place(module, inside))
-    for name, child in children_as_written(module):
-        _find(child, {**inside, str(module.label): name} if isinstance(module, LayerChoice) else inside, places, seen)
+    if not isinstance(module, Choice):
+        for _, child in children_as_written(module):
+            _find(child, inside, places, seen)
+        return
+    label, domain = str(module.label), module.domain()
+    places.setdefault(label, Place(module, inside))
+    for position, branch in enumerate(branches_as_written(module)):
+        reaching = next(decision for decision in domain if position in domain.positions(decision))
+        for child in branch:
+            _find(child, {**inside, label: reaching}, places, seen)

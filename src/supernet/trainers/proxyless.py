@@ -15,9 +15,9 @@ from typing_extensions import Unpack
 from supernet.checks import check_counts, check_functions, check_numbers
 from supernet.errors import ChoiceError, TrainingError
 from supernet.execution import GatedInput, GatedLayer, Gates, PathInput, PathLayer
-from supernet.nn.input_choice import numbers
+from supernet.nn.domain import in_words
 from supernet.relaxations import DecisionDistribution, binary_gates
-from supernet.space import Architecture, InputDomain, LayerDomain, SearchSpace
+from supernet.space import Architecture, SearchSpace
 from supernet.trainers.data import Data, mixed_seed
 from supernet.trainers.forward import judged
 from supernet.trainers.loop import LoopOptions, SupernetTrainer
@@ -240,9 +240,9 @@ class ProxylessTrainer(SupernetTrainer):
         shares = {}
         for label, alpha in self.alphas.items():
             p, domain = torch.softmax(alpha.detach(), -1), self.space[label]
-            if isinstance(domain, InputDomain):
-                sets = self._distribution.decisions[label]
-                holds = torch.tensor([[i in chosen for chosen in sets] for i in range(domain.n_candidates)]).to(p)
+            if domain.is_set:
+                sets = [domain.positions(decision) for decision in self._distribution.decisions[label]]
+                holds = torch.tensor([[i in chosen for chosen in sets] for i in range(len(domain.options))]).to(p)
                 p = holds @ p / (domain.bounds[1] if domain.is_fixed else 1)
             shares[label] = p.tolist()
         return shares
@@ -252,13 +252,13 @@ def checked_cost(cost: Mapping[str, Mapping[str, float]], space: SearchSpace) ->
     """Return a table of costs that fits the space, or raise `TrainingError`."""
     for label, table in cost.items():
         domain = space.get(label)
-        if not isinstance(domain, LayerDomain):
-            known = ", ".join(other for other, d in space.items() if isinstance(d, LayerDomain))
+        if domain is None or domain.is_set:
+            known = ", ".join(other for other, d in space.items() if not d.is_set)
             raise TrainingError(f"cost names {label!r}, which is no LayerChoice of this space; it has: {known}")
-        if set(table) != set(domain.names):
+        if set(table) != set(domain.options):
             raise TrainingError(
                 f"the cost of choice {label!r} is given for {', '.join(map(str, table))}; give a number for each of "
-                f"{', '.join(domain.names)}"
+                f"{', '.join(domain.options)}"
             )
         check_numbers(-math.inf, **{f"the cost of {name!r} in choice {label!r}": cost for name, cost in table.items()})
     return {label: {name: float(value) for name, value in table.items()} for label, table in cost.items()}
@@ -266,11 +266,9 @@ def checked_cost(cost: Mapping[str, Mapping[str, float]], space: SearchSpace) ->
 
 def _check_domains(space: SearchSpace) -> None:
     for label, domain in space.items():
-        if not isinstance(domain, InputDomain):
-            continue
-        if domain.size > MAX_DECISIONS:
+        if domain.is_set and domain.size > MAX_DECISIONS:
             raise ChoiceError(
-                f"choice {label!r} has {domain.size:,} sets of {numbers(domain.n_chosen)} inputs, each of which would "
+                f"choice {label!r} has {domain.size:,} sets of {in_words(domain.arity)} inputs, each of which would "
                 f"have an alpha; at most {MAX_DECISIONS:,} are borne: give it fewer inputs, or use a trainer that "
                 "samples"
             )

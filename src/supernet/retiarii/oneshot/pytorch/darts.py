@@ -21,7 +21,7 @@ from supernet.retiarii.choices import as_list
 from supernet.retiarii.oneshot.pytorch.alpha import HasAlpha
 from supernet.retiarii.oneshot.pytorch.subclassing import Assignable, RetiariiTrainer
 from supernet.retiarii.oneshot.pytorch.utils import AverageMeterGroup, Split, halves
-from supernet.space import Decision, InputDomain
+from supernet.space import Decision
 from supernet.trainers import DartsTrainer as OurDartsTrainer
 from supernet.trainers.darts import _or_zero, _virtual_step
 
@@ -57,7 +57,7 @@ class DartsInputChoice(HasAlpha, MixedInput):
     def __init__(self, input_choice: InputChoice, plan: Plan | None = None) -> None:
         MixedInput.__init__(self, input_choice, Plan() if plan is None else plan)
         self.n_chosen = input_choice.n_chosen or 1
-        self.domain = InputDomain(self.label, input_choice.n_candidates, input_choice.n_chosen)
+        self.domain = input_choice.domain()
         self._take_alpha(input_choice.n_candidates, plan)
 
     def forward(self, inputs: Any) -> Any:

@@ -20,7 +20,6 @@ from supernet.retiarii.choices import as_list
 from supernet.retiarii.oneshot.pytorch.alpha import HasAlpha
 from supernet.retiarii.oneshot.pytorch.subclassing import Assignable, RetiariiTrainer
 from supernet.retiarii.oneshot.pytorch.utils import AverageMeterGroup, Split, halves
-from supernet.space import InputDomain
 from supernet.trainers import ProxylessTrainer as OurProxylessTrainer
 
 __all__ = ["ProxylessInputChoice", "ProxylessLayerChoice", "ProxylessTrainer"]
@@ -91,7 +90,7 @@ class ProxylessInputChoice(_HasGates, GatedInput):
 
     def __init__(self, input_choice: InputChoice, plan: Plan | None = None) -> None:
         GatedInput.__init__(self, input_choice, Plan() if plan is None else plan)
-        self.decisions = list(InputDomain(self.label, input_choice.n_candidates, input_choice.n_chosen))
+        self.decisions = list(input_choice.domain())
         self._take_alpha(len(self.decisions), plan)
 
     def forward(self, inputs: Any) -> Any:
