@@ -298,7 +298,13 @@ def is_position(value: Any, count: int) -> bool:
 
 def is_int(value: Any) -> bool:
     """Say whether `value` is a whole number (NumPy's too), which True and False are not here."""
-    return hasattr(value, "__index__") and not isinstance(value, bool)
+    if isinstance(value, bool) or getattr(value, "ndim", 0) != 0:
+        return False
+    try:
+        operator.index(value)
+    except TypeError:  # a tensor of a number that is not whole, too
+        return False
+    return True
 
 
 def _key(outcome: Any) -> Any:
