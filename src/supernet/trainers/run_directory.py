@@ -224,7 +224,7 @@ class RunDirectory:
 
     def begin(self) -> None:
         """Begin anew."""
-        self._best, self._digest = None, \"\"
+        self._best, self._digest = None, ""
         write_whole(self._metrics, "")
 
     def check_empty(self) -> None:
