@@ -24,7 +24,6 @@ from supernet.trainers import (
     SinglePathTrainer,
     SupernetTrainer,
     accuracy,
-    load_weights,
 )
 
 __version__ = "0.1.0"
@@ -50,7 +49,6 @@ __all__ = [
     "freeze",
     "load_architecture",
     "load_runs",
-    "load_weights",
     "recalibrate",
     "replace_input_choice",
     "replace_layer_choice",

@@ -82,6 +82,9 @@ class PathTrainer(SupernetTrainer):
         self.counts = {}
         self.take_over(PathLayer, PathInput, self.decisions())
 
+    def stateful(self):
+        return {**super().stateful(), "generator": self.generator, "counts": self.counts}
+
     def decisions(self):
         return self.space.draw(self.generator)
 

@@ -270,6 +270,7 @@ def test_a_rule_that_needs_each_epoch_s_architecture_is_refused_before_a_search_
     assert trainer.global_step == 0
 
 
+@pytest.mark.filterwarnings("ignore:.* has state that it does not name")
 def test_what_a_subclass_set_before_the_constructor_of_its_base_comes_back(tmp_path):
     class Counting(DartsTrainer):
         def __init__(self, *args, **options):
@@ -310,6 +311,7 @@ class Late(DartsTrainer):
         super().train_model_weight(X, y)
 
 
+@pytest.mark.filterwarnings("ignore:.* has state that it does not name")
 def test_what_a_subclass_makes_while_it_trains_comes_back(tmp_path):
     trainer_of(Late, layers(), num_epochs=1, run_dir=tmp_path).fit()
     again = trainer_of(Late, layers(), num_epochs=2, run_dir=tmp_path)
@@ -317,6 +319,7 @@ def test_what_a_subclass_makes_while_it_trains_comes_back(tmp_path):
     assert again.late == again.global_step == 8
 
 
+@pytest.mark.filterwarnings("ignore:.* has state that it does not name")
 def test_what_a_subclass_makes_after_a_checkpoint_is_gone_where_the_same_object_goes_on(tmp_path):
     class Second(Late):
         def train_model_weight(self, X, y):
@@ -334,12 +337,15 @@ def test_what_a_subclass_makes_after_a_checkpoint_is_gone_where_the_same_object_
     assert trainer.late == 4
 
 
+@pytest.mark.filterwarnings("ignore:.* has state that it does not name")
 def test_what_cannot_be_made_from_its_state_is_to_be_made_in_the_constructor(tmp_path):
     class Tensors(Late):
-        make = staticmethod(lambda: torch.zeros(2))
+        def make(self):
+            self.optimizer_of_late = SGD([torch.zeros(2, requires_grad=True)], 0.1)
+            return 0
 
     trainer_of(Tensors, layers(), num_epochs=1, run_dir=tmp_path).fit()
-    with pytest.raises(TrainingError, match="state of 'late', which this trainer makes only while it trains"):
+    with pytest.raises(TrainingError, match="a SGD in 'optimizer_of_late', which this trainer makes only while"):
         trainer_of(Tensors, layers(), num_epochs=2, run_dir=tmp_path).fit(resume="auto")
 
 

@@ -207,8 +207,11 @@ def containers(inner):
     )  # fmt: skip
 
 
+TREES = st.recursive(LEAVES, containers, max_leaves=15)
+
+
 @settings(max_examples=200, derandomize=True, deadline=None)
-@given(st.recursive(LEAVES, containers, max_leaves=15))
+@given(TREES)
 def test_any_tree_comes_back_equal_in_value_and_type(tmp_path_factory, tree):
     check_can_be_saved(tree, "tree", CLASSES)
     assert same(tree, through(tmp_path_factory.getbasetemp(), tree))

@@ -619,6 +619,9 @@ class GumbelTrainer(SupernetTrainer):
         self.architecture_optimizer = torch.optim.Adam(self.alphas.values(), 0.05)
         self.take_over(MixedLayer, MixedInput, self.plan())
 
+    def stateful(self):
+        return {"alphas": self.alphas, "architecture_optimizer": self.architecture_optimizer}
+
     def plan(self):
         return {k: nn.functional.gumbel_softmax(alpha, self.temperature) for k, alpha in self.alphas.items()}
 

@@ -246,6 +246,7 @@ def test_a_search_killed_before_its_first_checkpoint_begins_anew(tmp_path):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
 
 
+@pytest.mark.filterwarnings("ignore:DartsTrainer has state that it does not name")
 def test_what_a_trainer_keeps_in_attributes_of_any_name_comes_back(tmp_path):
     def new():
         trainer = search("first order", tmp_path, num_epochs=1)

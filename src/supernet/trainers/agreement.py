@@ -73,7 +73,7 @@ def what_has_come_out(trainer: TrainingLoop) -> dict[str, Any]:
     if isinstance(trainer.loss, nn.Module):
         tensors |= {f"the weight {name!r} of the loss": p for name, p in trainer.loss.named_parameters()}
     tensors |= {f"parameter {n} outside of the model": p for n, p in enumerate(trainer.parameters_outside())}
-    for name, value in trainer.kept_attributes():
+    for name, value in trainer.named_state.values().items():
         tensors |= dict(_tensors_of(name, value))
     digests = zip(tensors, checksums(list(tensors.values())), strict=True)
     return {

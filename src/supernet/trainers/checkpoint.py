@@ -16,6 +16,7 @@ import torch
 
 from supernet.errors import FileFormatError, TrainingError
 from supernet.trainers.encoding import Encoded, decoded, encoded, sparse
+from supernet.trainers.named_state import StateDict
 from supernet.trainers.safetensors_file import read_safetensors, write_safetensors
 
 __all__ = ["read_checkpoint", "write_checkpoint"]
@@ -75,9 +76,9 @@ def read_checkpoint(path: Path, classes: Iterable[type] = (), device: torch.devi
         else:
             nodes, root = json.loads(tensors.pop(_TREE).numpy().tobytes())
             table = Encoded(nodes, root, [tensors[str(number)] for number in range(len(tensors))])
-            state = decoded(table, classes, device)
+            state = decoded(table, {StateDict, *classes}, device)
     except FileFormatError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise FileFormatError(f"{path}: {error}") from error
     except Exception as error:  # whatever wrong content leads to
         raise FileFormatError(f"{path} has content that cannot be read: {type(error).__name__}: {error}") from error
     if type(state) is not dict or not all(type(key) is str for key in state):

@@ -91,6 +91,14 @@ class DartsTrainer(SupernetTrainer):
         )
         self.take_over(partial(MixedLayer, lean=memory == "lean"), MixedInput, self.plan())
 
+    def stateful(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of the algorithm: see `SupernetTrainer`."""
+        return {
+            **super().stateful(),
+            "alphas": self.alphas,
+            "architecture_optimizer": self.architecture_optimizer,
+        }
+
     def plan(self) -> dict[str, torch.Tensor]:
         """Return label -> the probability of each candidate or input (K,)."""
         return probabilities(self.space, self.alphas)

@@ -279,6 +279,21 @@ class EnasTrainer(SampledTrainer):
         self.pending: list[dict[str, Any]] = []  # architectures and advantages of the controller's next step
         self.take_over_paths()
 
+    def stateful(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of the algorithm: see `SupernetTrainer`."""
+        return {
+            **super().stateful(),
+            "controller": self.controller,
+            "controller_optimizer": self.controller_optimizer,
+            "baseline": self.baseline,
+            "pending": self.pending,
+            # A callback may change these while it trains.
+            "baseline_decay": self.baseline_decay,
+            "ctrl_steps_aggregate": self.ctrl_steps_aggregate,
+            "entropy_weight": self.entropy_weight,
+            "skip_weight": self.skip_weight,
+        }
+
     def sample(self) -> Architecture:
         """Return an architecture that the controller draws."""
         with torch.no_grad():

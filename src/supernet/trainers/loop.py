@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from signal import Signals
 from typing import Any, Literal, TypedDict
 
@@ -30,6 +31,7 @@ from supernet.space import Architecture, SearchSpace, freeze
 from supernet.trainers.agreement import share_initial_values, what_has_come_out, what_is_given
 from supernet.trainers.base import BaseOneShotTrainer
 from supernet.trainers.callbacks import Callback, ShowProgress, called, each
+from supernet.trainers.checkpoint import read_checkpoint
 from supernet.trainers.data import (
     Data,
     Part,
@@ -42,14 +44,15 @@ from supernet.trainers.data import (
 from supernet.trainers.description import as_json, schedule, settings, surroundings
 from supernet.trainers.fabric import TIMEOUT, new_fabric
 from supernet.trainers.forward import Forward, ForwardFn, LossFn, check_judged, checked_loss
-from supernet.trainers.health import entropies, peak_memory, share_without_parameters
+from supernet.trainers.health import entropies, share_without_parameters
 from supernet.trainers.interruption import Interruption, noticing_signals
 from supernet.trainers.metrics import Means, Meter, Metrics, batch_size
+from supernet.trainers.named_state import NamedState
 from supernet.trainers.processes import Processes
 from supernet.trainers.progress import written
 from supernet.trainers.run_directory import Checkpointing, RunDirectory, failing_softly
 from supernet.trainers.running import Rest, end_described, old_objects_left_alone
-from supernet.trainers.snapshot import bring_back, digest, is_kept, snapshot
+from supernet.trainers.snapshot import bring_back, digest, snapshot
 from supernet.trainers.steps import OptimizerSteps
 from supernet.trainers.stopping import StoppingRule, StoppingRules
 from supernet.trainers.supernet import Supernet
@@ -104,7 +107,7 @@ class TrainingLoop:
     """The loop itself, which knows no choices: data, devices, epochs, steps, metrics, stopping, files, exact resume.
 
     A subclass says what a step is by `train_step` or `train_epoch`, and what is left at the end by `_conclude`. The
-    arguments are those of `SupernetTrainer`, and so is what it keeps of attributes.
+    arguments are those of `SupernetTrainer`.
     """
 
     leaves_parameters_unused = False  # whether a step may give some weights no gradient, as one of a path does
@@ -223,12 +226,13 @@ class TrainingLoop:
         self._describes = False  # whether run.json is this search's, and it has not finished
         self._looked_at = 0  # the last step of the epoch at which a checkpoint may have been due
         self._loss_changes_targets = False  # found by the trial
-        self._has_begun, self._made_before_fit = False, set[str]()
+        self._has_begun = False
         self.seconds_before, self._began = 0.0, time.perf_counter()  # of earlier processes; when this one began
         self._standing: Any = None  # the result of a finished run, which stays as it is
         self.given_options: dict[str, Any] = {}
         self._free_options: set[str] = set()
         self._given_attributes: dict[str, Any] = {}  # what a subclass has set to begin with, and may not have noted
+        self.named_state = NamedState(self)
         free = {name: given.pop(name) for name in _FREE_OPTIONS}
         self.note_options(**given)
         self.note_options(free=True, **free)
@@ -257,6 +261,22 @@ class TrainingLoop:
         """
         self.given_options |= {name: as_json(option) for name, option in options.items()}
         self._free_options |= set(options) if free else set()
+
+    def stateful(self) -> dict[str, Any]:
+        """Return name -> what a checkpoint holds of the algorithm, beside what the loop itself holds.
+
+        The loop itself holds the model, the loss, the optimizer, its scheduler, the metrics, all global random numbers,
+        and where in the data it is. A trainer adds its own: `return {**super().stateful(), "alphas": self.alphas}`.
+
+        A value is an object with `state_dict` and `load_state_dict`, a generator of random numbers of Python, NumPy or
+        torch, a tensor, an array, a number, a text, a dataclass, an enum, or containers of all these. At a resume each
+        object is brought back in place, so that whoever else holds it has it too. What cannot change in place (numbers,
+        texts, None, tuples) is set as an attribute, so its name is that of the attribute that holds it. The names are
+        the same all the time: what there is only later is None before.
+
+        What cannot be saved is refused at the start of `fit`.
+        """
+        return {}
 
     def _check_model(self, model: nn.Module) -> None:
         """Raise if the model is none that this loop can train."""
@@ -331,8 +351,7 @@ class TrainingLoop:
         """
         if resume is not None and not isinstance(resume, str | os.PathLike):
             raise TrainingError(f"resume is 'auto', the path of a run directory, or None, not {resume!r}")
-        if not self._has_begun:
-            self._made_before_fit = set(vars(self))
+        self.named_state.begin()
         with noticing_signals(as_keyboard=self._run is None) as signals:
             finished = None if self._run is None else self._run.stands_aside()
             if finished is not None and self._takes_state_of(finished):
@@ -372,11 +391,11 @@ class TrainingLoop:
 
     def _takes_state_of(self, finished: RunDirectory) -> bool:
         """Be as after a run that has finished elsewhere, without a step or a file; say whether it is the same one."""
-        found = finished.newest_whole_checkpoint(self.processes)
-        assert found is not None, "a finished run has one"
+        checkpoint = finished.newest_checkpoint()
+        assert checkpoint is not None, "a finished run has one"
         try:
             with random_numbers_kept(self.device):
-                bring_back(self, found[1], found[0])
+                bring_back(self, self._read(checkpoint), checkpoint)
         except TrainingError as error:
             logger.warning("%s has to be run again too: %s", finished.path, error)
             return False
@@ -400,10 +419,7 @@ class TrainingLoop:
             self._go_on(self._rest)
             return
         if not self._has_begun:
-            attributes = self.kept_attributes()
-            self._given_attributes = {
-                n: value for n, value in attributes if isinstance(value, bool | int | float | str)
-            }
+            self._given_attributes = self.named_state.plain()
         self._forms.note()
         self._forms.train()
         self._steps.clear()
@@ -416,8 +432,8 @@ class TrainingLoop:
             source = self._run  # named by its path
         if source is None and resume is not None:
             raise TrainingError("resume='auto' goes on from run_dir, but the trainer has none; give run_dir")
-        found = None if source is None or resume is None else source.newest_whole_checkpoint(self.processes)
-        if found is None:
+        checkpoint = None if source is None or resume is None else source.newest_checkpoint()
+        if checkpoint is None:
             if resume is not None and str(resume) != "auto":
                 raise TrainingError(f"{resume} holds no checkpoint to go on from")
             if self._has_begun:
@@ -438,7 +454,7 @@ class TrainingLoop:
             self._stopping.begin([])
             self._close_books()
         else:
-            checkpoint, state = found
+            state = self._read(checkpoint)
             if self._run is not None and source is not self._run:
                 self._run.check_empty()
             bring_back(self, state, checkpoint)
@@ -473,6 +489,9 @@ class TrainingLoop:
     def _come_to_rest(self) -> None:
         """Note that the trainer stands between two steps, so that a `fit()` after this one can go on exactly."""
         self._rest = Rest(RandomState(self.device), self.seconds())
+
+    def _read(self, checkpoint: Path) -> dict[str, Any]:
+        return read_checkpoint(checkpoint, self.named_state.classes(), self.device)
 
     def _fit_epoch(self) -> None:
         began = time.perf_counter()
@@ -660,7 +679,7 @@ class TrainingLoop:
             "cost": {
                 "seconds": seconds,
                 "steps_per_second": steps / seconds,
-                "peak_memory_mib": peak_memory(self.device),
+                "peak_memory_mib": _peak_memory(self.device),
             },
             **self._record_of_choices(),
         }
@@ -687,7 +706,7 @@ class TrainingLoop:
         """Write the result."""
         of_loss = self.loss.parameters() if isinstance(self.loss, nn.Module) else ()
         trained = [*self.model.parameters(), *of_loss, *self.parameters_outside()]
-        result = {"weights": digest(trained), "state": digest(_tensors(dict(self.kept_attributes())))}
+        result = {"weights": digest(trained), "state": digest(_tensors(self.named_state.values()))}
         for callback in self.callbacks:
             if isinstance(callback, ShowProgress):
                 callback.fit_ended(self)  # a search by evaluations has a bar of its own
@@ -751,15 +770,6 @@ class TrainingLoop:
         groups, scheduler = options.pop("optimizer"), options.pop("scheduler")
         groups = [{name: value for name, value in group.items() if name != "parameters"} for group in groups]
         return {**options, "optimizer settings": groups, "scheduler settings": scheduler}
-
-    def has_made_before_fit(self, name: str) -> bool:
-        """Say whether the trainer had an attribute before its first `fit`."""
-        return name in self._made_before_fit
-
-    def kept_attributes(self) -> list[tuple[str, Any]]:
-        """Return the attributes that belong to the algorithm's state, by name."""
-        its_own = {n: v for n, v in vars(self).items() if n not in self._ours and n not in self._free_options}
-        return sorted((n, v) for n, v in its_own.items() if is_kept(v))
 
     # --- what an algorithm's steps are made of -------------------------------------------------------------
 
@@ -873,8 +883,7 @@ class SupernetTrainer(TrainingLoop, BaseOneShotTrainer):
     trains; and calls `take_over`. It writes `train_step` (or `train_epoch`, where its steps alternate
     otherwise), in which it calls `forward`, `measure` and `descend`, and it writes `export`.
 
-    What a subclass keeps in attributes goes into checkpoints: tensors, numbers, texts, generators, whatever has a
-    `state_dict`, and lists and dicts of these. So every trainer of this loop resumes exactly.
+    What a subclass returns from `stateful` goes into checkpoints, so that it resumes exactly.
 
     Args:
         model: a module with choices.
@@ -1173,3 +1182,14 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _tensors(inner)
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Return the most memory so far in MiB: the device's, or on a CPU this process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return math.nan
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -131,6 +131,21 @@ class ProxylessTrainer(SupernetTrainer):
         layer, input = (GatedLayer, GatedInput) if estimator == "gates" else (PathLayer, PathInput)
         self.take_over(layer, input, self.space.draw(torch.Generator().manual_seed(self.seed)))
 
+    def stateful(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of the algorithm: see `SupernetTrainer`."""
+        return {
+            **super().stateful(),
+            "alphas": self.alphas,
+            "architecture_optimizer": self.architecture_optimizer,
+            "baseline": self.baseline,
+            "generator": self.generator,
+            "_drawn": self._drawn,  # for all batches of one step
+            # A callback may change these while it trains.
+            "baseline_decay": self.baseline_decay,
+            "cost_weight": self.cost_weight,
+            "warmup_epochs": self.warmup_epochs,
+        }
+
     def train_step(self, trn_X: Any, trn_y: Any, val_X: Any, val_y: Any) -> None:
         """Take a step of the alphas, unless the weights are still warming up, then one of the weights."""
         if self.epoch >= self.warmup_epochs:

@@ -89,6 +89,15 @@ class SampledTrainer(SupernetTrainer):
         self._advance: Callable[[int], None] | None = None  # moves the bar of a search
         self._ours |= {"found", "_advance"}  # no state: found again from the evaluations
 
+    def stateful(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of the algorithm: see `SupernetTrainer`."""
+        return {
+            **super().stateful(),
+            "generator": self.generator,
+            "evaluations": self.evaluations,
+            "training_steps": self.training_steps,
+        }
+
     def take_over_paths(self) -> None:
         """Let the model's choices follow the path that the plan has."""
         self.take_over(PathLayer, PathInput, self.space.draw(torch.Generator().manual_seed(self.seed)))

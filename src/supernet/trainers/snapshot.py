@@ -13,6 +13,7 @@ from torch import nn
 from supernet.errors import FileFormatError, TrainingError
 from supernet.execution.slot import former_names
 from supernet.execution.state import RandomState, overwritten
+from supernet.trainers.named_state import load_optimizer
 
 if TYPE_CHECKING:
     from supernet.trainers.loop import TrainingLoop
@@ -43,8 +44,7 @@ def snapshot(trainer: TrainingLoop) -> dict[str, Any]:
         "precision": trainer.fabric.strategy.precision.state_dict(),
         "meters": {part: meter.state_dict() for part, meter in trainer.meters.items()},
         "means": trainer.means.state_dict(),
-        "of_the_algorithm": {name: _state_of(value) for name, value in trainer.kept_attributes()},
-        "made_in_training": [n for n, _ in trainer.kept_attributes() if not trainer.has_made_before_fit(n)],
+        "algorithm": trainer.named_state.to_tree(),
         "random": trainer.processes.all_gather_object(
             "the states of random numbers", RandomState(trainer.device).to_tree()
         ),
@@ -71,38 +71,22 @@ def bring_back(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> 
         _copy_into_model(trainer.model, dict(trainer.model.named_buffers()), state["buffers"])
         _copy_into(dict(_named_state(trainer.loss)), state.get("loss", {}))  # older ones lack it
         _copy_into(_numbered(trainer.parameters_outside()), _numbered(state.get("outside", [])))
-        _load_optimizer(trainer.given_optimizer, state["optimizer"])
+        load_optimizer(trainer.given_optimizer, state["optimizer"])
         if trainer.scheduler is not None:
             trainer.scheduler.load_state_dict(state["scheduler"])
         trainer.fabric.strategy.precision.load_state_dict(state["precision"])
         for part, meter in trainer.meters.items():
             meter.load_state_dict(state["meters"][part])
         trainer.means.load_state_dict(state["means"], trainer.device)
-        kept = state["of_the_algorithm"]
-        for name, value in trainer.kept_attributes():
-            if name in kept or trainer.has_made_before_fit(name):
-                setattr(trainer, name, _brought_back(value, kept[name]))
-            else:  # training made it, after the checkpoint
-                delattr(trainer, name)
-        for name in set(state.get("made_in_training", [])) - vars(trainer).keys():
-            _check_plain(name, kept[name], source)
-            setattr(trainer, name, kept[name])
+        if "algorithm" in state:
+            trainer.named_state.load(state["algorithm"], *_held(trainer, state), source)
+        else:  # version 1
+            trainer.named_state.load_version_1(state["of_the_algorithm"], state.get("made_in_training", []), source)
         RandomState.from_tree(state["random"][trainer.fabric.global_rank], trainer.device).put_back()
     except (TrainingError, FileFormatError):
         raise
     except Exception as error:  # whatever a wrong value leads to in whatever takes it
         raise FileFormatError(f"{source} does not fit this search: {type(error).__name__}: {error}") from error
-
-
-def is_kept(value: Any) -> bool:
-    """Say whether an attribute of a trainer is state that a checkpoint keeps: see `SupernetTrainer`."""
-    if value is None or isinstance(value, bool | int | float | str | torch.Tensor | torch.Generator):
-        return True
-    if isinstance(value, list | tuple):
-        return all(is_kept(item) for item in value)
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str | int) and is_kept(item) for key, item in value.items())
-    return hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
 
 
 def digest(tensors: Iterable[torch.Tensor]) -> str:
@@ -137,54 +121,11 @@ def _differences(name: str, theirs: Any, ours: Any) -> Iterator[str]:
         yield f"{name} was {theirs!r}, is {ours!r}"
 
 
-def _state_of(value: Any) -> Any:
-    if isinstance(value, torch.Generator):
-        return value.get_state()
-    if isinstance(value, list | tuple):
-        return [_state_of(item) for item in value]
-    if isinstance(value, Mapping):
-        return {key: _state_of(item) for key, item in value.items()}
-    if hasattr(value, "state_dict") and not isinstance(value, torch.Tensor):
-        return value.state_dict()
-    return value
-
-
-def _check_plain(name: str, state: Any, source: Any) -> None:
-    """Raise unless the state is the attribute itself, as it is of numbers, texts, and lists and dicts of these."""
-    inner = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
-    for item in inner:
-        _check_plain(name, item, source)
-    if isinstance(state, torch.Tensor) or (isinstance(state, Mapping) and "param_groups" in state):
-        raise TrainingError(
-            f"{source} has the state of {name!r}, which this trainer makes only while it trains; make it in the "
-            "constructor, where it can be brought back"
-        )
-
-
-def _brought_back(value: Any, state: Any) -> Any:
-    """Return `value` in that state: the same object, where it is one that others may hold."""
-    if isinstance(value, torch.Tensor) and (value.requires_grad or isinstance(value, nn.Parameter)):
-        with torch.no_grad():
-            value.copy_(state)
-        return value
-    if isinstance(value, torch.Tensor):
-        return state.to(value.device)
-    if isinstance(value, torch.Generator):
-        value.set_state(state)
-        return value
-    if isinstance(value, list | tuple) and len(value) == len(state):
-        return type(value)(_brought_back(item, inner) for item, inner in zip(value, state, strict=True))
-    if isinstance(value, Mapping) and list(value) == list(state):
-        for key, item in list(value.items()):
-            value[key] = _brought_back(item, state[key])  # type: ignore[index]
-        return value
-    if isinstance(value, torch.optim.Optimizer):
-        _load_optimizer(value, state)
-        return value
-    if hasattr(value, "load_state_dict"):
-        value.load_state_dict(state)
-        return value
-    return state
+def _held(trainer: TrainingLoop, state: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+    """Return the tensors that the loop brings back, which the algorithm may hold too: those here, those read."""
+    here = [dict(trainer.model.named_parameters()), dict(trainer.model.named_buffers())]
+    here += [dict(_named_state(trainer.loss)), trainer.parameters_outside()]
+    return here, [state[name] for name in ("parameters", "buffers", "loss", "outside")]
 
 
 def _copy_into_model(model: nn.Module, tensors: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]) -> None:
@@ -213,13 +154,3 @@ def _named_state(loss: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _numbered(tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
     return {str(position): tensor for position, tensor in enumerate(tensors)}
-
-
-def _load_optimizer(optimizer: Any, state: Mapping[str, Any]) -> None:
-    """Load the state, each tensor in its parameter's memory format: kernels sum in the order of memory."""
-    optimizer.load_state_dict(state)
-    inner = getattr(optimizer, "optimizer", optimizer)  # Fabric's wrapper has the optimizer inside
-    for parameter, kept in inner.state.items():
-        for name, value in kept.items():
-            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                kept[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
