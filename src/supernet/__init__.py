@@ -24,6 +24,7 @@ from supernet.trainers import (
     SinglePathTrainer,
     SupernetTrainer,
     accuracy,
+    load_weights,
 )
 
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ __all__ = [
     "freeze",
     "load_architecture",
     "load_runs",
+    "load_weights",
     "recalibrate",
     "replace_input_choice",
     "replace_layer_choice",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any
 
 from supernet.errors import FileFormatError, TrainingError
 from supernet.printable import printable
+from supernet.space.files import read_architecture_file
 from supernet.trainers.command import Command, digests, is_of_the_user, parsed
 from supernet.trainers.description import git_state, versions
 from supernet.trainers.run_directory import DESCRIPTION, RERUN, RERUN_ONLY, read_description, read_metrics, redirected
@@ -90,11 +90,9 @@ def _without_cost(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _architecture(directory: Path) -> Any:
     try:
-        return json.loads((directory / "architecture.json").read_bytes())
+        return read_architecture_file(directory / "architecture.json")
     except FileNotFoundError:
         return None  # the run trained a network, and did not search
-    except (OSError, ValueError, RecursionError) as error:
-        raise FileFormatError(f"{directory / 'architecture.json'} cannot be read: {error}") from error
 
 
 def _command(description: Mapping[str, Any], run_dir: Path) -> tuple[Command, Path]:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from supernet.errors import FileFormatError
+from supernet.space.files import read_architecture_file
 from supernet.trainers.run_directory import DESCRIPTION, read_description, read_metrics
 
 __all__ = ["load_runs", "print_runs"]
@@ -114,13 +115,10 @@ def _row(directory: Path) -> dict[str, Any]:
 
 
 def _architecture(directory: Path) -> Any:
-    path = directory / "architecture.json"
     try:
-        return json.loads(path.read_bytes())["architecture"]
+        return read_architecture_file(directory / "architecture.json")["architecture"]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError, LookupError, TypeError) as error:
-        raise FileFormatError(f"{path} cannot be read: {error}") from error
 
 
 def _numbers(record: Any) -> dict[str, float]:

@@ -7,20 +7,23 @@ library goes on reading every version that it has ever written.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from supernet.errors import ArchitectureError, FileFormatError
+from supernet.errors import FileFormatError
 from supernet.space.space import Architecture, SearchSpace
 
 __all__ = ["load_architecture", "save_architecture"]
 
 FORMAT = "supernet/architecture"
 VERSION = 1
+DIGITS = 16  # of a digest that stands in a line, at least
 
 
 def save_architecture(architecture: Mapping[str, Any], path: str | os.PathLike[str], space: SearchSpace) -> None:
@@ -29,13 +32,8 @@ def save_architecture(architecture: Mapping[str, Any], path: str | os.PathLike[s
     Raises:
         ArchitectureError: it is not an architecture of this space; nothing is written.
     """
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "space": space.fingerprint,
-        "architecture": space.canonical(architecture),
-    }
-    write_whole(Path(path), json.dumps(content, indent=2) + "\n")
+    content = {"space": space.fingerprint, "architecture": space.canonical(architecture)}
+    write_json(Path(path), FORMAT, VERSION, content)
 
 
 def load_architecture(path: str | os.PathLike[str], space: SearchSpace) -> Architecture:
@@ -45,23 +43,106 @@ def load_architecture(path: str | os.PathLike[str], space: SearchSpace) -> Archi
         FileFormatError: the file is not such a file, is broken, or belongs to another space.
         FileNotFoundError: there is no such file.
     """
-    try:
-        content = json.loads(Path(path).read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path} is not a whole JSON file: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise FileFormatError(f"{path} is not an architecture's file: it does not say format {FORMAT!r}")
-    if content.get("version") != VERSION:
-        raise FileFormatError(f"{path} has format version {content.get('version')!r}; this library reads {VERSION}")
+    content = read_architecture_file(Path(path))
     if content.get("space") != space.fingerprint:
         raise FileFormatError(
             f"{path} holds an architecture of another space (fingerprint {str(content.get('space'))[:12]}, this "
             f"space has {space.fingerprint[:12]}); load it with the space of the model that it was searched in"
         )
     try:
-        return space.canonical(content.get("architecture"))  # type: ignore[arg-type]
-    except ArchitectureError as error:
+        return space.canonical(content["architecture"])
+    except Exception as error:  # whatever wrong content leads to
         raise FileFormatError(f"{path} holds no architecture of this space: {error}") from error
+
+
+def read_architecture_file(path: Path) -> dict[str, Any]:
+    """Return what stands in a file of `save_architecture`, of whatever space: "space" and "architecture" among it.
+
+    Raises:
+        FileFormatError: the file is not such a file, or is broken.
+        FileNotFoundError: there is no such file.
+    """
+    content = read_json(path, FORMAT, VERSION, "is not an architecture's file")
+    # Of one that does not know its digest, a name that has been damaged is noticed too.
+    if unknown := content.keys() ^ {"format", "version", "space", "architecture"}:
+        name = min(unknown)
+        what = f"has an entry {name!r:.80}, which is none of such a file" if name in content else f"lacks {name!r}"
+        raise FileFormatError(f"{path} {what}; it has been changed, or was damaged")
+    return content
+
+
+# --- JSON that knows its digest ----------------------------------------------------------------------------
+
+
+def write_json(path: Path, format: str, version: int, content: Mapping[str, Any]) -> None:
+    """Write a JSON file that says its format and has a digest of its content.
+
+    The digest is of the content and not of the bytes, so such a file may be indented in another way.
+    """
+    content = {"format": format, "version": version, **content}
+    write_whole(path, json.dumps({**content, "digest": digest_of_json(content)}, indent=2) + "\n")
+
+
+def read_json(path: Path, format: str, version: int, otherwise: str) -> dict[str, Any]:
+    """Return the content of a JSON file without its digest, which is compared; older files have none.
+
+    Args:
+        path: of the file.
+        format: that it must say.
+        version: of the format, the newest that is known.
+        otherwise: what a message says of a file of another format.
+
+    Raises:
+        FileFormatError: the file is broken, or of another format or version.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except (ValueError, RecursionError, OSError) as error:
+        raise FileFormatError(f"{path} is not a whole JSON file: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != format:
+        raise FileFormatError(f"{path} {otherwise}: it does not say format {format!r}")
+    if type(content.get("version")) is not int or content["version"] != version:
+        raise FileFormatError(f"{path} has format version {content.get('version')!r:.80}; this library reads {version}")
+    knows_digest, digest = "digest" in content, content.pop("digest", None)
+    if knows_digest and not has_digest(content, digest):
+        raise FileFormatError(
+            f"{path} does not have the digest that it was written with: it has been changed, or was damaged; if you "
+            'changed it on purpose, take out its line "digest"'
+        )
+    if not knows_digest and (names := [name for name, value in content.items() if _seems_a_digest(name, value)]):
+        raise FileFormatError(f"{path} has a digest by the name {names[0]!r:.80}; it has been changed, or was damaged")
+    return content
+
+
+def digest_of_json(content: Any, before: str = "") -> str:
+    """Return a digest of what JSON holds of the content, however it is laid out.
+
+    Args:
+        content: of dicts, lists, numbers, texts, truth values and None.
+        before: a digest that it follows, of a chain of them.
+    """
+    content = json.loads(json.dumps(content))  # tuples are lists then, and keys are texts
+    return hashlib.sha256((before + json.dumps(content)).encode()).hexdigest()
+
+
+def has_digest(content: Any, digest: Any, before: str = "") -> bool:
+    """Say whether the content has that digest, or one that begins with it."""
+    try:
+        known = digest_of_json(content, before)
+    except (ValueError, RecursionError):  # what was read can be too deep to write
+        return False
+    return isinstance(digest, str) and len(digest) >= DIGITS and known.startswith(digest)
+
+
+def _seems_a_digest(name: str, value: Any) -> bool:
+    """Say whether an entry looks like a digest whose name, or some of whose digits, have been damaged."""
+    return name not in ("space", "error") and isinstance(value, str) and re.search("[0-9a-f]{20}", value) is not None
+
+
+# --- files that are whole or not there ---------------------------------------------------------------------
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@ from supernet.trainers.random_search import RandomTrainer
 from supernet.trainers.run_directory import Checkpointing
 from supernet.trainers.sampled import SampledOptions, SampledTrainer
 from supernet.trainers.single_path import SinglePathTrainer
+from supernet.trainers.weights import load_weights
 
 __all__ = [
     "BaseOneShotTrainer",
@@ -32,4 +33,5 @@ __all__ = [
     "SupernetTrainer",
     "TensorBoard",
     "accuracy",
+    "load_weights",
 ]

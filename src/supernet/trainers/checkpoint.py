@@ -78,7 +78,7 @@ def read_checkpoint(path: Path, classes: Iterable[type] = (), device: torch.devi
             table = Encoded(nodes, root, [tensors[str(number)] for number in range(len(tensors))])
             state = decoded(table, {StateDict, *classes}, device)
     except FileFormatError as error:
-        raise FileFormatError(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error
     except Exception as error:  # whatever wrong content leads to
         raise FileFormatError(f"{path} has content that cannot be read: {type(error).__name__}: {error}") from error
     if type(state) is not dict or not all(type(key) is str for key in state):

@@ -31,6 +31,10 @@ __all__ = ["Encoded", "check_can_be_saved", "decoded", "encoded"]
 Parts = list[tuple[str, Any]]  # how a part is reached from its whole, for messages; and the part
 
 
+class UnknownClassError(FileFormatError):
+    """A table that is whole holds something of a class that may not be made, or that has changed."""
+
+
 class Encoded(NamedTuple):
     """A tree as a table: JSON can hold `nodes` and `root`; a node names tensors by their number."""
 
@@ -194,7 +198,7 @@ class _Reader:
 
     def cls(self, name: Any) -> Any:
         if name not in self._classes:
-            raise FileFormatError(
+            raise UnknownClassError(
                 f"it holds something of the class {name}, which is not among those that may be made: "
                 f"{', '.join(sorted(self._classes)) or 'none'}"
             )
@@ -511,7 +515,7 @@ def _make_dataclass(reader: _Reader, notes: Any, parts: list[Any]) -> Any:
     cls = reader.cls(name)
     now = [field.name for field in dataclasses.fields(cls)]
     if now != names:
-        raise FileFormatError(f"it holds a {name} of the fields {', '.join(names)}, which are {', '.join(now)} now")
+        raise UnknownClassError(f"it holds a {name} of the fields {', '.join(names)}, which are {', '.join(now)} now")
     result = object.__new__(cls)
     for field, part in zip(names, parts, strict=True):
         object.__setattr__(result, field, part)  # no code of the class runs, and a frozen one is made too
@@ -535,7 +539,7 @@ def _make_namedtuple(reader: _Reader, notes: Any, parts: list[Any]) -> Any:
     name, names = notes
     cls = reader.cls(name)
     if list(cls._fields) != names or len(parts) != len(names):
-        raise FileFormatError(f"it holds a {name} of the fields {names}, which are {list(cls._fields)} now")
+        raise UnknownClassError(f"it holds a {name} of the fields {names}, which are {list(cls._fields)} now")
     return tuple.__new__(cls, parts)
 
 

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
+
+import torch
 
 from supernet.checks import check_counts
 from supernet.space import Architecture, SearchSpace
 
 __all__ = ["DartsPlusStopping", "StableStopping"]
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the most memory so far in MiB: the device's, or on a CPU this process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return math.nan
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # MiB in macOS's bytes, in the others' KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def entropies(probabilities: Mapping[str, list[float]], space: SearchSpace) -> dict[str, float]:

@@ -31,7 +31,6 @@ from supernet.space import Architecture, SearchSpace, freeze
 from supernet.trainers.agreement import share_initial_values, what_has_come_out, what_is_given
 from supernet.trainers.base import BaseOneShotTrainer
 from supernet.trainers.callbacks import Callback, ShowProgress, called, each
-from supernet.trainers.checkpoint import read_checkpoint
 from supernet.trainers.data import (
     Data,
     Part,
@@ -44,7 +43,7 @@ from supernet.trainers.data import (
 from supernet.trainers.description import as_json, schedule, settings, surroundings
 from supernet.trainers.fabric import TIMEOUT, new_fabric
 from supernet.trainers.forward import Forward, ForwardFn, LossFn, check_judged, checked_loss
-from supernet.trainers.health import entropies, share_without_parameters
+from supernet.trainers.health import entropies, peak_memory, share_without_parameters
 from supernet.trainers.interruption import Interruption, noticing_signals
 from supernet.trainers.metrics import Means, Meter, Metrics, batch_size
 from supernet.trainers.named_state import NamedState
@@ -391,11 +390,11 @@ class TrainingLoop:
 
     def _takes_state_of(self, finished: RunDirectory) -> bool:
         """Be as after a run that has finished elsewhere, without a step or a file; say whether it is the same one."""
-        checkpoint = finished.newest_checkpoint()
-        assert checkpoint is not None, "a finished run has one"
+        found = self._newest_checkpoint_of(finished)
+        assert found is not None, "a finished run has one"
         try:
             with random_numbers_kept(self.device):
-                bring_back(self, self._read(checkpoint), checkpoint)
+                bring_back(self, found[1], found[0])
         except TrainingError as error:
             logger.warning("%s has to be run again too: %s", finished.path, error)
             return False
@@ -432,8 +431,8 @@ class TrainingLoop:
             source = self._run  # named by its path
         if source is None and resume is not None:
             raise TrainingError("resume='auto' goes on from run_dir, but the trainer has none; give run_dir")
-        checkpoint = None if source is None or resume is None else source.newest_checkpoint()
-        if checkpoint is None:
+        found = None if source is None or resume is None else self._newest_checkpoint_of(source)
+        if found is None:
             if resume is not None and str(resume) != "auto":
                 raise TrainingError(f"{resume} holds no checkpoint to go on from")
             if self._has_begun:
@@ -454,7 +453,7 @@ class TrainingLoop:
             self._stopping.begin([])
             self._close_books()
         else:
-            state = self._read(checkpoint)
+            checkpoint, state = found
             if self._run is not None and source is not self._run:
                 self._run.check_empty()
             bring_back(self, state, checkpoint)
@@ -490,8 +489,8 @@ class TrainingLoop:
         """Note that the trainer stands between two steps, so that a `fit()` after this one can go on exactly."""
         self._rest = Rest(RandomState(self.device), self.seconds())
 
-    def _read(self, checkpoint: Path) -> dict[str, Any]:
-        return read_checkpoint(checkpoint, self.named_state.classes(), self.device)
+    def _newest_checkpoint_of(self, run: RunDirectory) -> tuple[Path, dict[str, Any]] | None:
+        return run.newest_whole_checkpoint(self.processes, self.named_state.classes(), self.device)
 
     def _fit_epoch(self) -> None:
         began = time.perf_counter()
@@ -679,7 +678,7 @@ class TrainingLoop:
             "cost": {
                 "seconds": seconds,
                 "steps_per_second": steps / seconds,
-                "peak_memory_mib": _peak_memory(self.device),
+                "peak_memory_mib": peak_memory(self.device),
             },
             **self._record_of_choices(),
         }
@@ -1182,14 +1181,3 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _tensors(inner)
-
-
-def _peak_memory(device: torch.device) -> float:
-    """Return the most memory so far in MiB: the device's, or on a CPU this process's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return math.nan
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -15,21 +15,28 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
-from safetensors.torch import save_model
 from torch import nn
 
 from supernet.errors import FileFormatError, MissingExtraError, TrainingError
 from supernet.reports import plot_architecture, plot_probabilities
 from supernet.space import Architecture, SearchSpace, load_architecture, save_architecture
-from supernet.space.files import write_whole
-from supernet.trainers.checkpoint import write_checkpoint
+from supernet.space.files import DIGITS, digest_of_json, has_digest, read_json, write_json, write_whole
+from supernet.trainers.checkpoint import read_checkpoint, write_checkpoint
+from supernet.trainers.encoding import UnknownClassError
+from supernet.trainers.weights import save_weights
+
+if TYPE_CHECKING:
+    import torch
+
+    from supernet.trainers.processes import Processes
 
 __all__ = ["Checkpointing"]
 
@@ -39,6 +46,14 @@ RERUN = "SUPERNET_RERUN"  # where `supernet rerun` has all run directories made 
 RERUN_ONLY = "SUPERNET_RERUN_ONLY"  # the run directory whose run it is about: its command may have made several
 DESCRIPTION = "run.json"
 FORMAT, VERSION = "supernet/run", 1
+WEIGHTS = "network.safetensors"
+
+_CHECKPOINT = re.compile(r"step-\d{12}\.safetensors")
+# What a process that died can have left: of a file that is written whole, or of a look whether all see one directory.
+_UNFINISHED = re.compile(
+    r"\.(step-\d{12}\.safetensors|run\.json|metrics\.jsonl|architecture\.json|network\.safetensors)(\.\d+)?\.tmp"
+    r"|\.processes-[0-9a-f]{16}"
+)
 
 
 @dataclass(frozen=True)
@@ -80,6 +95,7 @@ class RunDirectory:
         self._metrics = self.path / "metrics.jsonl"
         self._checkpoints = self.path / "checkpoints"
         self._best: tuple[float, str] | None = None
+        self._digest = ""  # of the last line of metrics.jsonl
         present = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         if not present.is_dir():
             raise TrainingError(f"run_dir {self.path} cannot be made, for {present} is no directory")
@@ -107,6 +123,7 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
+            self._remove_unfinished()
         except Timeout as error:
             raise TrainingError(f"{self.path} is in use by another live process; choose another run_dir") from error
         except OSError as error:
@@ -116,9 +133,73 @@ class RunDirectory:
         finally:
             lock.release()
 
+    def _remove_unfinished(self) -> None:
+        """Remove what processes that died in a write have left; with the lock held, no other is in one here."""
+        for path in (*self.path.glob(".*"), *self._checkpoints.glob(".*")):
+            if _UNFINISHED.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+
+    def _own_checkpoints(self) -> list[Path]:
+        """Return the checkpoints, those of earlier steps first. Other files there are not ours."""
+        files = self._checkpoints.glob("step-*.safetensors")
+        return sorted(path for path in files if _CHECKPOINT.fullmatch(path.name) and path.is_file())
+
     def newest_checkpoint(self) -> Path | None:
         """Return the checkpoint of the latest step, None where there is none."""
-        return max(self._checkpoints.glob("*.safetensors"), default=None, key=lambda path: path.name)
+        return max(self._own_checkpoints(), default=None)
+
+    def newest_whole_checkpoint(
+        self, processes: Processes, classes: Iterable[type] = (), device: torch.device | str = "cpu"
+    ) -> tuple[Path, dict[str, Any]] | None:
+        """Return the latest checkpoint that is whole, and its state; None where there is none at all.
+
+        The first process chooses; all read the same file. All must call it together.
+
+        Args:
+            processes: those of the run.
+            classes: as for `read_checkpoint`.
+            device: as for `read_checkpoint`.
+
+        Raises:
+            FileFormatError: there are checkpoints, and none is whole; names the latest. Or what is whole holds
+                something of a class that may not be made.
+            TrainingError: a process does not see the file that the first one reads.
+        """
+        found = self._read_newest_whole(classes, device) if processes.rank == 0 else None
+        name = processes.first("the checkpoint to go on from", found and found[0].name)
+        if name is None or found is not None:
+            return found
+        path = self._checkpoints / name
+        try:
+            return path, read_checkpoint(path, classes, device)
+        except FileNotFoundError as error:
+            raise TrainingError(
+                f"process {processes.rank} does not see {path}, from which the first process goes on; let all "
+                "processes see one directory"
+            ) from error
+
+    def _read_newest_whole(
+        self, classes: Iterable[type], device: torch.device | str
+    ) -> tuple[Path, dict[str, Any]] | None:
+        broken: list[FileFormatError] = []
+        for path in reversed(self._own_checkpoints()):
+            try:
+                state = read_checkpoint(path, classes, device)
+            except UnknownClassError:  # it is whole, and an older one would not help
+                raise
+            except FileFormatError as error:
+                broken.append(error)
+                continue
+            if broken:
+                what = "; ".join(map(str, broken))
+                logger.warning("goes on from %s, since no newer checkpoint is whole: %s", path, what)
+            return path, state
+        if broken:
+            older = f"; nor is any older one in {self._checkpoints}" if len(broken) > 1 else ""
+            raise FileFormatError(
+                f"no checkpoint is whole to go on from: {broken[0]}{older}; begin anew in another run_dir"
+            ) from broken[0]
+        return None
 
     def write_checkpoint(self, state: dict[str, Any], global_step: int, keep_last: int, loss: float | None) -> Path:
         """Write a checkpoint, and remove those that are neither among the last nor the best.
@@ -133,15 +214,17 @@ class RunDirectory:
         if loss is not None and not math.isnan(loss) and (self._best is None or loss < self._best[0]):
             self._best = loss, path.name
         write_checkpoint(path, {**state, "best": self._best})
-        names = sorted(other.name for other in self._checkpoints.glob("*.safetensors"))
-        for name in names[:-keep_last]:
-            if self._best is None or name != self._best[1]:
-                (self._checkpoints / name).unlink(missing_ok=True)
+        others = self._own_checkpoints()
+        position = others.index(path)
+        # Those of later steps are broken ones, for the run went on from an earlier one.
+        for other in others[: max(0, position + 1 - keep_last)] + others[position + 1 :]:
+            if self._best is None or other.name != self._best[1]:
+                other.unlink(missing_ok=True)
         return path
 
     def begin(self) -> None:
         """Begin anew."""
-        self._best = None
+        self._best, self._digest = None, ""
         write_whole(self._metrics, "")
 
     def check_empty(self) -> None:
@@ -162,11 +245,18 @@ class RunDirectory:
             )
 
     def resume(self, state: Mapping[str, Any], history: list[dict[str, Any]]) -> None:
-        """Go on from a state: files say what it knows, and no more."""
-        self._best = state["best"]
-        for unfinished in self._checkpoints.glob(".*.tmp"):
-            unfinished.unlink(missing_ok=True)
-        write_whole(self._metrics, "".join(json.dumps(record) + "\n" for record in history))
+        """Go on from a state: files say what it knows, and no more.
+
+        Raises:
+            FileFormatError: what it knows of this directory is not what is written there.
+        """
+        try:
+            self._best = None if state["best"] is None else (float(state["best"][0]), str(state["best"][1]))
+            self._digest = ""
+            lines = [self._line(record) for record in history]
+        except (LookupError, ValueError, TypeError) as error:
+            raise FileFormatError(f"a checkpoint of {self.path} tells of no run: {error}") from error
+        write_whole(self._metrics, "".join(lines))
 
     def is_finished(self) -> bool:
         """Say whether the run here has finished."""
@@ -188,12 +278,16 @@ class RunDirectory:
     def append_epoch(self, record: Mapping[str, Any]) -> None:
         """Add a line to `metrics.jsonl`."""
         with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(self._line(record))
+
+    def _line(self, record: Mapping[str, Any]) -> str:
+        """Return the next line of `metrics.jsonl`, with a digest of it and of the line before it."""
+        self._digest = digest_of_json(record, self._digest)[:DIGITS]
+        return json.dumps({**record, "digest": self._digest}) + "\n"
 
     def describe(self, description: Mapping[str, Any]) -> None:
         """Write `run.json`."""
-        content = {"format": FORMAT, "version": VERSION, **description}
-        write_whole(self.path / DESCRIPTION, json.dumps(content, indent=2) + "\n")
+        write_json(self.path / DESCRIPTION, FORMAT, VERSION, description)
 
     def write_architecture(self, architecture: Architecture, space: SearchSpace) -> None:
         """Write `architecture.json`."""
@@ -201,8 +295,8 @@ class RunDirectory:
 
     def write_network(self, network: Callable[[], nn.Module]) -> None:
         """Write `network.safetensors`: the weights of what the function returns."""
-        with failing_softly(f"{self.path / 'network.safetensors'} is not written"):
-            save_model(network(), str(self.path / "network.safetensors"))
+        with failing_softly(f"{self.path / WEIGHTS} is not written"):
+            save_weights(network(), self.path / WEIGHTS)
 
     def write_plots(
         self, model: nn.Module, architecture: Architecture, space: SearchSpace, history: list[dict[str, Any]]
@@ -241,35 +335,41 @@ def read_description(directory: Path) -> dict[str, Any]:
     Raises:
         FileFormatError: it is missing, broken, or of another format; names the file.
     """
-    path = directory / DESCRIPTION
     try:
-        content = json.loads(path.read_bytes())
+        return read_json(directory / DESCRIPTION, FORMAT, VERSION, "does not describe a run")
     except FileNotFoundError as error:
         raise FileFormatError(f"{directory} is no run directory: it has no {DESCRIPTION}") from error
-    except (ValueError, RecursionError, OSError) as error:
-        raise FileFormatError(f"{path} is not a whole JSON file: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise FileFormatError(f"{path} does not describe a run: it does not say format {FORMAT!r}")
-    if content.get("version") != VERSION:
-        raise FileFormatError(f"{path} has format version {content.get('version')!r}; this library reads {VERSION}")
-    return content
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
     """Read a directory's `metrics.jsonl`.
 
+    A last line without its end is one that a kill has cut off, or that is being written: it is left out.
+
     Raises:
-        FileFormatError: a line of it is broken; names the file and the line.
+        FileFormatError: a line of it is broken, or is not the one that followed the line before it; names the file
+            and the line.
     """
     path = directory / "metrics.jsonl"
-    records = []
     try:
-        # A last line without its end is one that a kill has cut off, or that is being written.
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     except (OSError, ValueError) as error:
         raise FileFormatError(f"{path} cannot be read: {error}") from error
+    records, before = [], ""
+    knows_digests = False
     for number, line in enumerate(lines, 1):
-        records.append(_record(path, number, line))
+        record = _record(path, number, line)
+        digest = record.pop("digest", None)
+        if number == 1:
+            # Older files have none in any line, and no text at the end, as a digest by another name would be.
+            knows_digests = digest is not None or isinstance([None, *record.values()][-1], str)
+        if not (has_digest(record, digest, before) if knows_digests else digest is None):
+            raise FileFormatError(
+                f"{path}, line {number} does not have the digest that it was written with after the line before it: "
+                "one of them has been changed or removed, or was damaged"
+            )
+        records.append(record)
+        before = digest or ""
     return records
 
 

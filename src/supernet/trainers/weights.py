@@ -1,0 +1,50 @@
+"""The weights of a plain network in a safetensors file that knows its digest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from supernet.errors import FileFormatError
+from supernet.trainers.safetensors_file import read_safetensors, write_safetensors
+
+__all__ = ["load_weights"]
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Write a network's weights as `safetensors.torch.save_model` does, with a digest in the metadata."""
+    of_library = path.with_name(f".{path.name}.tmp")
+    try:
+        save_model(network, str(of_library))  # which knows how tensors of one memory are kept as one
+        metadata, tensors = read_safetensors(of_library)
+    finally:
+        of_library.unlink(missing_ok=True)
+    write_safetensors(path, tensors, metadata)
+
+
+def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Load the weights of a run's `network.safetensors`, having compared its digest.
+
+    Args:
+        network: the network that the run has found: `freeze(model, architecture)`.
+        path: of the file.
+
+    Raises:
+        FileFormatError: the file is damaged, or does not hold the weights of this network.
+        FileNotFoundError: there is no such file.
+
+    >>> load_weights(freeze(model, architecture), "runs/mine/network.safetensors")  # doctest: +SKIP
+    """
+    path = Path(path)
+    metadata, tensors = read_safetensors(path)
+    # Before there were digests, metadata only said which tensors are kept under another's name.
+    if "digest" not in metadata and not set(metadata.values()) <= tensors.keys():
+        raise FileFormatError(f"{path} has metadata that it was not written with; it has been changed, or was damaged")
+    try:
+        load_model(network, path)
+    except (SafetensorError, RuntimeError) as error:
+        raise FileFormatError(f"{path} does not hold the weights of this network: {error}") from error
