@@ -37,6 +37,7 @@ __all__: list[str] = []
 logger = logging.getLogger("supernet")
 
 NUMBERS = 6  # of one message, at most
+STORE_LOST = "process 0, or what has launched the processes, has ended"
 SECONDS_BETWEEN_MESSAGES = 0.5  # of the steps, so that a signal is honoured within about a second
 
 _groups: dict[float, tuple[Any, Any]] = {}  # timeout -> the default group, and that of the messages
@@ -283,7 +284,7 @@ class Processes:
             return
         self._is_leaving = False
         with self._waiting("the beginning of fit"):
-            self._watch = Watch(self, where, min(1.0, self._timeout / 4), self._timeout)
+            self._watch = Watch(self, where, min(0.5, self._timeout / 4), self._timeout)
         try:
             self.exchange("the beginning of fit")
             self._watch.start()
@@ -299,7 +300,7 @@ class Processes:
 
     def _lost(self, error: RuntimeError) -> TrainingError:
         """Return the error for what torch has raised while this process waited."""
-        timed_out = re.search("time[d -]?out", str(error), re.IGNORECASE) is not None
+        timed_out = re.search("timed?[ -]?out", str(error), re.IGNORECASE) is not None
         what = self._waits_for or "the gradients, or what else a step shares"
         here = f" in {self._watch.where()}" if self._watch else ""
         others = self._watch.of_others() if self._watch else self._unknown()
@@ -392,19 +393,20 @@ class Watch(threading.Thread):
     def of_others(self) -> str:
         """Return what is known of the other processes, for an error; it takes a moment."""
         try:
-            before = self._read()
-            if not any(other["failure"] for other in before.values()):
-                time.sleep(2.5 * self._interval)  # whoever lives tells something new in that time
-            after = self._read()
+            before = after = self._read()
+            until = time.monotonic() + 3 * self._interval  # whoever lives tells something new in that time
+            while time.monotonic() < until and not any(other["failure"] for other in after.values()):
+                time.sleep(self._interval / 4)
+                after = self._read()
         except RuntimeError:
-            return "process 0, or what has launched the processes, has ended"
+            return STORE_LOST
         lines = []
         for rank, other in sorted(after.items(), key=lambda item: item[1]["failure"] is None):
             waits = f", waiting for {other['waits for']}" if other["waits for"] else ""
             if other["failure"]:
-                lines.append(f"process {rank} has ended with {other['failure']}")
+                lines.append(f"process {rank} has ended: {other['failure']}")
             elif other["beat"] == before[rank]["beat"]:
-                lines.append(f"process {rank} has ended or is stopped; it was in {other['where']}{waits}")
+                lines.append(f"process {rank} has ended or is stopped, last heard of in {other['where']}{waits}")
             else:
                 lines.append(f"process {rank} is alive, in {other['where']}{waits}")
         return "; ".join(lines)
@@ -415,8 +417,8 @@ class Watch(threading.Thread):
         try:
             failed = {rank: other["failure"] for rank, other in self._read().items() if other["failure"]}
         except RuntimeError:
-            return "process 0, or what has launched the processes, has ended"
-        return next((f"process {rank} has ended with {failure}" for rank, failure in failed.items()), None)
+            return STORE_LOST
+        return next((f"process {rank} has ended: {failure}" for rank, failure in failed.items()), None)
 
     def _read(self) -> dict[int, dict[str, Any]]:
         told = self._store.multi_get([f"{self._key}/{rank}" for rank in self._others])
