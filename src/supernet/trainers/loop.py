@@ -292,7 +292,7 @@ class TrainingLoop:
     ) -> None:
         """Make the model run on its device and among the processes: see `SupernetTrainer.take_over`."""
         if self.processes.count > 1:
-            self.processes.compare("what they are given", what_is_given(self))
+            self.processes.compare(what_is_given(self), "the processes are given different things")
             share_initial_values(self)
         self.supernet = Supernet(
             *(self.model, self.fabric, layer, input, plan, self.given_optimizer, self._trial, self._trial_X),
@@ -372,7 +372,8 @@ class TrainingLoop:
         with ExitStack() as stack:
             stack.enter_context(self.processes.watched(self._place))
             if self.processes.count > 1:
-                self.processes.compare("what they are given", {**what_is_given(self), "resume": as_json(resume)})
+                given = {**what_is_given(self), "resume": as_json(resume)}
+                self.processes.compare(given, "the processes are given different things")
             if self._run is not None and self.fabric.is_global_zero:
                 stack.enter_context(self._run.held())
             if self._run is not None:
@@ -468,7 +469,7 @@ class TrainingLoop:
             elif self._run is not None and self.fabric.is_global_zero:
                 self._describes = True
                 self._run.resume(state, self.history)
-        self._compare_processes(f"what they begin with, after {self._position()}")
+        self._compare_processes(f"the processes begin differently, after {self._position()}", "the beginning")
         self._describe("running")
         self._has_begun, self._looked_at = True, self.step
         self._come_to_rest()
@@ -501,7 +502,8 @@ class TrainingLoop:
         self.processes.speak_next()
         self.train_epoch()
         self._apply_waiting()
-        self._compare_processes(f"what epoch {self.epoch + 1} has come to, so that they have diverged")
+        at = f"the end of epoch {self.epoch + 1}, after {self.step} steps"
+        self._compare_processes(f"the processes have diverged in epoch {self.epoch + 1}", at)
         seconds = time.perf_counter() - began
         self._validate()
         record = self._end_epoch(seconds, self.step - first_step)
@@ -572,10 +574,10 @@ class TrainingLoop:
         """Return which step is under way, or comes next, for a message."""
         return f"step {self.step + 1} of epoch {self.epoch + 1}"
 
-    def _compare_processes(self, what: str) -> None:
+    def _compare_processes(self, finding: str, at: str) -> None:
         """Raise, in all processes, unless they have come to the same."""
         if self.processes.count > 1:
-            self.processes.compare_digests(what, what_has_come_out(self))
+            self.processes.compare_digests(what_has_come_out(self), finding, at)
 
     def _position(self) -> str:
         """Return what has been done last, for a message."""

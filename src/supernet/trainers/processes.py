@@ -38,6 +38,7 @@ logger = logging.getLogger("supernet")
 
 NUMBERS = 6  # of one message, at most
 STORE_LOST = "process 0, or what has launched the processes, has ended"
+MEND = "; where it is not stuck but takes longer, give a larger process_timeout"
 SECONDS_BETWEEN_MESSAGES = 0.5  # of the steps, so that a signal is honoured within about a second
 
 _groups: dict[float, tuple[Any, Any]] = {}  # timeout -> the default group, and that of the messages
@@ -125,7 +126,7 @@ class Processes:
         """
         what = "the means over batches"
         if len({told for (told,) in self.exchange(what, _number_of(json.dumps(list(names))))}) > 1:
-            self.compare(what, {"names of the means over batches": list(names)})
+            self.compare({"the loss and metrics": list(names)}, "the processes have measured different things")
         if self.count > 1:
             with self._waiting(what):
                 distributed.all_reduce(numbers, group=self._group)
@@ -139,25 +140,33 @@ class Processes:
                 distributed.broadcast(values, src=0, group=self._group)
                 overwritten(tensor, values)
 
-    def compare(self, what: str, told: Mapping[str, Any]) -> None:
+    def compare(self, told: Mapping[str, Any], finding: str = "the processes differ") -> None:
         """Raise, in all processes, unless each tells the same.
+
+        Args:
+            told: name -> what JSON can say.
+            finding: what it is called if they do not, for the error.
 
         Raises:
             TrainingError: names what differs, and which process has which.
         """
-        every = self.values(what, told)
+        every = self.values(f"a comparison, whether {finding}", told)
         names = dict.fromkeys(name for one in every for name in one)
         lines = [_difference(name, [one.get(name) for one in every]) for name in names]
         lines = [line for line in lines if line]
         if lines:
             more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
-            raise TrainingError(f"the processes differ in {what}: {'; '.join(lines[:5])}{more}")
+            raise TrainingError(f"{finding}: {'; '.join(lines[:5])}{more}; all must have the same")
 
-    def compare_digests(self, what: str, told: Mapping[str, Any]) -> None:
-        """Raise as `compare` does; one small message where all is well."""
-        together = _number_of(json.dumps(told))
-        if len({one for (one,) in self.exchange(f"the comparison of {what}", together)}) > 1:
-            self.compare(what, told)
+    def compare_digests(self, told: Mapping[str, Any], finding: str, at: str) -> None:
+        """Raise as `compare` does; one small message where all is well.
+
+        Args:
+            told, finding: as there.
+            at: what is to be compared, for the error where it does not come to that.
+        """
+        if len({one for (one,) in self.exchange(at, _number_of(json.dumps(told)))}) > 1:
+            self.compare(told, finding)
 
     def between_steps(self, number: int, wish: bool, position: Sequence[int]) -> tuple[int, bool]:
         """Return the largest number and whether any process wishes: asked after each step, told now and then.
@@ -178,7 +187,9 @@ class Processes:
         microseconds = int((time.perf_counter() - self._spoke_at) * 1e6)
         told = self.exchange("a message between two steps", number, int(wish), microseconds, *position)
         if any(one[3:] != told[0][3:] for one in told):
-            self.compare("where they are", {"[step, all steps, backward passes]": list(position)})
+            self.compare(
+                {"[step, all steps, backward passes]": list(position)}, "the processes have not taken the same steps"
+            )
         step = max(one[2] for one in told) / self._steps
         self._steps = max(1, min(2 * self._steps, int(SECONDS_BETWEEN_MESSAGES * 1e6 / max(step, 1))))
         self._steps_left, self._spoke_at = self._steps, time.perf_counter()
@@ -307,8 +318,7 @@ class Processes:
         if not timed_out:
             return TrainingError(f"process {self.rank} was waiting{here} for {what}, and lost the connection: {others}")
         return TrainingError(
-            f"process {self.rank} has waited {self._timeout:g} seconds{here} for {what}: {others}; where it is not "
-            "stuck but takes longer, give a larger process_timeout"
+            f"process {self.rank} has waited {self._timeout:g} seconds{here} for {what}: {others}{MEND}"
         )
 
     def _unknown(self) -> str:
@@ -503,4 +513,4 @@ def _shortened(text: str) -> str:
 
 
 def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:1_000]
+    return f"{type(error).__name__}: {str(error).removesuffix(MEND)}"[:1_000]

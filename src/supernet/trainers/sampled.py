@@ -190,7 +190,11 @@ class SampledTrainer(SupernetTrainer):
         names = [json.dumps([num_batches, architecture]) for architecture in architectures]
         new = [(n, a) for n, a in dict(zip(names, architectures, strict=True)).items() if n not in self.evaluations]
         rank, world_size = self.processes.rank, self.processes.count
-        self.processes.compare_digests("the architectures that are evaluated", {"architectures": [n for n, _ in new]})
+        self.processes.compare_digests(
+            {"architectures": [name for name, _ in new]},
+            "the processes evaluate different architectures, so a constraint or a draw differs",
+            "a comparison of the architectures that are evaluated",
+        )
         for first in range(0, len(new), world_size):
             mine = new[first : first + world_size][rank : rank + 1]
             found = {name: self.evaluate(architecture, num_batches=num_batches) for name, architecture in mine}

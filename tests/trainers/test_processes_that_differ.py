@@ -1,0 +1,137 @@
+"""Processes that differ all end with an error that says in what; those that wait in vain, with one that says for whom.
+
+Real processes under torchrun; what only compares runs one after another in the same two.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from supernet.trainers import Checkpointing
+from supernet.trainers.processes import _difference
+
+SCRIPT = Path(__file__).with_name("searches_that_end.py")
+
+REFUSED = {
+    "seed": "seed is 0 in process 0, 1 in process 1",
+    "learning rate": "optimizer[0].lr is 0.1 in process 0, 0.2 in process 1",
+    "epochs": "num_epochs is 2 in process 0, 3 in process 1",
+    "length": "the number of samples in the training part is 32 in process 0, 30 in process 1",
+    "samples": "the digest of some samples in the training part is",
+    "space": "the space is",
+    "shape": "weight '0.weight' is [[4, 4], \"torch.float32\", true] in process 0, [[3, 4],",
+    "metrics": "metrics is",
+    "no run_dir": 'run_dir is "given" in process 0, nothing in process 1',
+    "own run_dir": "run_dir is not one directory that all processes see",
+    "metric names": '["loss", "of process 0"] in process 0, ["loss", "of process 1"] in process 1',
+    "diverges": "diverged in epoch 1: the digest of the weight '0.weight' is",
+    "learning rate moves": "diverged in epoch 1: the learning rate of group 0 is 0.1 in process 0, 0.5 in process 1",
+    "constraint": "evaluate different architectures",
+}
+ALIKE = ("initial weights", "clock", "score", "callbacks in one")
+
+FOR_THE_OTHER = "process 0 was waiting in step 3 of epoch 1 for"
+ENDED = {
+    "hangs": (
+        "process 0 has waited 3 seconds in step 3 of epoch 1 for the gradients, or what else a step shares: process 1 "
+        "is alive, in step 3 of epoch 1"
+    ),
+    "is killed": "process 1 has ended or is stopped",
+    "raises": "process 1 has ended: ValueError: broken on purpose",
+    "leaves": "process 1 has ended: SystemExit: 0",
+}
+ENDED_TOO = {
+    "dies": "process 1 has ended or is stopped",
+    "is stopped": "process 1 has ended or is stopped",
+    "shorter": "has waited 3 seconds",
+    "skips a step": "has waited 3 seconds",
+}
+IN_THE_FIRST = {
+    "full disk": "process 0 has ended: OSError: [Errno 28] No space left on device",
+    "callback raises": "process 0 has ended: ZeroDivisionError: division by zero",
+    "callback of all": "Hook.epoch_ended runs in the first process only, but what it calls takes all of them",
+}
+
+
+def outcomes_of(modes, directory):
+    """Run searches in two processes; return mode -> the outcome in each process that has lived to tell."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [sys.executable, *launcher, str(SCRIPT), ",".join(modes), str(directory)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    told = [directory / f"process-{rank}.json" for rank in range(2)]
+    told = [json.loads(path.read_text()) for path in told if path.exists()]
+    return {mode: [outcomes[mode] for outcomes in told if mode in outcomes] for mode in modes}
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    return outcomes_of([*REFUSED, *ALIKE], tmp_path_factory.mktemp("compared"))
+
+
+@pytest.mark.parametrize("mode", REFUSED)
+def test_what_differs_is_an_error_in_all_processes_that_says_which_has_which(compared, mode):
+    errors = [outcome["error"] for outcome in compared[mode]]
+    assert len(errors) == 2
+    assert errors[0] == errors[1]
+    assert errors[0].startswith("TrainingError: ")
+    assert REFUSED[mode] in errors[0]
+
+
+def test_where_functions_differ_or_weights_are_made_without_a_seed_the_first_process_decides(compared):
+    for mode in ALIKE:
+        first, second = compared[mode]
+        assert first["error"] is None, first["error"]
+        assert all(first[name] == second[name] for name in ("stopped", "architecture", "losses")), mode
+    assert compared["clock"][1]["stopped"] == "late"
+    assert compared["initial weights"][1]["losses"] == compared["callbacks in one"][1]["losses"]
+
+
+@pytest.mark.parametrize(
+    "mode", [*ENDED, *(pytest.param(mode, marks=pytest.mark.slow) for mode in (*ENDED_TOO, *IN_THE_FIRST))]
+)
+def test_a_process_that_waits_in_vain_ends_with_an_error_that_says_for_whom(tmp_path, mode):
+    outcomes = outcomes_of([mode], tmp_path)[mode]
+    who = outcomes[-1 if mode in IN_THE_FIRST else 0]  # whoever waits
+    assert who["error"].startswith("TrainingError: ")
+    assert {**ENDED, **ENDED_TOO, **IN_THE_FIRST}[mode] in who["error"]
+    if mode in ("hangs", "shorter", "skips a step"):  # the other one hears of it, even where it hangs
+        assert outcomes[1]["error"].startswith("TrainingError: process 0 has ended") or mode != "hangs"
+        assert len(outcomes) == 2
+
+
+def test_a_signal_to_one_process_ends_all_with_a_checkpoint_of_the_same_step(tmp_path):
+    outcomes = outcomes_of(["signal"], tmp_path)["signal"]
+    assert [outcome["error"] for outcome in outcomes] == ["SystemExit: 143"] * 2
+    assert len(list((tmp_path / "signal" / "checkpoints").iterdir())) == 1
+
+
+def test_a_difference_names_few_processes_and_shortens_long_values():
+    values = ["x" * 200] + [None] * 20
+    assert _difference("it", ["same"] * 3) == ""
+    text = _difference("it", values)
+    assert "in process 0, nothing in processes 1, 2, 3, 4, 5, 6, 7, 8, ..." in text
+    assert len(text) < 200
+
+
+def test_a_timeout_that_cannot_be_is_refused():
+    from supernet import DartsTrainer, LayerChoice
+    import torch
+    from torch import nn
+
+    model = nn.Sequential(LayerChoice([nn.Linear(2, 2), nn.Identity()], label="a"))
+    with pytest.raises(RuntimeError, match="process_timeout is a number from 0.1 to 1e\\+06, not 0"):
+        DartsTrainer(
+            model,
+            nn.functional.cross_entropy,
+            None,
+            torch.optim.SGD(model.parameters(), 0.1),
+            1,
+            torch.utils.data.TensorDataset(torch.zeros(8, 2), torch.zeros(8).long()),
+            process_timeout=0,
+            checkpointing=Checkpointing(),
+        )
