@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from supernet.trainers import Checkpointing
+from supernet import DartsTrainer, LayerChoice
 from supernet.trainers.processes import _difference
 
 SCRIPT = Path(__file__).with_name("searches_that_end.py")
@@ -34,7 +36,6 @@ REFUSED = {
 }
 ALIKE = ("initial weights", "clock", "score", "callbacks in one")
 
-FOR_THE_OTHER = "process 0 was waiting in step 3 of epoch 1 for"
 ENDED = {
     "hangs": (
         "process 0 has waited 3 seconds in step 3 of epoch 1 for the gradients, or what else a step shares: process 1 "
@@ -42,9 +43,9 @@ ENDED = {
     ),
     "is killed": "process 1 has ended or is stopped",
     "raises": "process 1 has ended: ValueError: broken on purpose",
-    "leaves": "process 1 has ended: SystemExit: 0",
 }
 ENDED_TOO = {
+    "leaves": "process 1 has ended: SystemExit: 0",
     "dies": "process 1 has ended or is stopped",
     "is stopped": "process 1 has ended or is stopped",
     "shorter": "has waited 3 seconds",
@@ -119,12 +120,8 @@ def test_a_difference_names_few_processes_and_shortens_long_values():
 
 
 def test_a_timeout_that_cannot_be_is_refused():
-    from supernet import DartsTrainer, LayerChoice
-    import torch
-    from torch import nn
-
     model = nn.Sequential(LayerChoice([nn.Linear(2, 2), nn.Identity()], label="a"))
-    with pytest.raises(RuntimeError, match="process_timeout is a number from 0.1 to 1e\\+06, not 0"):
+    with pytest.raises(RuntimeError, match=r"process_timeout is a number from 0\.1 to 1e\+06, not 0"):
         DartsTrainer(
             model,
             nn.functional.cross_entropy,
@@ -133,5 +130,4 @@ def test_a_timeout_that_cannot_be_is_refused():
             1,
             torch.utils.data.TensorDataset(torch.zeros(8, 2), torch.zeros(8).long()),
             process_timeout=0,
-            checkpointing=Checkpointing(),
         )

@@ -382,7 +382,7 @@ class TrainingLoop:
             stack.enter_context(self._forms.kept())
             stack.enter_context(self.supernet.laid_out())
             stack.enter_context(end_described(self._describe, signals))
-            stack.enter_context(self.processes.errors_named())
+            stack.enter_context(self.processes.errors_named(signals))
             stack.enter_context(old_objects_left_alone())
             self._signals = signals
             stack.callback(setattr, self, "_signals", None)

@@ -28,6 +28,7 @@ from torch import distributed
 
 from supernet.errors import SupernetError, TrainingError
 from supernet.execution.state import overwritten
+from supernet.trainers.interruption import Interruption
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -64,7 +65,7 @@ class Processes:
         self._watch: Watch | None = None
         self._waits_for: str | None = None
         self._alone: str | None = None
-        self._is_leaving = False
+        self._is_leaving = self._has_lost_others = False
         self._steps = self._steps_left = 1  # from one message to the next; until the next
         self._spoke_at = time.perf_counter()
         if several:
@@ -260,8 +261,12 @@ class Processes:
             self._waits_for = None
 
     @contextmanager
-    def errors_named(self) -> Iterator[None]:
-        """Turn what torch raises where another process is gone into an error that says which, and why."""
+    def errors_named(self, noticed: Interruption | None = None) -> Iterator[None]:
+        """Turn what torch raises where another process is gone into an error that says which, and why.
+
+        Args:
+            noticed: a signal, which then is none of its own: whatever has launched the processes ends them all.
+        """
         try:
             yield
         except SupernetError:
@@ -270,6 +275,9 @@ class Processes:
             if self.count == 1 or not is_about_processes(error):
                 raise
             raise self._lost(error) from error
+        finally:
+            if noticed is not None and self._has_lost_others:
+                noticed.signal = None
 
     @contextmanager
     def in_one_alone(self, what: str) -> Iterator[None]:
@@ -293,7 +301,7 @@ class Processes:
         if self.count == 1:
             yield
             return
-        self._is_leaving = False
+        self._is_leaving = self._has_lost_others = False
         with self._waiting("the beginning of fit"):
             self._watch = Watch(self, where, min(0.5, self._timeout / 4), self._timeout)
         try:
@@ -311,6 +319,7 @@ class Processes:
 
     def _lost(self, error: RuntimeError) -> TrainingError:
         """Return the error for what torch has raised while this process waited."""
+        self._has_lost_others = True
         timed_out = re.search("timed?[ -]?out", str(error), re.IGNORECASE) is not None
         what = self._waits_for or "the gradients, or what else a step shares"
         here = f" in {self._watch.where()}" if self._watch else ""
@@ -328,6 +337,11 @@ class Processes:
     def state(self) -> dict[str, Any]:
         """Return what is told of this process."""
         return {"waits for": self._waits_for}
+
+    def end_by(self, failure: str, where: str) -> TrainingError:
+        """Return the error that ends this process for another one has failed."""
+        self._has_lost_others = True
+        return TrainingError(f"{failure}; process {self.rank} was in {where}")
 
     @property
     def is_leaving(self) -> bool:
@@ -443,7 +457,7 @@ class Watch(threading.Thread):
 
     def _raise(self, *_: Any) -> None:
         if self._failure is not None and not self._processes.is_leaving:
-            raise TrainingError(f"{self._failure}; process {self._processes.rank} was in {self.where()}")
+            raise self._processes.end_by(self._failure, self.where())
 
 
 def is_about_processes(error: RuntimeError) -> bool:
