@@ -22,7 +22,7 @@ from supernet.space.written import (
     replaced_children,
 )
 
-__all__ = ["replace_input_choice", "replace_layer_choice", "restore"]
+__all__ = ["replace_input_choice", "replace_layer_choice", "replace_other_choices", "restore"]
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,20 @@ def replace_input_choice(
     or, where the choice has `choose_from`, a dict of them.
     """
     return _replace(root, InputChoice, init_fn, modules)
+
+
+def replace_other_choices(
+    root: nn.Module, init_fn: Callable[[Choice], nn.Module], modules: Modules | None = None
+) -> Modules:
+    """Put `init_fn(choice)` in the place of each choice inside `root` that is neither of the two kinds.
+
+    As `replace_layer_choice` in all else, but that there may be none. Of a choice that holds others these are replaced
+    before.
+    """
+    of_others = [c for c in pinned_choices(root) if not isinstance(c, LayerChoice | InputChoice)]
+    if not of_others:
+        return [] if modules is None else modules
+    return _replace(root, Choice, init_fn, modules)
 
 
 def restore(model: nn.Module) -> nn.Module:

@@ -16,7 +16,7 @@ from supernet.nn.choice import constructors_follow
 from supernet.space.copying import with_what_cannot_be_copied
 from supernet.space.space import SearchSpace
 from supernet.space.strides import give_back_strides
-from supernet.space.written import branches_as_written, children_as_written, forget, replaced_children
+from supernet.space.written import all_parents, branches_as_written, children_as_written, forget, replaced_children
 
 __all__ = ["fixed_architecture", "freeze"]
 
@@ -70,7 +70,8 @@ def _copy_chosen(
         return
     assert module.label is not None, "labels are pinned when the space is made"
     decision, domain = decisions[module.label], module.domain()
-    replacements = {id(child): child_replacement for _, child, child_replacement in _children(module)}
+    inside = (replaced for parent in all_parents(module) for replaced in replaced_children(parent).values())
+    replacements = {id(replaced.choice): replaced.module for replaced in inside}
     branches, as_written = module.branches(), branches_as_written(module)
     for position in domain.positions(decision) if branches else ():
         for present, chosen in zip(branches[position], as_written[position], strict=True):

@@ -165,5 +165,6 @@ def _what_is_decided(choice: Choice) -> str:
 
 def branches_as_written(choice: Choice) -> list[list[nn.Module]]:
     """Return the modules that run where each option of a choice is chosen, as its user wrote them."""
-    written = {id(replaced.module): replaced.choice for replaced in replaced_children(choice).values()}
+    inside = (replaced for parent in all_parents(choice) for replaced in replaced_children(parent).values())
+    written = {id(replaced.module): replaced.choice for replaced in inside}
     return [[written.get(id(module), module) for module in branch] for branch in choice.branches()]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from supernet.errors import ArchitectureError, ChoiceError
-from supernet.execution import MixedLayer, PathInput, PathLayer, Plan
+from supernet.execution import ChoiceSlot, MixedLayer, PathInput, PathLayer, Plan
 from supernet.nn import Choice
 from supernet.nn.choice import Risk
 from supernet.space import Decision
@@ -40,7 +40,9 @@ def check_numbers_of_inputs(
     """
     places: dict[str, Place] = {}
     _find(model, {}, places, set())
-    others = {label for label, module in replaced if not isinstance(module, PathInput | PathLayer | MixedLayer)}
+    others = {
+        label for label, module in replaced if not isinstance(module, PathInput | PathLayer | MixedLayer | ChoiceSlot)
+    }
     followed = {label: place for label, place in places.items() if label not in others}
     risky = {label: risks for label, place in followed.items() if (risks := place.choice.risks())}
     if not risky:

@@ -12,7 +12,16 @@ from torch import nn
 from torch.optim import Optimizer
 
 from supernet.errors import ChoiceError, TrainingError
-from supernet.execution import MixedInput, MixedLayer, Plan, replace_input_choice, replace_layer_choice, restore
+from supernet.execution import (
+    ChoiceSlot,
+    MixedInput,
+    MixedLayer,
+    Plan,
+    replace_input_choice,
+    replace_layer_choice,
+    replace_other_choices,
+    restore,
+)
 from supernet.execution.memory_format import agree, channels_last_inputs, choose_memory_format, lay_out_weights
 from supernet.execution.plan import is_in_reentrant_checkpoint
 from supernet.execution.state import Buffers, Forms, held
@@ -77,6 +86,7 @@ class Supernet:
         try:
             replace_layer_choice(model, lambda choice: layer(choice, self._plan), self.replaced)
             replace_input_choice(model, lambda choice: input(choice, self._plan), self.replaced)
+            replace_other_choices(model, lambda choice: ChoiceSlot(choice, self._plan), self.replaced)
             fabric.to_device(model)
             self._buffers = Buffers(nn.ModuleList([model, *([loss] if isinstance(loss, nn.Module) else [])]))
             self.synced = {id(p) for p in model.parameters()}
