@@ -8,6 +8,7 @@ from torch import nn
 
 from supernet import InputChoice, LayerChoice, SearchSpace, load_architecture, save_architecture
 from supernet.errors import ArchitectureError, FileFormatError
+from supernet.space.files import digest_of_json
 
 
 def space(n=3):
@@ -32,6 +33,7 @@ def test_every_architecture_comes_back(tmp_path):
 
 def test_a_file_is_plain_json_with_version_and_fingerprint(saved):
     content = json.loads(saved.read_text())
+    assert content.pop("digest") == digest_of_json(content)
     assert content == {
         "format": "supernet/architecture",
         "version": 1,
@@ -82,7 +84,12 @@ def test_foreign_files_are_refused(saved, content, match):
     ],
 )
 def test_tampered_files_are_refused(saved, change, match):
-    saved.write_text(json.dumps({**json.loads(saved.read_text()), **change}))
+    content = {**json.loads(saved.read_text()), **change}
+    saved.write_text(json.dumps(content))
+    with pytest.raises(FileFormatError, match=match if "version" in change else "does not have the digest"):
+        load_architecture(saved, space())
+    del content["digest"]  # as older files have none
+    saved.write_text(json.dumps(content))
     with pytest.raises(FileFormatError, match=match):
         load_architecture(saved, space())
 

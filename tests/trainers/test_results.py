@@ -72,7 +72,7 @@ def test_a_search_finishes_though_its_network_cannot_be_written_and_says_so(tmp_
     def broken(*arguments):
         raise RuntimeError("cannot be copied")
 
-    monkeypatch.setattr("supernet.trainers.run_directory.save_model", broken)
+    monkeypatch.setattr("supernet.trainers.weights.save_model", broken)
     search("first order", tmp_path, num_epochs=1).fit()
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "finished"
     assert load_architecture(tmp_path / "architecture.json", SearchSpace(Net()))

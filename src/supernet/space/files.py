@@ -23,6 +23,7 @@ __all__ = ["load_architecture", "save_architecture"]
 
 FORMAT = "supernet/architecture"
 VERSION = 1
+_DEPTH = 100  # of JSON
 DIGITS = 16  # of a digest that stands in a line, at least
 
 
@@ -97,7 +98,7 @@ def read_json(path: Path, format: str, version: int, otherwise: str) -> dict[str
         FileNotFoundError: there is no such file.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = parsed_json(path.read_bytes())
     except FileNotFoundError:
         raise
     except (ValueError, RecursionError, OSError) as error:
@@ -114,6 +115,22 @@ def read_json(path: Path, format: str, version: int, otherwise: str) -> dict[str
         )
     if not knows_digest and (names := [name for name, value in content.items() if _seems_a_digest(name, value)]):
         raise FileFormatError(f"{path} has a digest by the name {names[0]!r:.80}; it has been changed, or was damaged")
+    return content
+
+
+def parsed_json(text: str | bytes) -> Any:
+    """Return what JSON says.
+
+    Raises:
+        ValueError: it is none, or so deep that not all who read it could follow.
+    """
+    content = json.loads(text)
+    level, depth = [content], 0
+    while level := [value for value in level if isinstance(value, dict | list)]:
+        level = [item for value in level for item in (value.values() if isinstance(value, dict) else value)]
+        depth += 1
+        if depth > _DEPTH:
+            raise ValueError(f"it is nested more than {_DEPTH} deep")
     return content
 
 

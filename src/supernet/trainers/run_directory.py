@@ -28,7 +28,7 @@ from torch import nn
 from supernet.errors import FileFormatError, MissingExtraError, TrainingError
 from supernet.reports import plot_architecture, plot_probabilities
 from supernet.space import Architecture, SearchSpace, load_architecture, save_architecture
-from supernet.space.files import DIGITS, digest_of_json, has_digest, read_json, write_json, write_whole
+from supernet.space.files import DIGITS, digest_of_json, has_digest, parsed_json, read_json, write_json, write_whole
 from supernet.trainers.checkpoint import read_checkpoint, write_checkpoint
 from supernet.trainers.encoding import UnknownClassError
 from supernet.trainers.weights import save_weights
@@ -375,7 +375,7 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
 
 def _record(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record = parsed_json(line)
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{path}, line {number}: not a whole JSON object: {error}") from error
     if not isinstance(record, dict):
