@@ -73,7 +73,7 @@ def test_a_run_that_has_not_ended_has_what_there_is_of_it(runs, tmp_path):
     first, second = (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
     (tmp_path / "killed" / "metrics.jsonl").write_text(f"{first}\n{second[:20]}")  # killed as it was written
     (row,) = load_runs(tmp_path / "killed")
-    assert (row["status"], row["epochs"], row["architecture"]) == ("running", 1, None)
+    assert (row["status"], row["epochs"], row["architecture"]) == ("killed", 1, None)
     assert row["seconds"] == json.loads(first)["cost"]["seconds"]
 
 

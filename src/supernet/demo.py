@@ -193,7 +193,7 @@ def run_demo(
 
     rows = [found, *sorted(rivals, key=lambda c: -mean(c.test_accuracy))]
     _print_table(console, rows, len(seeds))
-    console.print(f"Metrics, architectures, weights and plots of each search: {run_dir}")
+    console.print(f"Metrics, architectures, weights and plots of each search: {run_dir}", markup=False, emoji=False)
     return rows
 
 

@@ -6,17 +6,18 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from supernet.errors import FileFormatError
 from supernet.space.files import read_architecture_file
-from supernet.trainers.run_directory import DESCRIPTION, read_description, read_metrics
+from supernet.trainers.run_directory import DESCRIPTION, is_in_use, read_description, read_metrics
 
 __all__ = ["load_runs", "print_runs"]
 
@@ -27,7 +28,8 @@ _NOT_COMPARED = frozenset(("seed", "run_dir", "callbacks", "progress", "log_freq
 def load_runs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[dict[str, Any]]:
     """Return the records of runs, a row each, as `pandas.DataFrame` takes them, ordered by their paths.
 
-    A row has "run" (the directory), "trainer", "seed", "status", "epochs", the figures of the last epoch by the names
+    A row has "run" (the directory), "trainer", "seed", "status" ("running", "interrupted", "failed", "finished", or
+    "killed" where no process says any more that it runs), "epochs", the figures of the last epoch by the names
     that `metrics.jsonl` has for them, "seconds", "architecture" (None before the end) and "options".
 
     Args:
@@ -61,9 +63,9 @@ def print_runs(rows: Sequence[dict[str, Any]], console: Console) -> None:
     given = [_flat(row["options"]) for row in rows]
     options = _differing(given)
     figures = _figures(rows)
-    table = Table("run", "trainer", *options, "seed", "status", "epochs")
+    table = _table("run", "trainer", *options, "seed", "status", "epochs")
     for name in (*figures, "seconds"):
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     table.add_column("architecture")
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row, known in zip(rows, given, strict=True):
@@ -72,19 +74,28 @@ def print_runs(rows: Sequence[dict[str, Any]], console: Console) -> None:
             groups.setdefault((row["trainer"], *of_options), []).append(row)
         of_figures = [_text(row.get(name)) for name in figures]
         line = [row["run"], row["trainer"], *of_options, _text(row["seed"]), row["status"], _text(row["epochs"])]
-        table.add_row(*line, *of_figures, f"{row['seconds']:.1f}", _short_name(row["architecture"]))
+        line += [*of_figures, f"{row['seconds']:.1f}", _short_name(row["architecture"])]
+        table.add_row(*map(Text, line))
     console.print(table)
 
     if all(len(group) < 2 for group in groups.values()):
         return
-    table = Table("trainer", *options, "runs", title="Finished runs, mean ± deviation", title_justify="left")
+    table = _table("trainer", *options, "runs", title="Finished runs, mean ± deviation", title_justify="left")
     for name in (*figures, "seconds", "architectures"):
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     for names, group in groups.items():
         spreads = [_spread([row[name] for row in group if name in row]) for name in (*figures, "seconds")]
         distinct = len({_short_name(row["architecture"]) for row in group})
-        table.add_row(*names, str(len(group)), *spreads, str(distinct))
+        table.add_row(*map(Text, (*names, str(len(group)), *spreads, str(distinct))))
     console.print(table)
+
+
+def _table(*headings: str, **options: Any) -> Table:
+    """Return a table; its texts are a user's, so that brackets and colons in them mean nothing."""
+    table = Table(**options)
+    for heading in headings:
+        table.add_column(Text(heading))
+    return table
 
 
 def _matches(path: str) -> list[str]:
@@ -104,7 +115,7 @@ def _row(directory: Path) -> dict[str, Any]:
         "run": str(directory),
         "trainer": str(description.get("trainer")),
         "seed": description.get("seed"),
-        "status": str(description.get("status")),
+        "status": _status(description, directory),
         "epochs": len(history),
         **{name: value for name, value in _numbers(last).items() if name != "epoch"},
         # A run that was killed has said how long it had run when it began, and after each epoch.
@@ -112,6 +123,12 @@ def _row(directory: Path) -> dict[str, Any]:
         "architecture": _architecture(directory),
         "options": _mapping(description.get("hyperparameters")),
     }
+
+
+def _status(description: Mapping[str, Any], directory: Path) -> str:
+    """Return how a run is: a process that is killed cannot say so, but it holds its directory no longer."""
+    status = str(description.get("status"))
+    return "killed" if status == "running" and not is_in_use(directory) else status
 
 
 def _architecture(directory: Path) -> Any:

@@ -15,7 +15,7 @@ from torch import nn
 from supernet import accuracy
 from supernet.errors import TrainingError
 from supernet.evaluation import NetworkTrainer
-from supernet.trainers import Callback, Checkpointing
+from supernet.trainers import Callback, Checkpointing, run_directory
 from supernet.trainers.run_directory import RunDirectory
 from supernet.trainers.snapshot import digest
 
@@ -177,7 +177,7 @@ def test_a_signal_while_a_checkpoint_is_read_leaves_before_a_further_step(tmp_pa
     with pytest.raises(SystemExit):
         new("first order", tmp_path, callbacks=[Sends("step_ended")]).fit()
     with monkeypatch.context() as patch:
-        patched(patch, __import__("supernet.trainers.loop").trainers.loop, "read_checkpoint")
+        patched(patch, run_directory, "read_checkpoint")
         trainer = new("first order", tmp_path)
         before_each_step(trainer, lambda: pytest.fail("a step is taken"))
         with pytest.raises(SystemExit):
@@ -190,7 +190,7 @@ def test_a_signal_while_a_checkpoint_is_read_leaves_before_a_further_step(tmp_pa
 def test_a_finished_run_stays_so_where_a_signal_comes_as_it_is_read(tmp_path, monkeypatch):
     new("random", tmp_path).fit()
     before = description(tmp_path), sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    patched(monkeypatch, __import__("supernet.trainers.loop").trainers.loop, "read_checkpoint")
+    patched(monkeypatch, run_directory, "read_checkpoint")
     trainer = new("random", tmp_path)
     with pytest.raises(SystemExit):
         trainer.fit(resume="auto")

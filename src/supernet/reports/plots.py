@@ -51,26 +51,23 @@ def plot_probabilities(space: SearchSpace, history: Sequence[dict[str, Any]], pa
     figure = _figure(2.9 * columns + 1.6, 2.0 * rows + 0.6)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     epochs = [record["epoch"] for record in history]
+    lines: dict[str, Any] = {}
     for axes, label in zip(grid.flat, labels, strict=False):
         for k, name in enumerate(names[label]):
             values = [record["probabilities"][label][k] for record in history]
-            axes.plot(
-                epochs,
-                values,
-                color=colours[name],
-                label=name,
-                linewidth=1.6,
-                marker="." if len(epochs) == 1 else "",
-            )
-        axes.set_title(label, fontsize=8)
+            marker = "." if len(epochs) == 1 else ""
+            lines[name], *_ = axes.plot(epochs, values, color=colours[name], linewidth=1.6, marker=marker)
+        axes.set_title(label, fontsize=8, parse_math=False)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.25)
     for axes in list(grid.flat)[len(labels) :]:
         axes.set_visible(False)
     figure.supxlabel("epoch", fontsize=9)
     figure.supylabel("probability", fontsize=9)
-    lines = {name: line for axes in grid.flat for line, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(lines.values(), lines.keys(), loc="outside right center", fontsize=8, frameon=False)
+    unnamed = ["-"] * len(lines)  # a name that begins with _ would be left out
+    legend = figure.legend(list(lines.values()), unnamed, loc="outside right center", fontsize=8, frameon=False)
+    for text, name in zip(legend.get_texts(), lines, strict=True):
+        text.set(text=name, parse_math=False)
     return _save(figure, path)
 
 

@@ -77,7 +77,7 @@ class CsvFile(Callback):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # wherever the script goes
         self._columns: list[str] = []
 
     def fit_began(self, trainer: TrainingLoop) -> None:
@@ -113,7 +113,7 @@ class TensorBoard(Callback):
         except ImportError as error:
             raise MissingExtraError("TensorBoard needs tensorboard: pip install 'supernet[tensorboard]'") from error
         self._new_writer = SummaryWriter
-        self.directory = Path(directory)
+        self.directory = Path(directory).absolute()  # wherever the script goes
 
     def fit_began(self, trainer: TrainingLoop) -> None:
         """Open an event file that replaces what comes after the epochs that there are."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import enum
 import functools
+import inspect
 import math
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,44 @@ def versions() -> dict[str, str | None]:
     """Return the versions of Python and of the packages that a result may depend on."""
     packages = ("supernet", "torch", "lightning-fabric", "numpy")
     return {"python": platform.python_version(), **{package: _version(package) for package in packages}}
+
+
+ARGUMENTS = "_arguments"  # the attribute that has what a trainer's constructors are given
+
+
+def noting_arguments(constructor: Callable[..., None]) -> Callable[..., None]:
+    """Return a constructor that notes what it is given, and its defaults, by name, as JSON has them.
+
+    Arguments that have no name of their own here are noted by the constructor further up that has. The model is no
+    option.
+    """
+    signature = inspect.signature(constructor)
+    many = {name for name, parameter in signature.parameters.items() if parameter.kind in _MANY}
+    unnoted = {next(iter(signature.parameters)), *many, "model", "network"}
+
+    @functools.wraps(constructor)
+    def noting(self: Any, *args: Any, **kwargs: Any) -> None:
+        with suppress(TypeError):  # which the constructor raises itself, and says why
+            bound = signature.bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            options = {name: _option(value) for name, value in bound.arguments.items() if name not in unnoted}
+            vars(self)[ARGUMENTS] = {**options, **vars(self).get(ARGUMENTS, {})}
+        constructor(self, *args, **kwargs)
+
+    return noting
+
+
+_MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _option(value: Any) -> Any:
+    """Return an option that nobody has checked as JSON has it; of one that is large or odd, its class."""
+    try:
+        if isinstance(value, list | tuple | set | frozenset | Mapping) and len(value) > 100:
+            return {"class": _name(type(value)), "length": len(value)}
+        return as_json(value)
+    except Exception:  # such as of an object that answers to any name
+        return {"class": _name(type(value))}
 
 
 def as_json(value: Any) -> Any:

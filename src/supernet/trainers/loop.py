@@ -40,7 +40,7 @@ from supernet.trainers.data import (
     loaders_of_two_parts,
     mixed_seed,
 )
-from supernet.trainers.description import as_json, schedule, settings, surroundings
+from supernet.trainers.description import ARGUMENTS, as_json, noting_arguments, schedule, settings, surroundings
 from supernet.trainers.fabric import TIMEOUT, new_fabric
 from supernet.trainers.forward import Forward, ForwardFn, LossFn, check_judged, checked_loss
 from supernet.trainers.health import entropies, peak_memory, share_without_parameters
@@ -112,6 +112,11 @@ class TrainingLoop:
     leaves_parameters_unused = False  # whether a step may give some weights no gradient, as one of a path does
     measures_in_eval_form = False  # whether the search itself does
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = noting_arguments(cls.__init__)  # type: ignore[method-assign]
+
     def __init__(
         self,
         model: nn.Module,
@@ -146,7 +151,9 @@ class TrainingLoop:
         progress: bool = True,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "model")}
+        arguments: dict[str, Any] = vars(self).pop(ARGUMENTS, {})  # of a subclass's constructor
         set_before = dict(vars(self))  # by a subclass
+        self._arguments = arguments
         self._check_model(model)
         check_initialized(model)
         loss = checked_loss(loss, loss_fn)
@@ -350,8 +357,8 @@ class TrainingLoop:
         """
         if resume is not None and not isinstance(resume, str | os.PathLike):
             raise TrainingError(f"resume is 'auto', the path of a run directory, or None, not {resume!r}")
-        self.named_state.begin()
         with noticing_signals(as_keyboard=self._run is None) as signals:
+            self.named_state.begin()
             finished = None if self._run is None else self._run.stands_aside()
             if finished is not None and self._takes_state_of(finished):
                 return
@@ -739,7 +746,8 @@ class TrainingLoop:
 
     def _describe(self, status: str, **result: Any) -> None:
         if self._run is not None and self.fabric.is_global_zero and self._describes:
-            hyperparameters = {**self._given_attributes, **self.given_options, "num_epochs": self.num_epochs}
+            options = {**self._arguments, **self._given_attributes, **self.given_options}
+            hyperparameters = {**options, "num_epochs": self.num_epochs}
             identity = {name: value for name, value in self.identity().items() if name != "options"}
             about = {"status": status, **surroundings(self.device), **identity, "hyperparameters": hyperparameters}
             self._run.describe({**about, "seconds": self.seconds(), **result})

@@ -23,7 +23,7 @@ class ProgressBar:
         console = Console(stderr=True)
         self.title, self.num_epochs = title, num_epochs
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -56,7 +56,7 @@ class ProgressBar:
         line = f"{self.title} epoch {epoch + 1}/{self.num_epochs}  {written(metrics)}"
         logger.info(line)
         if not self._bar.disable:
-            self._bar.console.print(line, highlight=False)
+            self._bar.console.print(line, highlight=False, markup=False, emoji=False)
 
 
 @contextmanager

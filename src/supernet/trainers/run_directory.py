@@ -44,7 +44,7 @@ logger = logging.getLogger("supernet")
 
 RERUN = "SUPERNET_RERUN"  # where `supernet rerun` has all run directories made instead
 RERUN_ONLY = "SUPERNET_RERUN_ONLY"  # the run directory whose run it is about: its command may have made several
-DESCRIPTION = "run.json"
+DESCRIPTION, LOCK = "run.json", ".lock"
 FORMAT, VERSION = "supernet/run", 1
 WEIGHTS = "network.safetensors"
 
@@ -84,19 +84,26 @@ class Checkpointing:
 class RunDirectory:
     """A run's directory. It is made when a run begins in it.
 
+    Which one it is, is decided here: neither a later `os.chdir` nor a symbolic link that comes to lead elsewhere moves
+    it.
+
     Raises:
-        TrainingError: the path leads through a file.
+        TrainingError: the path leads through a file, or can be none.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path, self._first = Path(path), Path(path).resolve()
+        try:
+            self.path = self._first = Path(path).resolve()
+            self.path.exists()
+        except (OSError, ValueError, TypeError, RuntimeError) as error:  # too long, a null byte, links in a circle
+            raise TrainingError(f"run_dir {path!r} can be no directory: {error}") from error
         if base := os.environ.get(RERUN):
             self.path = redirected(self.path, Path(base))
         self._metrics = self.path / "metrics.jsonl"
         self._checkpoints = self.path / "checkpoints"
         self._best: tuple[float, str] | None = None
         self._digest = ""  # of the last line of metrics.jsonl
-        present = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        present = next(path for path in (self.path, *self.path.parents) if path.exists())
         if not present.is_dir():
             raise TrainingError(f"run_dir {self.path} cannot be made, for {present} is no directory")
 
@@ -119,10 +126,10 @@ class RunDirectory:
         Raises:
             TrainingError: another live process runs here, or the directory cannot be made or written to.
         """
-        lock = FileLock(self.path / ".lock")
+        lock = FileLock(self.path / LOCK)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=0.5)  # whoever asks whether a process lives here holds it for a moment
             self._remove_unfinished()
         except Timeout as error:
             raise TrainingError(f"{self.path} is in use by another live process; choose another run_dir") from error
@@ -210,6 +217,7 @@ class RunDirectory:
             keep_last: how many to keep.
             loss: of the validation part, at the end of an epoch, to know the best by.
         """
+        self._check_there()
         path = self._checkpoints / _name(global_step)
         if loss is not None and not math.isnan(loss) and (self._best is None or loss < self._best[0]):
             self._best = loss, path.name
@@ -225,7 +233,8 @@ class RunDirectory:
     def begin(self) -> None:
         """Begin anew."""
         self._best, self._digest = None, ""
-        write_whole(self._metrics, "")
+        with self._writing(self._metrics.name):
+            write_whole(self._metrics, "")
 
     def check_empty(self) -> None:
         """Raise `TrainingError` if a run is here already."""
@@ -256,7 +265,8 @@ class RunDirectory:
             lines = [self._line(record) for record in history]
         except (LookupError, ValueError, TypeError) as error:
             raise FileFormatError(f"a checkpoint of {self.path} tells of no run: {error}") from error
-        write_whole(self._metrics, "".join(lines))
+        with self._writing(self._metrics.name):
+            write_whole(self._metrics, "".join(lines))
 
     def is_finished(self) -> bool:
         """Say whether the run here has finished."""
@@ -277,7 +287,7 @@ class RunDirectory:
 
     def append_epoch(self, record: Mapping[str, Any]) -> None:
         """Add a line to `metrics.jsonl`."""
-        with self._metrics.open("a", encoding="utf-8") as file:
+        with self._writing(self._metrics.name), self._metrics.open("a", encoding="utf-8") as file:
             file.write(self._line(record))
 
     def _line(self, record: Mapping[str, Any]) -> str:
@@ -287,11 +297,13 @@ class RunDirectory:
 
     def describe(self, description: Mapping[str, Any]) -> None:
         """Write `run.json`."""
-        write_json(self.path / DESCRIPTION, FORMAT, VERSION, description)
+        with self._writing(DESCRIPTION):
+            write_json(self.path / DESCRIPTION, FORMAT, VERSION, description)
 
     def write_architecture(self, architecture: Architecture, space: SearchSpace) -> None:
         """Write `architecture.json`."""
-        save_architecture(architecture, self.path / "architecture.json", space)
+        with self._writing("architecture.json", f"; the search has found {dict(architecture)}"):
+            save_architecture(architecture, self.path / "architecture.json", space)
 
     def write_network(self, network: Callable[[], nn.Module]) -> None:
         """Write `network.safetensors`: the weights of what the function returns."""
@@ -306,6 +318,30 @@ class RunDirectory:
             plot_architecture(model, architecture, self.path / "architecture")
         with failing_softly(f"{self.path} holds no plot of the probabilities"):
             plot_probabilities(space, history, self.path / "probabilities")
+
+    @contextmanager
+    def _writing(self, name: str, more: str = "") -> Iterator[None]:
+        """Turn what the system says where a file cannot be written into an error that names it."""
+        self._check_there(more)
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(f"{self.path / name} cannot be written: {error}{more}") from error
+
+    def _check_there(self, more: str = "") -> None:
+        if not self.path.is_dir():
+            raise TrainingError(f"{self.path} has been removed or renamed while the run was going on{more}")
+
+
+def is_in_use(directory: Path) -> bool:
+    """Say whether a live process runs in a run directory; where that cannot be known, it is taken to."""
+    if not (directory / LOCK).exists():
+        return False
+    try:
+        with FileLock(directory / LOCK, timeout=0):
+            return False
+    except (Timeout, OSError, RuntimeError):  # held by another process, or not to be had, or held by this one
+        return True
 
 
 def _name(global_step: int) -> str:
