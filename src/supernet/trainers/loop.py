@@ -343,7 +343,9 @@ class TrainingLoop:
         The model is in training form meanwhile, all but those parts of it that are in eval form before, while it itself
         is not: these stay so, such as a frozen backbone with its statistics. After it all is in the form it had.
 
-        With a `run_dir`, SIGTERM and SIGINT let the step finish, write a checkpoint, and exit.
+        SIGTERM and SIGINT let the step finish, write a checkpoint where there is a `run_dir`, and raise `SystemExit`
+        with 128 + the signal's number; without a `run_dir`, SIGINT raises `KeyboardInterrupt`. `fit()` again on this
+        trainer goes on exactly.
 
         Args:
             resume: "auto" goes on from the newest checkpoint in `run_dir`, or begins where there is none; the
