@@ -23,6 +23,7 @@ __all__ = ["load_architecture", "save_architecture"]
 
 FORMAT = "supernet/architecture"
 VERSION = 1
+_IS_WINDOWS = os.name == "nt"
 _DEPTH = 100  # of JSON
 DIGITS = 16  # of a digest that stands in a line, at least
 
@@ -191,7 +192,7 @@ def flush(file: BinaryIO) -> None:
 
 def _flush_directory(path: Path) -> None:
     """Bring a directory's names to the disk itself, where the system can: Windows opens no directories."""
-    if os.name == "nt":
+    if _IS_WINDOWS:
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
