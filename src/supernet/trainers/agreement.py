@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator, Mapping, Sized
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -106,7 +107,12 @@ def _tensors_of(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(value, torch.Tensor):
         yield f"trainer.{name}", value
     elif isinstance(value, torch.Generator):
-        yield f"trainer.{name}, a generator", value.get_state()
+        yield f"trainer.{name}, a generator", value.get_state().view(torch.int64)
+    elif isinstance(value, random.Random) or hasattr(value, "bit_generator"):
+        state = value.getstate() if isinstance(value, random.Random) else value.bit_generator.state
+        yield f"trainer.{name}, a generator", torch.tensor(list(repr(state).encode().ljust(8))).cumsum(0)
+    elif hasattr(value, "__array_interface__") and value.dtype.kind in "biufc":
+        yield f"trainer.{name}", torch.tensor(value)
     elif isinstance(value, nn.Module):
         yield from ((f"trainer.{name}.{inner}", p) for inner, p in value.named_parameters())
     elif isinstance(value, Mapping) and not isinstance(value, Optimizer):
