@@ -194,7 +194,6 @@ OPTIONS = {
     "pin_memory": True,
     "persistent_workers": True,
     "worker_init_fn": no_seed,
-    "in_order": False,
     "multiprocessing_context": "spawn",
     "generator": torch.Generator().manual_seed(3),
 }

@@ -130,6 +130,7 @@ def _of_data(name: str, part: Part, trainer: TrainingLoop) -> dict[str, Any]:
         f"the class of {name}": type(dataset).__qualname__,
         f"the number of samples in {name}": len(dataset) if isinstance(dataset, Sized) else None,
         f"the number of batches in {name}": part.length,
+        f"the beginning of {name}, of all of which each process takes its share": part.beginning(),
         f"the digest of which samples are in {name}": part.digest()[:16],
         f"the digest of some samples in {name}": _digest_of_samples(dataset, trainer),
     }

@@ -161,7 +161,7 @@ class DartsTrainer(SupernetTrainer):
         with kept(self.weights):
             # What a pass does to buffers is undone after it, for each must find the same.
             with self.supernet.statistics_kept(), held(alphas):
-                trn_loss = self.loss_of(self.forward(trn_X, self.plan()), trn_y)
+                trn_loss = self.shared("train", self.loss_of(self.forward(trn_X, self.plan()), trn_y))
                 gradients = self.supernet.gradients(trn_loss, self.weights)
             taken = _virtual_step(self.given_optimizer, self.weights, gradients)
             with self.supernet.statistics_kept():
@@ -193,7 +193,7 @@ class DartsTrainer(SupernetTrainer):
         # The difference of two losses so near to each other is lost in what bfloat16 rounds.
         run = self.supernet.in_float32 if self.precision.endswith("-mixed") else self.forward
         with self.supernet.statistics_kept():
-            loss = self.loss_of(run(trn_X, self.plan()), trn_y)
+            loss = self.shared("train", self.loss_of(run(trn_X, self.plan()), trn_y))
             return self.supernet.gradients(loss, list(self.alphas.values()))
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -28,16 +27,19 @@ from torch.utils.data import (
     WeightedRandomSampler,
     default_collate,
 )
+from torch.utils.data.distributed import DistributedSampler
 
 from supernet.errors import DataError
-from supernet.execution.state import RandomState, random_numbers_kept, reseed
+from supernet.execution.state import random_numbers_kept, reseed
 from supernet.trainers.forward import split_batch
+from supernet.trainers.metrics import batch_size
+from supernet.trainers.order import Batches, GivenBatches, Key, Rounds, is_stateful, set_epoch
+from supernet.trainers.seeding import mixed_seed, numbers_kept
+from supernet.trainers.streams import Stream, StreamRound, digest_of
 
 __all__: list[str] = []
 
 logger = logging.getLogger("supernet")
-
-_EXHAUSTED = object()
 
 _ITERATION = ("__iter__", "_get_iterator", "_index_sampler")  # what a loader's class may do in a way of its own
 
@@ -55,140 +57,6 @@ _OPTIONS = (
 )
 
 Data: TypeAlias = "Dataset[Any] | DataLoader[Any]"
-
-
-class Key(NamedTuple):
-    """One sample of a round, which is one pass over the data.
-
-    Attributes:
-        index: where the dataset has it.
-        numbers: what its random numbers depend on beside the seed; no other sample of the round has these.
-    """
-
-    index: Any
-    numbers: tuple[int, ...]
-
-
-def mixed_seed(*numbers: int) -> int:
-    """Return one seed for several numbers, far apart for neighbours, below 2**63."""
-    digest = hashlib.blake2b(" ".join(map(str, numbers)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-class Rounds(Sampler[Any]):
-    """Batches of keys, from any one of a round on; where there is no batch size, keys.
-
-    Attributes:
-        batched: whether it gives lists of keys.
-        round: which pass over the data is read next; whoever reads without setting it gets round after round.
-        start: from which of its batches on.
-    """
-
-    batched: bool
-    round = start = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        # In a generator, for a DataLoader with workers asks for two iterators, and reads one.
-        round, start = self.round, self.start
-        self.round, self.start = round + 1, 0
-        yield from self.keys_of(round, start)
-
-    def keys_of(self, round: int, start: int) -> Iterator[Any]:
-        """Yield what the batches of one round are made of, from one of them on."""
-        raise NotImplementedError
-
-    def whole(self, *, shuffle: bool) -> Rounds:
-        """Return the batches of all processes, each as large as one of this process's.
-
-        Args:
-            shuffle: in the order of the first round; else in the dataset's where this is ours to say, and nothing is
-                dropped.
-        """
-        raise NotImplementedError
-
-
-class Batches(Rounds):
-    """The batches of this process, in an order of ours.
-
-    All processes' k-th batches together are the k-th batch of one process with as many times the batch size.
-
-    Args:
-        batch_size: None: each sample is a batch.
-    """
-
-    def __init__(
-        self,
-        count: int,
-        batch_size: int | None,
-        *,
-        seed: int,
-        shuffle: bool,
-        drop_last: bool,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.batched, self._given_size, self._batch_size = batch_size is not None, batch_size, batch_size or 1
-        self._count, self._seed, self._shuffle = count, seed, shuffle
-        self._drop_last = drop_last and count >= self._batch_size
-        self._rank, self._together = rank, self._batch_size * world_size
-        whole, rest = divmod(count, self._together)
-        self._length = whole + (1 if rest and not (drop_last or world_size > 1) else 0)
-
-    def whole(self, *, shuffle: bool) -> Batches:
-        """See `Rounds`."""
-        shuffled, dropped = shuffle and self._shuffle, shuffle and self._drop_last
-        return Batches(self._count, self._given_size, seed=self._seed, shuffle=shuffled, drop_last=dropped)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def keys_of(self, round: int, start: int) -> Iterator[Any]:
-        """See `Rounds`."""
-        if self._shuffle:
-            generator = torch.Generator().manual_seed(mixed_seed(self._seed, round))
-            order = torch.randperm(self._count, generator=generator).tolist()
-        else:
-            order = list(range(self._count))
-        for batch in range(start, self._length):
-            first = batch * self._together + self._rank * self._batch_size
-            keys = [Key(index, (round, index)) for index in order[first : first + self._batch_size]]
-            yield keys if self.batched else keys[0]
-
-
-class GivenBatches(Rounds):
-    """The batches of a sampler that was given, whose random numbers are a function of the seed and the round.
-
-    Args:
-        given: gives lists of indices, or indices where each sample is a batch.
-        batched: which of the two.
-        seed: of what it draws, from torch's `generator` too if it has one.
-    """
-
-    def __init__(self, given: Iterable[Any], *, batched: bool, seed: int) -> None:
-        self.batched, self._given, self._seed = batched, given, seed
-
-    def whole(self, *, shuffle: bool) -> GivenBatches:
-        """See `Rounds`."""
-        given = self._given
-        if not shuffle and type(given) is BatchSampler:
-            given = BatchSampler(given.sampler, given.batch_size, drop_last=False)
-        return GivenBatches(given, batched=self.batched, seed=self._seed)
-
-    def __len__(self) -> int:
-        return len(self._given)  # type: ignore[arg-type]  # a TypeError says that it is not known
-
-    def keys_of(self, round: int, start: int) -> Iterator[Any]:
-        """See `Rounds`."""
-        owners = (self._given, getattr(self._given, "sampler", None))
-        generators = [g for g in (getattr(owner, "generator", None) for owner in owners) if g is not None]
-        given = _with_numbers_of_its_own(self._given, mixed_seed(self._seed, round), generators)
-        for batch, indices in enumerate(given):
-            if batch < start:
-                continue
-            if self.batched:
-                yield [Key(index, (round, batch, place)) for place, index in enumerate(indices)]
-            else:
-                yield Key(indices, (round, batch))
 
 
 class Reseeded(Dataset[Any]):
@@ -229,12 +97,13 @@ def _as_it_is(batch: Any) -> Any:
 
 
 class Part:
-    """One part of the data: its batches from any point on, on the device.
-
-    A loader that was taken as it is cannot be entered anywhere: what comes before is loaded and skipped.
+    """One part of the data: this process's batches from any point on, on the device.
 
     Attributes:
         loader: the DataLoader behind it.
+        share: by what the loss of the batch that was given last counts in the mean of the processes' losses: the number
+            of its samples over the mean number of the processes'. One process has 1.0. 0.0 where the process had none
+            left, and is given some of another's.
         round: which pass over the data `without_end` is in.
         position: how many batches of that round `without_end` has given.
     """
@@ -245,29 +114,87 @@ class Part:
         to_device: Callable[[Any], Any],
         seed: int = 0,
         split: Callable[[Any], tuple[Any, Any]] = split_batch,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.loader, self._to_device, self._seed, self._split = loader, to_device, seed, split
+        self._rank, self._world_size = rank, world_size
+        self._rounds = _rounds_of(loader)
+        self._stream = Stream(loader, seed) if self._rounds is None else None
+        self._begins_anew = False  # each round with what was given
+        self._last: StreamRound | None = None
+        self._read: tuple[int, int, bool] | None = None  # round, batches that it has given, whether it is over
+        self._entered: Mapping[str, Any] | None = None
+        self.share = 1.0
         self.enter(0, 0)
 
     @property
     def length(self) -> int | None:
         """How many batches a round has; None where that is not known (a stream)."""
-        return length_of(self.loader)
+        length = length_of(self.loader)
+        return length if length is None or self._rounds is not None else -(-length // self._world_size)
 
     def batches(self, round: int, start: int = 0) -> Iterator[tuple[Any, Any]]:
         """Yield (X, y) of one round from its batch `start` on."""
-        rounds = _rounds_of(self.loader)
-        if rounds is not None:
-            rounds.round, rounds.start = round, start
-            batches: Iterable[Any] = self.loader
-        else:
-            if start:
-                logger.info("%s cannot be rewound: %d batches are skipped", type(self.loader.dataset).__name__, start)
-            generators = [] if self.loader.generator is None else [self.loader.generator]
-            given = _with_numbers_of_its_own(self.loader, mixed_seed(self._seed, round), generators)
-            batches = islice(given, start, None)
-        for batch in batches:
+        return self._batches(round, start, int)
+
+    def _batches(self, round: int, start: int, seed_of: Callable[[int], int]) -> Iterator[tuple[Any, Any]]:
+        entered, self._entered = self._entered, None
+        if entered is not None and (entered["round"], entered["batch"]) != (round, start) and not entered["over"]:
+            entered = None
+        opened = self._opened_stream if self._rounds is None else self._opened_rounds
+        given = 0
+        for batch, self.share in opened(round, start, seed_of, entered):
+            given += 1
+            self._read = round, start + given, False
             yield self._split(self._to_device(batch))
+        self._read = round, start + given, True
+
+    def _opened_rounds(
+        self, round: int, start: int, seed_of: Callable[[int], int], entered: Mapping[str, Any] | None
+    ) -> Iterator[tuple[Any, float]]:
+        rounds: Any = self._rounds
+        rounds.round, rounds.start, rounds.seed_of = round, start, seed_of
+        if entered is not None and entered["sampler"] is not None:
+            rounds.enter(None if entered["over"] else start, entered["sampler"])
+        set_epoch(round, _given(self.loader.dataset))
+        for number, batch in enumerate(self.loader, start):
+            yield batch, rounds.share_of(number)
+
+    def _opened_stream(
+        self, round: int, start: int, seed_of: Callable[[int], int], entered: Mapping[str, Any] | None
+    ) -> Iterator[tuple[Any, float]]:
+        stream, name = self._stream, type(self.loader.dataset).__name__
+        assert stream is not None
+        place = entered if entered is not None and stream.stateful is not None else None
+        if entered is not None and entered["depends"] and place is None:
+            logger.info("%s keeps a state of its own: %d epochs of it are read again", name, round)
+            for earlier in range(round):
+                self._last = stream.open(earlier, seed_of(earlier), self._last, None)
+                for _ in self._last:
+                    pass
+        after = None if self._begins_anew else self._last
+        self._last = stream.open(round, seed_of(round), after, place)
+        if start and place is None:
+            logger.info("%s cannot be rewound: %d batches are skipped", name, start)
+        skipped = 0 if place is not None else start * self._world_size
+        batches = islice(self._last, skipped, None)
+        yield from ((batch, 1.0) for batch in batches) if self._world_size == 1 else self._dealt(batches)
+
+    def _dealt(self, batches: Iterator[Any]) -> Iterator[tuple[Any, float]]:
+        """Yield this process's of each group of batches, with its share: see `Rounds`."""
+        while True:
+            sizes: list[int] = []
+            for batch in islice(batches, self._world_size):
+                if len(sizes) in (0, self._rank):
+                    mine = batch
+                X, y = self._split(batch)
+                sizes.append(batch_size(y, X))
+            if not sizes or (self.loader.drop_last and len(sizes) < self._world_size):
+                return
+            has_one = self._rank < len(sizes)
+            yield mine, sizes[self._rank] * self._world_size / sum(sizes) if has_one else 0.0
 
     def enter(self, round: int, position: int) -> None:
         """Let `without_end` go on from here."""
@@ -289,28 +216,31 @@ class Part:
         return self._running
 
     def _round_after_round(self) -> Iterator[tuple[Any, Any]]:
-        length = self.length
-        if length == 0:
-            raise DataError("the validation part gives no batch: it has fewer samples than one batch; lower batch_size")
-        if length is not None:
-            passed, self.position = divmod(self.position, length)
+        if isinstance(self._rounds, Batches):  # of which a place may be said by the number of all steps
+            passed, self.position = divmod(self.position, max(1, len(self._rounds)))
             self.round += passed
         while True:
-            for batch in self.batches(mixed_seed(self.round, 0), self.position):
+            for batch in self._batches(self.round, self.position, _seed_without_end):
                 self.position += 1
                 yield batch
             if self.position == 0:
-                raise DataError("the validation part gives no batch")
+                raise DataError(
+                    f"the validation part gives no batch: a {type(_given(self.loader.dataset)).__name__} has fewer "
+                    "samples than one batch; lower batch_size"
+                    if self.round == 0
+                    else f"the validation part gives no batch in round {self.round + 1}, though it did before; let the "
+                    "__iter__ of its dataset or sampler begin anew each time"
+                )
             self.round, self.position = self.round + 1, 0
 
     def whole(self, *, shuffle: bool) -> Part:
-        """Return all processes' share of this part, in loaders of its own: reading it does not disturb this one.
+        """Return all processes' share of this part: reading it does not disturb this one.
 
         Args:
             shuffle: in the order of this part's first round; else in the dataset's, or its sampler's, and nothing is
                 dropped. A loader that was taken as it is keeps its own.
         """
-        loader, rounds = self.loader, _rounds_of(self.loader)
+        loader, rounds = self.loader, self._rounds
         if rounds is not None:
             options = _options_of(loader)
             options["persistent_workers"] = loader.num_workers > 0  # it is read for each architecture
@@ -318,7 +248,40 @@ class Part:
             loader = _loader(dataset, rounds.whole(shuffle=shuffle), options)
         elif not shuffle:
             loader = _without_dropping(loader)
-        return self if loader is self.loader else Part(loader, self._to_device, self._seed, self._split)
+        part = Part(loader, self._to_device, self._seed, self._split)
+        part._begins_anew = True
+        if loader is self.loader:
+            part._stream = self._stream
+        return part
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return from where the round that was read last goes on."""
+        dataset, result = _stateful_dataset(self.loader), dict[str, Any]()
+        if dataset is not None:
+            result["dataset"] = dataset.state_dict()
+        if self._read is None:
+            return result
+        round, batch, over = self._read
+        result |= {"round": round, "batch": batch, "over": over}
+        if isinstance(self._rounds, GivenBatches):
+            result["sampler"] = self._rounds.state_after(None if over else batch)
+        if self._last is not None:
+            result |= {**self._last.place(), "over": over}
+        return result
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the round that is read next begin where `state_dict` says, if it is asked for from there on."""
+        if "dataset" in state:
+            _stateful_dataset(self.loader).load_state_dict(state["dataset"])
+        none = {"sampler": None, "source": None, "numbers": None, "depends": False}
+        self._entered = {**none, **state} if "round" in state else None
+        self._read = None
+
+    def beginning(self) -> str:
+        """Return a digest of what all processes must find alike, that each may take its share of it."""
+        if self._rounds is not None:
+            return self._rounds.beginning()
+        return "" if self.length == 0 else digest_of(first_batch(self.loader))[:16]
 
     def digest(self) -> str:
         """Return a digest of which samples are in it, as far as that is known: not of what they hold."""
@@ -357,7 +320,7 @@ def loaders_of_two_parts(
     seeds = seed, mixed_seed(seed, 1)
     if valid_data is not None:
         return loader_of(data, seed=seeds[0], **options), loader_of(valid_data, seed=seeds[1], **options)
-    like = data if isinstance(data, DataLoader) else None
+    like = _undistributed(data, world_size) if isinstance(data, DataLoader) else None
     dataset = data.dataset if isinstance(data, DataLoader) else data
     if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
         raise DataError(
@@ -391,9 +354,10 @@ def loader_of(
     Args:
         data: a dataset of either kind, or a loader. A loader over a map-style dataset is made anew with all its
             options, in an order of ours if it shuffles, else in its sampler's. A stream, and a loader that iterates in
-            a way of its own, are taken as they are.
-        batch_size: samples a batch in each process. When shuffled, a last batch that is not full is dropped,
-            unless it is the only one: BatchNorm does not bear a batch of one sample. A loader drops as it says.
+            a way of its own, are taken as they are: every process reads them whole, and `Part` shares them.
+        batch_size: samples a batch in each process. When shuffled, a last batch of all processes that is not full is
+            dropped, unless it is the only one: BatchNorm does not bear a batch of one sample. A loader drops as it
+            says.
         workers: processes that load.
         seed: of the order and of what samples and batches draw.
         shuffle: whether to shuffle, and to drop.
@@ -401,22 +365,21 @@ def loader_of(
         world_size: how many processes share the data.
 
     Raises:
-        DataError: it is neither, is empty, or cannot be shared by several processes.
+        DataError: it is neither, is empty, or its sampler cannot be read in several rounds.
     """
     if isinstance(data, DataLoader):
+        data = _undistributed(data, world_size)
         return _made_anew(data, seed=seed, shuffle=shuffle, rank=rank, world_size=world_size)
     if not isinstance(data, Dataset) and not hasattr(data, "__getitem__"):
         raise DataError(f"data comes as a torch Dataset or DataLoader, not as {type(data).__name__}")
     options: dict[str, Any] = {"num_workers": workers}
     options["generator"] = torch.Generator().manual_seed(seed)  # of the workers' seeds, else the trainer's moves
     if isinstance(data, IterableDataset):
-        if world_size > 1:
-            raise DataError(f"{type(data).__name__} is a stream, which cannot be shared by several processes")
         return DataLoader(data, batch_size=batch_size, **options)
     if not isinstance(data, Sized):
         raise DataError(f"a {type(data).__name__} has no length (__len__); give a DataLoader, or an IterableDataset")
     _check_not_empty(data)
-    drop_last = shuffle and len(data) >= batch_size
+    drop_last = shuffle and len(data) >= batch_size * world_size
     batches = Batches(
         len(data), batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last, rank=rank, world_size=world_size
     )
@@ -428,11 +391,13 @@ class _Reading(NamedTuple):
 
     Attributes:
         sampler: what decides the order: of indices, or of batches of them where these are made by the user.
+        batched: whether a batch is a list of samples; else each sample is one.
         batch_size: None where the sampler gives batches, or each sample is one.
         drop_last: whether a last batch that is not full is left out.
     """
 
     sampler: Any
+    batched: bool
     batch_size: int | None
     drop_last: bool
 
@@ -453,10 +418,10 @@ def _reading_of(loader: DataLoader[Any]) -> _Reading | None:
         return None
     batches = loader.batch_sampler
     if batches is None:
-        return _Reading(loader.sampler, None, False)
+        return _Reading(loader.sampler, False, None, False)
     if type(batches) is BatchSampler:
-        return _Reading(batches.sampler, batches.batch_size, batches.drop_last)
-    return _Reading(batches, None, False)
+        return _Reading(batches.sampler, True, batches.batch_size, batches.drop_last)
+    return _Reading(batches, True, None, False)
 
 
 def _iterates_in_its_own_way(loader: DataLoader[Any]) -> bool:
@@ -466,11 +431,6 @@ def _iterates_in_its_own_way(loader: DataLoader[Any]) -> bool:
 def _made_anew(loader: DataLoader[Any], *, seed: int, shuffle: bool, rank: int, world_size: int) -> DataLoader[Any]:
     """Return a loader of the same samples, with the same options, in `Rounds`; see `loader_of`."""
     dataset, reading, options = loader.dataset, _reading_of(loader), _options_of(loader)
-    if world_size > 1 and (reading is None or not reading.is_in_order):
-        raise DataError(
-            f"the loader of a {type(dataset).__name__} has a sampler of its own or a stream, which cannot "
-            "be shared by several processes; give the dataset"
-        )
     if reading is None:
         return loader if shuffle else _without_dropping(loader)
     generator = loader.generator or getattr(reading.sampler, "generator", None)
@@ -478,6 +438,11 @@ def _made_anew(loader: DataLoader[Any], *, seed: int, shuffle: bool, rank: int, 
         options["generator"] = torch.Generator().manual_seed(seed)
     else:
         seed = mixed_seed(seed, generator.initial_seed())
+    if not options["in_order"]:
+        logger.warning("the loader has in_order=False, which no search could repeat; its batches come in order")
+        options["in_order"] = True
+    if hasattr(dataset, "set_epoch"):
+        options["persistent_workers"] = False  # each has a dataset of its own, which is told once
     if reading.is_in_order:
         source = reading.sampler.data_source  # which may be shorter than the dataset
         _check_not_empty(source)
@@ -491,10 +456,43 @@ def _made_anew(loader: DataLoader[Any], *, seed: int, shuffle: bool, rank: int, 
             world_size=world_size,
         )
     else:
-        batches = loader.batch_sampler
-        rounds = GivenBatches(loader.sampler if batches is None else batches, batched=batches is not None, seed=seed)
+        rounds = GivenBatches(
+            reading.sampler,
+            batched=reading.batched,
+            batch_size=reading.batch_size,
+            drop_last=reading.drop_last,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            dataset=dataset,
+            records=loader.num_workers > 0,
+        )
         rounds = rounds if shuffle else rounds.whole(shuffle=False)
     return _loader(Reseeded(dataset, seed, loader.collate_fn), rounds, options)
+
+
+def _undistributed(loader: DataLoader[Any], world_size: int) -> DataLoader[Any]:
+    """Return a loader of all samples for one with a `DistributedSampler`, since sharing them is done here.
+
+    Raises:
+        DataError: the sampler is for another number of processes than there are.
+    """
+    reading = _reading_of(loader)
+    sampler = None if reading is None else reading.sampler
+    if reading is None or type(sampler) is not DistributedSampler or (world_size == 1 != sampler.num_replicas):
+        return loader
+    if sampler.num_replicas != world_size:
+        raise DataError(
+            f"the loader's DistributedSampler shares the samples among {sampler.num_replicas} processes, but there are "
+            f"{world_size}; give the loader without it, for the samples are shared anyway"
+        )
+    logger.info("the DistributedSampler is read as the order of its dataset, whose samples are shared here, each once")
+    generator = torch.Generator().manual_seed(sampler.seed) if sampler.seed else None
+    order = RandomSampler(sampler.dataset, generator=generator) if sampler.shuffle else None  # type: ignore[arg-type]
+    how: dict[str, Any] = {"sampler": order or SequentialSampler(cast(Sized, sampler.dataset))}
+    how["batch_size"] = reading.batch_size
+    how["drop_last"] = reading.batch_size is not None and (reading.drop_last or sampler.drop_last)
+    return DataLoader(loader.dataset, collate_fn=loader.collate_fn, **how, **_options_of(loader))
 
 
 def _without_dropping(loader: DataLoader[Any]) -> DataLoader[Any]:
@@ -568,44 +566,17 @@ def _rounds_of(loader: DataLoader[Any]) -> Rounds | None:
     return order if isinstance(order, Rounds) else None
 
 
-def _with_numbers_of_its_own(
-    given: Iterable[Any], seed: int, generators: Sequence[torch.Generator] = ()
-) -> Iterator[Any]:
-    """Yield what is given, which draws random numbers of its own, by the seed; all others go on as if it drew none.
-
-    Args:
-        given: draws from Python's, NumPy's and torch's global numbers, and from
-        generators: whose own seeds count too.
-        seed: of all of them.
-    """
-    with _numbers_kept(generators):
-        reseed(seed)
-        for generator in generators:
-            generator.manual_seed(mixed_seed(seed, generator.initial_seed()))
-        iterator = iter(given)
-        its_numbers = RandomState(), [generator.get_state() for generator in generators]
-    while True:
-        with _numbers_kept(generators):
-            its_numbers[0].put_back()
-            for generator, state in zip(generators, its_numbers[1], strict=True):
-                generator.set_state(state)
-            item = next(iterator, _EXHAUSTED)
-            its_numbers = RandomState(), [generator.get_state() for generator in generators]
-        if item is _EXHAUSTED:
-            return
-        yield item
+def _seed_without_end(round: int) -> int:
+    """Return what stands in seeds for a round of `without_end`; those of `batches` have others."""
+    return mixed_seed(round, 0)
 
 
-@contextmanager
-def _numbers_kept(generators: Sequence[torch.Generator]) -> Iterator[None]:
-    """Put all random numbers, and those of the generators, back after this context."""
-    states = [generator.get_state() for generator in generators]
-    try:
-        with random_numbers_kept():
-            yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
+def _stateful_dataset(loader: DataLoader[Any]) -> Any:
+    """Return the map-style dataset as its user gave it, if it has a state by torchdata's convention."""
+    dataset = _given(loader.dataset)
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return dataset if is_stateful(dataset) and not isinstance(dataset, IterableDataset) else None
 
 
 def _check_not_empty(dataset: Sized) -> None:
@@ -625,7 +596,7 @@ def first_batch(loader: DataLoader[Any]) -> Any:
         if keys is not None:
             return loader.dataset.__getitems__(keys) if rounds.batched else loader.dataset[keys]  # type: ignore[attr-defined]
     else:
-        with _numbers_kept([] if loader.generator is None else [loader.generator]):
+        with numbers_kept([] if loader.generator is None else [loader.generator]):
             batch = next(iter(loader), None)
         if batch is not None:
             return batch
@@ -648,7 +619,7 @@ def length_of(loader: Any) -> int | None:
 def batch_size_of(loader: DataLoader[Any]) -> int | None:
     """Return how many samples a batch of a loader has; None where each sample is one, or it cannot say."""
     batches: Any = loader.batch_sampler
-    if isinstance(batches, GivenBatches):
-        batches = batches._given
+    if isinstance(batches, GivenBatches) and batches.batch_size is None:
+        batches = batches.given
     size: int | None = getattr(batches, "_batch_size", getattr(batches, "batch_size", loader.batch_size))
     return size

@@ -306,7 +306,7 @@ class EnasTrainer(SampledTrainer):
             output = self.supernet.alone(val_X, architecture)
         with torch.no_grad():
             self.measure("valid", output, val_y)
-            reward = self.mean_over_processes(self.reward_function(*judged(output, val_y)))
+            reward = self.mean_over_processes(self.reward_function(*judged(output, val_y)), "valid")
         if not math.isfinite(reward):
             raise TrainingError(f"reward_function returned {reward} for {architecture}; it must return a finite number")
         self.means.update("reward", reward)

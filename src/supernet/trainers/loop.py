@@ -220,8 +220,9 @@ class TrainingLoop:
         self.train_loader, self.valid_loader = train_loader, valid_loader
         check_scheduler(scheduler, scheduler_interval, num_epochs, length_of(train_loader), accumulate, optimizer)
         split = self._forward.split
-        self.train_part = Part(train_loader, self.fabric.to_device, seed, split)
-        self.valid_part = Part(valid_loader, self.fabric.to_device, mixed_seed(seed, 1), split)
+        among: dict[str, Any] = {"rank": self.fabric.global_rank, "world_size": self.fabric.world_size}
+        self.train_part = Part(train_loader, self.fabric.to_device, seed, split, **among)
+        self.valid_part = Part(valid_loader, self.fabric.to_device, mixed_seed(seed, 1), split, **among)
         self._trial_X, self._trial_y = split(self.fabric.to_device(first_batch(train_loader)))
         self._recalibration_part = self.train_part.whole(shuffle=True)
         self._evaluation_part = self.valid_part.whole(shuffle=False)
@@ -792,8 +793,22 @@ class TrainingLoop:
         """Return the loss, and leave the target as it is."""
         return self.loss(output, copied(target) if self._loss_changes_targets else target)
 
+    def shared(self, part: str, loss: torch.Tensor) -> torch.Tensor:
+        """Return the loss, its gradient times this process's share of the batch of "train" or "valid".
+
+        So the mean of the processes' gradients is that of the mean over all their samples, where some have fewer.
+        """
+        share = self._part(part).share
+        return loss if share == 1.0 else loss + (share - 1.0) * (loss - loss.detach())
+
+    def _part(self, name: str) -> Part:
+        return self.train_part if name == "train" else self.valid_part
+
     def measure(self, part: str, output: Any, target: Any) -> torch.Tensor:
-        """Return the loss, and take it and the metrics into the epoch's means of "train" or "valid"."""
+        """Return the loss, and take it and the metrics into the epoch's means of "train" or "valid".
+
+        Its gradient is that of `shared`.
+        """
         loss = self.loss_of(output, target)
         if self.on_nonfinite == "skip":
             finite = self.processes.exchange("whether a loss is finite", int(torch.isfinite(loss).all()))
@@ -801,8 +816,8 @@ class TrainingLoop:
                 raise _SkippedStep
         else:
             self.check_finite(loss, f"the loss on the {part} part")
-        self.meters[part].update(loss, output, target, self.supernet.inputs)
-        return loss
+        self.meters[part].update(loss, output, target, self.supernet.inputs, counts=self._part(part).share > 0)
+        return self.shared(part, loss)
 
     def descend(self, loss: torch.Tensor, optimizer: Any, *, clip: float | None = None) -> None:
         """Take one step of an optimizer down the gradient of the loss; of `accumulate` losses, if that is not 1.
@@ -846,9 +861,17 @@ class TrainingLoop:
         """
         return self.supernet.weights_held()
 
-    def mean_over_processes(self, number: Any) -> float:
-        """Return the mean of a number, or of a tensor of one, over all processes; this waits for the device."""
-        return self.processes.mean("the mean of a number", float(torch.as_tensor(number).detach()))
+    def mean_over_processes(self, number: Any, part: str | None = None) -> float:
+        """Return the mean of a number, or of a tensor of one, over all processes; this waits for the device.
+
+        Args:
+            number: of this process.
+            part: "train" or "valid" where it is a mean over samples of that part's batch: then the result is the mean
+                over the samples of all.
+        """
+        share = 1.0 if part is None else self._part(part).share
+        value = float(torch.as_tensor(number).detach()) * share if share else 0.0
+        return self.processes.mean("the mean of a number", value)
 
     def check_finite(self, tensor: torch.Tensor, what: str) -> None:
         """Stop if the tensor has a NaN or an infinity.

@@ -96,14 +96,21 @@ class Meter:
         if self._stateful is not None:
             self._stateful.reset()
 
-    def update(self, loss: torch.Tensor | None, output: Any, target: Any, X: Any = None) -> None:
-        """Take in one batch; its inputs help to know how many samples it has."""
+    def update(
+        self, loss: torch.Tensor | None, output: Any, target: Any, X: Any = None, *, counts: bool = True
+    ) -> None:
+        """Take in one batch; its inputs help to know how many samples it has.
+
+        Args:
+            loss, output, target, X: of the batch.
+            counts: whether its samples are counted; those that stand in for a process without any are another's.
+        """
         check_judged(output, metrics=self._function if self._stateful is None else self._stateful)
         output, target = judged(output, target)
-        size = batch_size(target, X)
+        size = batch_size(target, X) if counts else 0
         values: dict[str, Any] = {} if loss is None else {"loss": loss.detach()}
         with torch.no_grad():
-            if self._stateful is not None:
+            if self._stateful is not None and counts:
                 self._stateful.update(output, target)
             elif self._function is not None:
                 values |= self._named(self._function(output, target))

@@ -227,7 +227,7 @@ class ProxylessTrainer(SupernetTrainer):
             output = self.forward(val_X, path)
             loss = self.measure("valid", output, val_y)
             reward = -loss if self.reward_function is None else self.reward_function(*judged(output, val_y))
-        reward = self.mean_over_processes(reward) - self.cost_weight * self.cost_of(path)
+        reward = self.mean_over_processes(reward, "valid") - self.cost_weight * self.cost_of(path)
         self.means.update("reward", reward)
         advantage = 0.0 if self.baseline is None else reward - self.baseline
         self.baseline = reward - self.baseline_decay * advantage

@@ -33,6 +33,7 @@ def snapshot(trainer: TrainingLoop) -> dict[str, Any]:
         "global_step": trainer.global_step,
         "skipped_steps": trainer.skipped_steps,
         "validation": [trainer.valid_part.round, trainer.valid_part.position],
+        "data": [trainer.train_part.state_dict(), trainer.valid_part.state_dict()],
         "history": trainer.history,
         "seconds": trainer.seconds(),
         "parameters": dict(trainer.model.named_parameters()),
@@ -64,6 +65,8 @@ def bring_back(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> 
         trainer.global_step, trainer.skipped_steps = int(state["global_step"]), int(state["skipped_steps"])
         # Older checkpoints lack it: each epoch began a round.
         trainer.valid_part.enter(*map(int, state.get("validation", (trainer.epoch, trainer.step))))
+        for of_part, read in zip((trainer.train_part, trainer.valid_part), state.get("data", ()), strict=False):
+            of_part.load_state_dict(read)  # older ones lack it
         trainer.history = list(state["history"])
         of_epochs = sum(record["cost"]["seconds"] for record in trainer.history)
         trainer.seconds_before = float(state.get("seconds", of_epochs))  # older ones lack it

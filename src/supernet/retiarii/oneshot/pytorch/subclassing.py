@@ -265,9 +265,9 @@ class RetiariiTrainer(BaseOneShotTrainer):
         self._evaluation_part = self.valid_part.whole(shuffle=False)
 
     def _part_of_ours(self, loader: Any, seed: int) -> tuple[DataLoader[Any], Part]:
-        rank, world_size = self.fabric.global_rank, self.fabric.world_size
-        loader = loader_of(loader, batch_size=64, workers=0, seed=seed, rank=rank, world_size=world_size)
-        return loader, Part(loader, self.fabric.to_device, seed, self._forward.split)
+        among: dict[str, Any] = {"rank": self.fabric.global_rank, "world_size": self.fabric.world_size}
+        loader = loader_of(loader, batch_size=64, workers=0, seed=seed, **among)
+        return loader, Part(loader, self.fabric.to_device, seed, self._forward.split, **among)
 
     def _use_metrics(self, metrics: Any) -> None:
         vars(self)["metrics"] = metrics

@@ -1,0 +1,78 @@
+"""Seeds made of several numbers, and iterators whose random numbers are their own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from supernet.execution.state import RandomState, random_numbers_kept, reseed
+
+__all__: list[str] = []
+
+
+def mixed_seed(*numbers: int) -> int:
+    """Return one seed for several numbers, far apart for neighbours, below 2**63."""
+    digest = hashlib.blake2b(" ".join(map(str, numbers)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class SeededIterator(Iterator[Any]):
+    """Gives what an iterable gives, which draws random numbers of its own; all others go on as if it drew none.
+
+    Args:
+        given: draws from Python's, NumPy's and torch's global numbers, and from
+        seed: of all that it draws.
+        generators: whose own seeds count too.
+        numbers: go on by these, from the `numbers()` of another one, instead.
+    """
+
+    def __init__(
+        self,
+        given: Iterable[Any],
+        seed: int,
+        generators: Sequence[torch.Generator] = (),
+        numbers: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._generators = generators
+        with numbers_kept(generators):
+            reseed(seed)
+            for generator in generators:
+                generator.manual_seed(mixed_seed(seed, generator.initial_seed()))
+            self._iterator = iter(given)
+            self._note()
+        if numbers is not None:
+            self._global = RandomState.from_tree(dict(numbers["global"]), torch.device("cpu"))
+            self._states = list(numbers["generators"])
+
+    def __next__(self) -> Any:
+        with numbers_kept(self._generators):
+            self._global.put_back()
+            for generator, state in zip(self._generators, self._states, strict=True):
+                generator.set_state(state)
+            try:
+                return next(self._iterator)
+            finally:
+                self._note()
+
+    def numbers(self) -> dict[str, Any]:
+        """Return the random numbers' state after what was given last."""
+        return {"global": self._global.to_tree(), "generators": list(self._states)}
+
+    def _note(self) -> None:
+        self._global, self._states = RandomState(), [generator.get_state() for generator in self._generators]
+
+
+@contextmanager
+def numbers_kept(generators: Sequence[torch.Generator]) -> Iterator[None]:
+    """Put all random numbers, and those of the generators, back after this context."""
+    states = [generator.get_state() for generator in generators]
+    try:
+        with random_numbers_kept():
+            yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
