@@ -157,6 +157,8 @@ def search(kind, run_dir=None, *, norm=True, noise=True, slow=0.0, one_path=Fals
         **its_own,
         **options,
     }
+    if callable(options["scheduler"]):
+        options["scheduler"] = options["scheduler"](optimizer)
     trainer = trainer_class(model, optimizer=optimizer, dataset=Augmented(noise=noise), **options)
     if one_path:
         trainer.decisions = lambda: {"stem": "deep", "act": "1", "skip": [0]}

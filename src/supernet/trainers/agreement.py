@@ -103,9 +103,10 @@ def _checksum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _tensors_of(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors of an attribute that all share: buffers and means are each process's own."""
+    """Yield the tensors of an attribute that all share: buffers, means and statistics are each process's own."""
     if isinstance(value, torch.Tensor):
-        yield f"trainer.{name}", value
+        if value.requires_grad:
+            yield f"trainer.{name}", value
     elif isinstance(value, torch.Generator):
         yield f"trainer.{name}, a generator", value.get_state().view(torch.int64)
     elif isinstance(value, random.Random) or hasattr(value, "bit_generator"):

@@ -312,6 +312,11 @@ class TrainingLoop:
         self._without_gradient: dict[str, int] = {}  # what is trained -> losses so far, if none of them had a gradient
         self.nas_modules, self.weights = self.supernet.replaced, self.supernet.weights
         self.optimizer = self.supernet.optimizer
+        with seeded(self.seed, self.device), self._forms.kept():
+            self._forms.train()
+            self.supernet.settle_order_of_sums(
+                lambda: self.loss_of(self.supernet(self._trial_X, _detached(plan)), self._trial_y)
+            )
         del self._trial_X, self._trial_y
 
     def _trial(self, X: Any) -> tuple[Any, Any]:
@@ -1204,6 +1209,10 @@ def check_scheduler(
             "%s is made for %d steps, and scheduler_interval=%r steps it %d times in %d epochs; did you mean %r (%d)?",
             *(type(scheduler).__name__, length, interval, steps[interval], num_epochs, other, steps[other]),
         )
+
+
+def _detached(plan: Mapping[str, Any]) -> dict[str, Any]:
+    return {label: entry.detach() if isinstance(entry, torch.Tensor) else entry for label, entry in plan.items()}
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -122,9 +123,23 @@ class Meter:
         """Return name -> mean so far, over all processes where `summed` is given. This waits for the device."""
         values = self._means.read(summed)
         if self._stateful is not None and self._has_batches:  # torchmetrics reduce over processes themselves
-            for name, value in self._named(self._stateful.compute()).items():
+            with self._apart() if summed is None else nullcontext():
+                computed = self._stateful.compute()
+            for name, value in self._named(computed).items():
                 values[name] = float(_checked_number(name, value))
         return values
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """Let torchmetrics read this process's batches alone: the others may measure something else, or nothing."""
+        metrics = [(m, m._to_sync) for m in self._stateful.modules() if hasattr(m, "_to_sync")]
+        for metric, _ in metrics:
+            metric._to_sync = False
+        try:
+            yield
+        finally:
+            for metric, to_sync in metrics:
+                metric._to_sync = to_sync
 
     def last(self) -> dict[str, float]:
         """Return name -> value of the last batch, of what is a mean over batches."""

@@ -110,6 +110,16 @@ class Processes:
             distributed.all_gather_object(values, value, group=self._group)
         return values
 
+    def gather_object(self, what: str, value: Any) -> list[Any]:
+        """Return the values of all processes in the first one, and in the others nothing; as `all_gather_object`."""
+        self.exchange(what)
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        with self._waiting(what):
+            distributed.gather_object(value, values if self.rank == 0 else None, dst=0, group=self._group)
+        return values
+
     def first(self, what: str, value: Any) -> Any:
         """Return the value of the first process, which decides for all: whatever JSON can say."""
         return self.values(what, value)[0]

@@ -14,6 +14,7 @@ from supernet.errors import FileFormatError, TrainingError
 from supernet.execution.slot import former_names
 from supernet.execution.state import RandomState, overwritten
 from supernet.trainers.named_state import load_optimizer
+from supernet.trainers.state_of_processes import gathered, state_of
 
 if TYPE_CHECKING:
     from supernet.trainers.loop import TrainingLoop
@@ -26,7 +27,7 @@ logger = logging.getLogger("supernet")
 def snapshot(trainer: TrainingLoop) -> dict[str, Any]:
     """Return everything that a search needs to go on exactly. All processes must call it together."""
     optimizer: Any = trainer.given_optimizer
-    return {
+    shared = {
         "identity": trainer.identity(),
         "epoch": trainer.epoch,
         "step": trainer.step,
@@ -36,6 +37,11 @@ def snapshot(trainer: TrainingLoop) -> dict[str, Any]:
         "data": [trainer.train_part.state_dict(), trainer.valid_part.state_dict()],
         "history": trainer.history,
         "seconds": trainer.seconds(),
+        "random": trainer.processes.all_gather_object(
+            "the states of random numbers", RandomState(trainer.device).to_tree()
+        ),
+    }
+    own = {
         "parameters": dict(trainer.model.named_parameters()),
         "buffers": dict(trainer.model.named_buffers()),
         "loss": dict(_named_state(trainer.loss)),
@@ -46,10 +52,11 @@ def snapshot(trainer: TrainingLoop) -> dict[str, Any]:
         "meters": {part: meter.state_dict() for part, meter in trainer.meters.items()},
         "means": trainer.means.state_dict(),
         "algorithm": trainer.named_state.to_tree(),
-        "random": trainer.processes.all_gather_object(
-            "the states of random numbers", RandomState(trainer.device).to_tree()
-        ),
     }
+    if trainer.processes.count == 1:
+        return {**shared, **own}
+    own["shares_buffers"] = trainer.supernet.shares_buffers_next()
+    return {**shared, "processes": gathered(trainer.processes, own)}
 
 
 def bring_back(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> None:
@@ -63,6 +70,10 @@ def bring_back(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> 
         _check_identity(state["identity"], trainer.identity(), source)
         trainer.epoch, trainer.step = int(state["epoch"]), int(state["step"])
         trainer.global_step, trainer.skipped_steps = int(state["global_step"]), int(state["skipped_steps"])
+        if "processes" in state:
+            classes = trainer.named_state.classes()
+            state = {**state, **state_of(state["processes"], trainer.processes.rank, classes, trainer.device)}
+            trainer.supernet.share_buffers_next(state["shares_buffers"])
         # Older checkpoints lack it: each epoch began a round.
         trainer.valid_part.enter(*map(int, state.get("validation", (trainer.epoch, trainer.step))))
         for of_part, read in zip((trainer.train_part, trainer.valid_part), state.get("data", ()), strict=False):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from supernet.errors import ChoiceError, TrainingError
@@ -321,6 +322,38 @@ class Supernet:
         if self._fabric.world_size == 1 or not enabled:
             return nullcontext()
         return self._fabric.no_backward_sync(self._module)
+
+    def settle_order_of_sums(self, loss: Callable[[], torch.Tensor]) -> None:
+        """Let DDP arrange gradients for its sums as it will from here on, by one backward pass that leaves no trace.
+
+        It does so once, after its first pass; of three numbers and more, sums of another order have other bits, so a
+        search that goes on in new processes would have those in its first step, and one that never stopped would not.
+
+        Args:
+            loss: computes that of a batch.
+        """
+        arranging = [wrapper for wrapper in self._wrappers() if not wrapper.find_unused_parameters]
+        if self._fabric.world_size < 3 or not arranging:
+            return
+        with self._buffers.kept():
+            result = loss()
+            if result.requires_grad:
+                self.backward(result)
+        for weight in self.weights:
+            weight.grad = None
+
+    def shares_buffers_next(self) -> list[bool]:
+        """Return whether the next pass gives all processes the first one's buffers, which the last one has decided."""
+        return [bool(module.require_forward_param_sync) for module in self._wrappers()]
+
+    def share_buffers_next(self, shares: Sequence[bool]) -> None:
+        """Let the next pass do so, or not."""
+        for module, share in zip(self._wrappers(), shares, strict=True):
+            module.require_forward_param_sync = share
+
+    def _wrappers(self) -> list[DistributedDataParallel]:
+        modules = self._module.modules() if self._fabric.world_size > 1 else ()
+        return [module for module in modules if isinstance(module, DistributedDataParallel)]
 
     def average(self, gradients: Sequence[torch.Tensor]) -> None:
         """Average gradients of what stands outside the wrapped model over the processes, in place, in one message."""

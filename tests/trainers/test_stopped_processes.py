@@ -1,0 +1,74 @@
+"""A search by several processes that is stopped anywhere and goes on ends, in each of them, as one that never was."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("stopped_searches.py")
+KINDS = [
+    *("first order", "second order", "lean", "learned loss", "path", "enas", "proxyless", "reinforce", "single path"),
+    *("random", "of each", "network"),
+]
+VARIANTS = ["plain", "accumulated", "plateau", "bf16", "torchmetrics"]
+
+
+def torchrun(processes, what, run_dir, *arguments, check=True):
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, *launcher, str(SCRIPT), what, str(run_dir), *arguments]
+    run_dir.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=580, check=False, env=environment)
+    assert not check or ended.returncode == 0, ended.stderr
+    return ended
+
+
+def results(run_dir, processes):
+    return [json.loads((run_dir / f"result-{rank}.json").read_text()) for rank in range(processes)]
+
+
+def check_cycles(run_dir, processes, names, seed, stops):
+    torchrun(processes, "cycles", run_dir, *names, "--seed", str(seed), "--stops", str(stops))
+    found = results(run_dir, processes)
+    assert [one["differing"] for one in found] == [[]] * processes
+    assert found[0]["stops"] >= len(names)
+
+
+def check_signals(run_dir, processes, name, rng, signals):
+    """Give one process a signal before one of its steps, again and again."""
+    torchrun(processes, "search", run_dir / "whole", name)
+    for number in signals:
+        before, rank = rng.randint(1, 3), rng.randrange(processes)
+        stop = ("--die", number.name, "--before", str(before), "--rank", str(rank))
+        torchrun(processes, "search", run_dir / "parts", name, *stop, check=False)
+    torchrun(processes, "search", run_dir / "parts", name)
+    assert results(run_dir / "parts", processes) == results(run_dir / "whole", processes)
+
+
+def test_searches_of_two_processes_stopped_in_mid_epoch_end_bit_equal_in_both(tmp_path):
+    check_cycles(tmp_path, 2, ["first order/plateau", "of each/plain", "enas/torchmetrics"], seed=0, stops=3)
+
+
+def test_a_search_of_two_processes_goes_on_exactly_after_sigterm_and_sigkill(tmp_path):
+    check_signals(tmp_path, 2, "proxyless/plain", random.Random(0), [signal.SIGTERM, signal.SIGKILL])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_search_stopped_again_and_again_ends_bit_equal_in_all_processes(tmp_path, kind, processes):
+    names = [f"{kind}/{v}" for v in VARIANTS if (kind, v) != ("second order", "accumulated")]
+    check_cycles(tmp_path, processes, names, seed=1, stops=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_search_goes_on_exactly_after_signals_at_random_steps(tmp_path, kind, processes):
+    rng = random.Random(f"{kind} {processes}")
+    check_signals(tmp_path, processes, f"{kind}/plain", rng, rng.choices([signal.SIGTERM, signal.SIGKILL], k=5))
