@@ -70,6 +70,7 @@ def bring_back(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> 
         _check_identity(state["identity"], trainer.identity(), source)
         trainer.epoch, trainer.step = int(state["epoch"]), int(state["step"])
         trainer.global_step, trainer.skipped_steps = int(state["global_step"]), int(state["skipped_steps"])
+        _check_epochs(trainer.num_epochs, int(state["epoch"]), int(state["step"]), source)
         if "processes" in state:
             classes = trainer.named_state.classes()
             state = {**state, **state_of(state["processes"], trainer.processes.rank, classes, trainer.device)}
@@ -122,6 +123,15 @@ def _check_identity(theirs: Mapping[str, Any], ours: Mapping[str, Any], source: 
         raise TrainingError(
             f"{source} is of another search, so going on from it would not be exact: {lines}; make the trainer as it "
             "was, or begin anew in another run_dir"
+        )
+
+
+def _check_epochs(num_epochs: int, epoch: int, step: int, source: Any) -> None:
+    begun = epoch + bool(step)
+    if begun > num_epochs:
+        raise TrainingError(
+            f"{source} is in epoch {begun} already, and num_epochs is {num_epochs}: what is trained cannot be taken "
+            f"back; give num_epochs={begun} or more, or begin anew in another run_dir"
         )
 
 
