@@ -441,6 +441,33 @@ def test_data_that_could_not_be_read_again_is_refused_before_anything_begins(mon
             search(*parts)
 
 
+def test_one_object_that_keeps_a_place_is_refused_as_both_parts(monkeypatch):
+    for made in (DataLoader(Stateful(), 4), StatefulLoader(Plain(), 3)):
+        monkeypatch.setitem(SOURCES, "one", lambda made=made: made)
+        with pytest.raises(DataError, match=r"read through one Stateful.*, whose state is the place of one reader"):
+            search("one", "one")
+
+
+def test_one_sampler_of_both_parts_is_read_by_each_on_its_own(tmp_path, monkeypatch):
+    def new():
+        one = DataLoader(Noisy(), 4, sampler=Turning())
+        monkeypatch.setitem(SOURCES, "one", lambda: one)
+        return "one", "one"
+
+    whole, seen = search(*new())
+    whole.fit()
+    first, _ = search(*new(), run_dir=tmp_path, checkpointing=Checkpointing(every_steps=1, keep_last=99))
+    first.fit()
+    for checkpoint in sorted((tmp_path / "checkpoints").iterdir())[4:]:
+        checkpoint.unlink()
+    resumed, rest = search(*new())
+    del rest[:]
+    resumed.fit(resume=tmp_path)
+    assert rest == seen[-len(rest) :]
+    assert len(rest) == 10
+    assert digest(resumed.model.parameters()) == digest(whole.model.parameters())
+
+
 class UsedUp(Stream):
     """Begins with what it has left, which is nothing in the second round; that no look at it shows."""
 

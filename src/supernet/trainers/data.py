@@ -319,7 +319,12 @@ def loaders_of_two_parts(
     }
     seeds = seed, mixed_seed(seed, 1)
     if valid_data is not None:
-        return loader_of(data, seed=seeds[0], **options), loader_of(valid_data, seed=seeds[1], **options)
+        _check_apart(data, valid_data)
+        first, second = loader_of(data, seed=seeds[0], **options), loader_of(valid_data, seed=seeds[1], **options)
+        both = _rounds_of(first), _rounds_of(second)
+        if isinstance(both[0], GivenBatches) and isinstance(both[1], GivenBatches) and both[0].given is both[1].given:
+            both[1].read_a_copy()
+        return first, second
     like = _undistributed(data, world_size) if isinstance(data, DataLoader) else None
     dataset = data.dataset if isinstance(data, DataLoader) else data
     if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
@@ -331,11 +336,11 @@ def loaders_of_two_parts(
         raise DataError(f"a dataset of {len(samples)} samples cannot be split in two halves; it takes at least 2")
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed)).tolist()
     half = len(order) // 2
-    first, second = [samples[i] for i in order[:half]], [samples[i] for i in order[half:]]
+    of_first, of_second = [samples[i] for i in order[:half]], [samples[i] for i in order[half:]]
     if like is None:
-        halves: list[Data] = [Subset(dataset, first), Subset(dataset, second)]
+        halves: list[Data] = [Subset(dataset, of_first), Subset(dataset, of_second)]
     else:
-        halves = [_half_of(like, first, 0), _half_of(like, second, 1)]
+        halves = [_half_of(like, of_first, 0), _half_of(like, of_second, 1)]
     return loader_of(halves[0], seed=seeds[0], **options), loader_of(halves[1], seed=seeds[1], **options)
 
 
@@ -469,6 +474,20 @@ def _made_anew(loader: DataLoader[Any], *, seed: int, shuffle: bool, rank: int, 
         )
         rounds = rounds if shuffle else rounds.whole(shuffle=False)
     return _loader(Reseeded(dataset, seed, loader.collate_fn), rounds, options)
+
+
+def _check_apart(*parts: Data) -> None:
+    """Raise `DataError` if the parts are read through one object that keeps the place of one reader."""
+    read: list[Any] = []
+    for part in parts:
+        dataset = part.dataset if isinstance(part, DataLoader) else part
+        read.append([part, *([dataset] if isinstance(dataset, IterableDataset) else [])])
+    for shared in read[0]:
+        if is_stateful(shared) and any(shared is other for other in read[1]):
+            raise DataError(
+                f"dataset and valid_dataset are read through one {type(shared).__name__}, whose state is the place of "
+                "one reader; give each an object of its own"
+            )
 
 
 def _undistributed(loader: DataLoader[Any], world_size: int) -> DataLoader[Any]:

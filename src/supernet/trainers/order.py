@@ -243,13 +243,23 @@ class GivenBatches(Rounds):
 
     def whole(self, *, shuffle: bool) -> GivenBatches:
         """See `Rounds`."""
-        given = self.given
-        if self._as_given is not None:  # else reading it would disturb the other
-            given = copy.copy(given)
-            vars(given).update(self._copied(vars(self.given) if is_stateful(given) else self._as_given))
+        given = self._copy()
         drops = shuffle and self._drop_last
         how: dict[str, Any] = {"batched": self.batched, "batch_size": self.batch_size, "dataset": self._dataset}
         return GivenBatches(given, drop_last=drops, seed=self._seed, **how)
+
+    def read_a_copy(self) -> None:
+        """Leave the sampler to another reader."""
+        self.given = self._copy()
+        self._owners = [owner for owner in (self.given, getattr(self.given, "sampler", None)) if owner is not None]
+
+    def _copy(self) -> Any:
+        """Return a copy of the sampler as it was given; the same one where nothing is kept by reading it."""
+        if self._as_given is None:
+            return self.given
+        given = copy.copy(self.given)
+        vars(given).update(self._copied(vars(self.given) if is_stateful(given) else self._as_given))
+        return given
 
     def __len__(self) -> int:
         length = len(self.given)  # type: ignore[arg-type]  # a TypeError says that it is not known
