@@ -14,8 +14,8 @@ from torch.utils.data import TensorDataset
 from benchmarks import measuring
 from supernet import DartsTrainer, LayerChoice
 
-ROUNDS = 7
-STEPS = 100
+ROUNDS = 5
+STEPS = 60
 
 
 class Bench(DartsTrainer):

@@ -18,7 +18,8 @@ from torch.utils.data import TensorDataset
 from supernet import DartsTrainer, LayerChoice, SinglePathTrainer, accuracy
 from supernet.trainers import Callback, Checkpointing
 
-RANK = int(os.environ["RANK"])
+BY_TORCHRUN = "TORCHELASTIC_RUN_ID" in os.environ  # else Fabric launches the second process
+RANK = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
 DIFFERS = RANK == 1
 TIMEOUT = 3.0  # of searches that hang; others end at once
 HANG = ("hangs", "is stopped", "shorter", "skips a step")
@@ -53,6 +54,7 @@ def new_trainer(mode, run_dir):
         "batch_size": 4,
         "seed": 1 if "seed" in here else 0,
         "device": "cpu",
+        "devices": 2,
         "run_dir": run_dir,
         "process_timeout": TIMEOUT if mode in HANG else 60.0,
         "checkpointing": Checkpointing(every_epochs=1),
@@ -161,7 +163,10 @@ def main():
     logging.getLogger("supernet").setLevel(logging.CRITICAL)
     torch.set_num_threads(1)
     modes, directory = sys.argv[1:]
-    torch.distributed.init_process_group("gloo")  # by torch's own timeout: how long imports take is not what is tested
+    if BY_TORCHRUN:
+        torch.distributed.init_process_group(
+            "gloo"
+        )  # by torch's own timeout: how long imports take is not what is tested
     outcomes = {}
     for mode in modes.split(","):
         outcomes[mode] = outcome(mode, f"{directory}/{mode}")

@@ -16,6 +16,7 @@ from torch import nn
 from supernet import DartsTrainer, LayerChoice
 from supernet.trainers.processes import _difference
 
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 SCRIPT = Path(__file__).with_name("searches_that_end.py")
 
 REFUSED = {
@@ -58,9 +59,8 @@ IN_THE_FIRST = {
 }
 
 
-def outcomes_of(modes, directory):
+def outcomes_of(modes, directory, launcher=TORCHRUN):
     """Run searches in two processes; return mode -> the outcome in each process that has lived to tell."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [sys.executable, *launcher, str(SCRIPT), ",".join(modes), str(directory)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
@@ -103,6 +103,13 @@ def test_a_process_that_waits_in_vain_ends_with_an_error_that_says_for_whom(tmp_
     if mode in ("hangs", "shorter", "skips a step"):  # the other one hears of it, even where it hangs
         assert outcomes[1]["error"].startswith("TrainingError: process 0 has ended") or mode != "hangs"
         assert len(outcomes) == 2
+
+
+@pytest.mark.slow
+def test_processes_that_fabric_has_launched_end_as_those_of_torchrun(tmp_path):
+    first, second = outcomes_of(["hangs"], tmp_path, launcher=())["hangs"]
+    assert ENDED["hangs"] in first["error"]
+    assert second["error"].startswith("TrainingError: process 0 ")
 
 
 def test_a_signal_to_one_process_ends_all_with_a_checkpoint_of_the_same_step(tmp_path):

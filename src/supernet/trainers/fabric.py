@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 TIMEOUT = 600.0  # seconds
+STARTING = 60.0  # at least, until all are there: imports take long on a busy machine, and do not begin together
 
 
 def new_fabric(
@@ -42,7 +43,7 @@ def new_fabric(
         devices: processes on this node. Default: as `torchrun` says, else 1.
         num_nodes: nodes. Default: as `torchrun` says, else 1.
         unused_parameters: whether a step may leave parameters without a gradient, which DDP must be told.
-        timeout: seconds that a process waits for the others.
+        timeout: seconds that a process waits for the others, once all are there.
 
     Raises:
         TrainingError: something of this is unknown, or not to be had on this machine; not all processes come.
@@ -53,10 +54,12 @@ def new_fabric(
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it prints what it was asked for
     local, world = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     devices = local if devices is None else devices
-    num_nodes = max(1, world // local) if num_nodes is None else num_nodes
+    # Processes that Fabric itself has launched know WORLD_SIZE alone.
+    num_nodes = max(1, world // max(local, devices)) if num_nodes is None else num_nodes
     chosen: Any = strategy
+    patience = max(timeout, STARTING)
     if strategy in ("auto", "ddp") and devices * num_nodes > 1:
-        chosen = DDPStrategy(find_unused_parameters=unused_parameters, timeout=timedelta(seconds=timeout))
+        chosen = DDPStrategy(find_unused_parameters=unused_parameters, timeout=timedelta(seconds=patience))
     try:
         kind = None if device is None else torch.device(device)
         one = [kind.index] if kind is not None and kind.index is not None and kind.type != "cpu" else devices
@@ -77,8 +80,7 @@ def new_fabric(
         if not is_about_processes(error):
             raise
         raise TrainingError(
-            f"not all of the {fabric.world_size} processes have come within {timeout:g} seconds (process_timeout): "
-            f"{error}"
+            f"not all of the {fabric.world_size} processes have come within {patience:g} seconds: {error}"
         ) from error
     if fabric.world_size > 1:
         set_timeout(timeout)
