@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from supernet import LayerChoice
-from supernet.execution import MixedLayer, Plan, replace_layer_choice
+from supernet.execution import LayerSlot, Plan, replace_layer_choice
 from supernet.space import freeze
 
 
@@ -26,7 +26,7 @@ def test_a_decided_mixture_is_the_frozen_network_and_leaves_the_other_candidates
     model = nested()
     frozen = freeze(copy.deepcopy(model), architecture)
     plan = Plan(architecture)
-    replace_layer_choice(model, lambda choice: MixedLayer(choice, plan, lean))
+    replace_layer_choice(model, lambda choice: LayerSlot(choice, plan, lean))
     x = torch.randn(4, 3)
     out, expected = model(x), frozen(x)
     assert torch.equal(out, expected)

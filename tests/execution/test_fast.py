@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from supernet import DartsTrainer, LayerChoice
-from supernet.execution import MixedLayer, Plan, replace_layer_choice
+from supernet.execution import LayerSlot, Plan, replace_layer_choice
 from supernet.execution.fast.candidates import Candidates
 from supernet.execution.state import RandomState, reseed
 
@@ -108,7 +108,7 @@ class Net(nn.Module):
 def taken_over(model, lean=False):
     """Return a copy that runs as mixtures, and its plan."""
     model, plan = copy.deepcopy(model), Plan()
-    replace_layer_choice(model, lambda choice: MixedLayer(choice, plan, lean), [])
+    replace_layer_choice(model, lambda choice: LayerSlot(choice, plan, lean), [])
     return model, plan
 
 
@@ -197,7 +197,8 @@ def test_random_models_run_the_same_both_ways(
 def test_the_gradient_can_be_differentiated_again(kind, training, stride):
     torch.manual_seed(0)
     model = Net([kind, "conv"], [kind, "skip"], stride, True).double()
-    x, weights = torch.randn(2, 3, 6, 6, dtype=torch.float64), weights_of(torch.float64, a=2, b=2)
+    widths = {"a": len({kind, "conv"}), "b": len({kind, "skip"})}
+    x, weights = torch.randn(2, 3, 6, 6, dtype=torch.float64), weights_of(torch.float64, **widths)
     assert_same(*(passed(model, way, x, weights, training, create_graph=True) for way in (True, False)), 1e-10)
 
 

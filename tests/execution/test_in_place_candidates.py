@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 from supernet import DartsTrainer, LayerChoice, ProxylessTrainer, SinglePathTrainer, freeze, replace_layer_choice
 from supernet.errors import ChoiceError
-from supernet.execution import GatedLayer, Gates, MixedLayer, Plan
+from supernet.execution import LayerSlot, Plan, Selection
 from supernet.execution.fast.reading import read
 
 C = 3
@@ -61,7 +61,7 @@ def test_a_mixture_and_its_gradients_are_those_of_candidates_that_each_have_the_
     model, reference = made(names)
     plan = Plan()
     plan.fast = how != "plain"
-    replace_layer_choice(model, lambda choice: MixedLayer(choice, plan, lean=how == "lean"))
+    replace_layer_choice(model, lambda choice: LayerSlot(choice, plan, lean=how == "lean"))
     leaf = torch.randn(4, C, 5, 5, dtype=torch.float64)
     p = torch.rand(len(names), dtype=torch.float64).softmax(0)
     for training in (True, True, False, False):
@@ -122,7 +122,7 @@ def test_arguments_of_any_structure_are_left_as_they_were(functions, call, lean)
     model, reference = nn.Sequential(LayerChoice(candidates, label="op")), copy.deepcopy(candidates)
     p = torch.rand(len(candidates), dtype=torch.float64)
     plan = Plan(op=p)
-    replace_layer_choice(model, lambda choice: MixedLayer(choice, plan, lean))
+    replace_layer_choice(model, lambda choice: LayerSlot(choice, plan, lean))
     leaf, mask = torch.randn(2, C, 4, 4, dtype=torch.float64), torch.rand(4, dtype=torch.float64)
     for _ in range(3):
         x, y = leaf.clone().requires_grad_(), leaf.clone().requires_grad_()
@@ -139,7 +139,7 @@ def test_what_works_in_place_from_some_time_on_is_an_error_by_name_and_right_fro
     late = Own(lambda x: x.add_(1) if grown else x + 1)
     model = nn.Sequential(LayerChoice({"skip": nn.Identity(), "late": late}, label="op"))
     plan = Plan(op=torch.tensor([0.5, 0.5], dtype=torch.float64))
-    replace_layer_choice(model, lambda choice: MixedLayer(choice, plan))
+    replace_layer_choice(model, lambda choice: LayerSlot(choice, plan))
     x = torch.randn(2, C, 4, 4, dtype=torch.float64)
     expected = 0.5 * x + 0.5 * late.weight * (x + 1)
     torch.testing.assert_close(model(x), expected)
@@ -155,7 +155,7 @@ def test_candidates_that_leave_their_input_alone_get_the_input_itself():
     candidates = [Own(lambda x: seen.append(x) or x + 1), Own(lambda x: seen.append(x) or x.relu_())]
     plan = Plan(op=torch.tensor([0.5, 0.5], dtype=torch.float64))
     model = nn.Sequential(LayerChoice(candidates, label="op"))
-    replace_layer_choice(model, lambda choice: MixedLayer(choice, plan))
+    replace_layer_choice(model, lambda choice: LayerSlot(choice, plan))
     x = torch.randn(2, C, 4, 4, dtype=torch.float64)
     for _ in range(2):
         model(x)
@@ -169,12 +169,12 @@ def test_gates_see_each_output_as_if_alone_and_the_active_one_changes_the_input_
     """dL/dg_j = <dL/dm, o_j(x)>; all else is that of the active candidate alone."""
     model, reference = made(names)
     plan = Plan()
-    replace_layer_choice(model, lambda choice: GatedLayer(choice, plan))
+    replace_layer_choice(model, lambda choice: LayerSlot(choice, plan))
     leaf = torch.randn(2, C, 4, 4, dtype=torch.float64)
     for active, other in [names, names[::-1], names]:
         x, y = leaf.clone().requires_grad_(), leaf.clone().requires_grad_()
         g = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
-        plan["op"] = Gates((active, other), g)
+        plan["op"] = Selection((active, other), g, detached=1)
         given, alone = x.exp() + 0, y.exp() + 0
         output = model(given)
         expected = reference[active](alone)
@@ -195,7 +195,7 @@ def test_a_nested_choice_that_works_in_place_leaves_the_outer_ones_input_alone(k
     outer = LayerChoice({"deep": nn.Sequential(inner, nn.Tanh()), "skip": nn.Identity()}, label="outer")
     model, plan = nn.Sequential(outer), Plan()
     method, double = (copy.deepcopy(inner[name]) for name in ("method", "twice"))
-    replace_layer_choice(model, lambda choice: (MixedLayer if kind == "mixed" else GatedLayer)(choice, plan))
+    replace_layer_choice(model, lambda choice: LayerSlot(choice, plan))
     x = torch.randn(2, C, 4, 4, dtype=torch.float64)
     half = torch.tensor([0.5, 0.5], dtype=torch.float64)
     for name, one in [("twice", double), ("method", method), ("twice", double), ("method", method)]:
@@ -204,7 +204,7 @@ def test_a_nested_choice_that_works_in_place_leaves_the_outer_ones_input_alone(k
             expected = 0.5 * torch.tanh(0.5 * method(x.clone()) + 0.5 * double(x)) + 0.5 * x
         else:
             gate = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
-            plan.update(inner=name, outer=Gates(("skip", "deep"), gate))
+            plan.update(inner=name, outer=Selection(("skip", "deep"), gate, detached=1))
             expected = x
         output = model(x)
         torch.testing.assert_close(output, expected)
@@ -257,7 +257,7 @@ def test_what_is_searched_is_what_freeze_gives(kind, is_residual):
     for k, name in enumerate(["skip", "conv"]):
         decided = name if kind is not DartsTrainer else torch.eye(2)[k]
         if kind is ProxylessTrainer:
-            decided = Gates((name, {"skip": "conv", "conv": "skip"}[name]), torch.tensor([1.0, 0.0]))
+            decided = Selection((name, {"skip": "conv", "conv": "skip"}[name]), torch.tensor([1.0, 0.0]), 1)
         torch.testing.assert_close(search.forward(X, {"op": decided}), freeze(model, {"op": name})(X))
 
 

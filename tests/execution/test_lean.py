@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from supernet import LayerChoice
 from supernet.errors import TrainingError
-from supernet.execution import MixedLayer, Plan
+from supernet.execution import LayerSlot, Plan
 
 ways = pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
 
@@ -128,7 +128,7 @@ def test_arguments_of_any_name_and_outputs_of_any_structure_pass_through_a_lean_
     x, y = (torch.randn(2, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
     found = []
     for lean in (True, False):
-        output = MixedLayer(choice, Plan(weights_of(torch.float64, op=2)), lean)(x, debug=y)
+        output = LayerSlot(choice, Plan(weights_of(torch.float64, op=2)), lean)(x, debug=y)
         assert output["each"][1] is None
         loss = output["both"].square().sum() + output["each"][0].sum()
         found.append(torch.autograd.grad(loss, [x, y, *choice.parameters()]))

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from supernet.execution import MixedInput, PathInput, Plan
+from supernet.execution import InputSlot, Plan
 from supernet.execution.expected_mean import weights_of_mean
 from supernet.nn import InputChoice
 
@@ -20,8 +20,8 @@ def test_a_mixture_follows_a_decision_as_a_path_does(reduction, named):
     for chosen in ([0, 1], [0, 2], [1, 2]):
         plan = Plan(join=chosen)
         expected = sum(tensors[i] for i in chosen) / (len(chosen) if reduction == "mean" else 1)
-        torch.testing.assert_close(MixedInput(choice, plan)(inputs), expected)
-        assert torch.equal(MixedInput(choice, plan)(inputs), PathInput(choice, plan)(inputs))
+        torch.testing.assert_close(InputSlot(choice, plan)(inputs), expected)
+        assert torch.equal(InputSlot(choice, plan)(inputs), InputSlot(choice, plan)(inputs))
 
 
 SETS = [[i for i in range(3) if mask >> i & 1] for mask in range(8)]
@@ -55,7 +55,7 @@ def test_a_mixture_of_any_number_is_the_mean_over_independent_choices_and_so_is_
     for logits in (torch.tensor([0.3, -1.0, 2.0]), torch.zeros(3), torch.tensor([40.0, -40.0, 0.1])):
         alpha = logits.double().requires_grad_()
         p = torch.sigmoid(alpha)
-        output = MixedInput(choice, Plan(join=p))(tensors)
+        output = InputSlot(choice, Plan(join=p))(tensors)
         output = torch.cat(output, 1) if reduction == "none" else output
         expected = expectation(choice, p, tensors)
         torch.testing.assert_close(output, expected)
@@ -94,7 +94,7 @@ def test_where_absent_inputs_are_zeros_a_mixture_of_two_stands_where_the_average
     """At equal probabilities; "sum" has weights that add up to one, as where absent inputs are omitted."""
     choice = InputChoice(3, 2, reduction, absent="zeros", label="join")
     tensors = [torch.randn(2, 3) for _ in range(3)]
-    output = MixedInput(choice, Plan(join=torch.full((3,), 1 / 3)))(tensors)
+    output = InputSlot(choice, Plan(join=torch.full((3,), 1 / 3)))(tensors)
     pairs = [choice.resolve(pair)(tensors) for pair in ([0, 1], [0, 2], [1, 2])]
     if reduction == "none":
         output, pairs = torch.stack(output), [torch.stack(pair) for pair in pairs]
@@ -108,7 +108,7 @@ def test_a_mixture_has_the_dtype_of_its_inputs_and_gradients_reach_weights_of_fl
     tensors = [torch.full(shape, value, dtype=dtype) for value in (1.0, 2.0)]
     for reduction in ("sum", "none"):
         weights = torch.tensor([0.25, 0.5], requires_grad=True)
-        output = MixedInput(InputChoice(2, None, reduction, absent="zeros", label="join"), Plan(join=weights))(tensors)
+        output = InputSlot(InputChoice(2, None, reduction, absent="zeros", label="join"), Plan(join=weights))(tensors)
         total = sum(output) if reduction == "none" else output
         assert total.dtype == dtype
         assert total.sum().item() == pytest.approx(1.25 * total.numel())

@@ -6,8 +6,8 @@ from torch import nn
 
 from supernet import LayerChoice, SearchSpace
 from supernet.errors import ChoiceError, UnresolvedChoiceError
-from supernet.execution import MixedInput, MixedLayer, Plan
-from supernet.execution.mixture import mixed
+from supernet.execution import InputSlot, LayerSlot, Plan
+from supernet.execution.mixing import mixed
 from supernet.nn import InputChoice
 
 WEIGHTS = torch.tensor([0.2, 0.8])
@@ -26,7 +26,7 @@ def test_candidates_that_take_and_return_several_things_are_mixed():
     choice = LayerChoice([nn.MultiheadAttention(4, heads, batch_first=True) for heads in (1, 2)], label="op")
     plan = Plan(op=WEIGHTS)
     x = torch.randn(2, 5, 4)
-    output, weights = MixedLayer(choice, plan)(x, x, x, need_weights=False)
+    output, weights = LayerSlot(choice, plan)(x, x, x, need_weights=False)
     torch.testing.assert_close(output, 0.2 * choice[0](x, x, x)[0] + 0.8 * choice[1](x, x, x)[0])
     assert weights is None
 
@@ -49,12 +49,12 @@ def test_inputs_come_as_the_choice_says():
     plan = Plan(join=WEIGHTS)
     listed, named = (InputChoice(2, label="join"), InputChoice(choose_from=["l", "r"], label="join"))
     one, two = torch.ones(1), torch.full((1,), 2.0)
-    assert MixedInput(listed, plan)([one, two]).item() == pytest.approx(1.8)
-    assert MixedInput(named, plan)({"r": two, "l": one, "unused": one}).item() == pytest.approx(1.8)
+    assert InputSlot(listed, plan)([one, two]).item() == pytest.approx(1.8)
+    assert InputSlot(named, plan)({"r": two, "l": one, "unused": one}).item() == pytest.approx(1.8)
     with pytest.raises(ChoiceError, match="'join' is called with a list of 2, not 3 tensors"):
-        MixedInput(listed, plan)([one] * 3)
+        InputSlot(listed, plan)([one] * 3)
     with pytest.raises(ChoiceError, match="'join' is called with a dict of l, r"):
-        MixedInput(named, plan)([one, two])
+        InputSlot(named, plan)([one, two])
 
 
 def test_a_taken_over_model_without_a_plan_says_what_to_do():
@@ -63,4 +63,4 @@ def test_a_taken_over_model_without_a_plan_says_what_to_do():
     with pytest.raises(
         UnresolvedChoiceError, match=r"choice '0' has no plan.*freeze\(model, architecture\), or restore"
     ):
-        MixedLayer(choice, Plan())(torch.ones(1))
+        LayerSlot(choice, Plan())(torch.ones(1))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from supernet import LayerChoice, replace_layer_choice
-from supernet.execution import MixedLayer, Plan
+from supernet.execution import LayerSlot, Plan
 from supernet.execution.fast.segment import normalized_gradients
 
 C = 4
@@ -72,7 +72,7 @@ def test_first_and_second_derivatives_of_one_image_are_those_of_candidates_in_to
     model = nn.Sequential(LayerChoice(candidates(), label="op")).double().train(training)
     reference, plan = copy.deepcopy(model[0]), Plan()
     model.to(memory_format=parameters_in)
-    replace_layer_choice(model, lambda choice: MixedLayer(choice, plan))
+    replace_layer_choice(model, lambda choice: LayerSlot(choice, plan))
     x, g = (torch.randn(1, C, 5, 6, dtype=torch.float64) for _ in range(2))
     p = torch.rand(len(reference), dtype=torch.float64, requires_grad=True)
     leaf = x.clone().requires_grad_()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from supernet import LayerChoice, SearchSpace, replace_layer_choice, restore
-from supernet.execution import GatedLayer, MixedLayer, PathLayer, Plan
+from supernet.execution import LayerSlot, Plan
 from supernet.retiarii.oneshot.pytorch.darts import DartsLayerChoice
 from supernet.retiarii.oneshot.pytorch.random import PathSamplingLayerChoice
 
@@ -35,7 +35,7 @@ def reading(op, penalty):
     ]
 
 
-@pytest.mark.parametrize("kind", [MixedLayer, PathLayer, GatedLayer, DartsLayerChoice, PathSamplingLayerChoice])
+@pytest.mark.parametrize("kind", [LayerSlot, DartsLayerChoice, PathSamplingLayerChoice])
 def test_what_stands_in_a_choices_place_reads_as_the_choice(kind):
     torch.manual_seed(0)
     model = Net()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from supernet import LayerChoice, replace_layer_choice
-from supernet.execution import MixedLayer, Plan
+from supernet.execution import LayerSlot, Plan
 from supernet.execution.fast.reading import read
 
 C = 3
@@ -237,7 +237,7 @@ def test_the_fast_way_follows(what, monkeypatch):
     torch.manual_seed(0)
     model = nn.Sequential(LayerChoice({"own": make(), "skip": nn.Identity()}, label="op")).double()
     plan = Plan(op=torch.tensor([0.3, 0.7], dtype=torch.float64))
-    replace_layer_choice(model, lambda choice: MixedLayer(choice, plan))
+    replace_layer_choice(model, lambda choice: LayerSlot(choice, plan))
     before = passed(model, plan, fast=True)
     torch.testing.assert_close(before, passed(model, plan, fast=False))
     change(model[0].candidates["own"], monkeypatch)
@@ -273,7 +273,7 @@ def test_the_fast_way_computes_under_what_the_candidate_sets(make):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(C, C, 1), LayerChoice({"own": make(), "skip": nn.Identity()}, label="op"))
     plan = Plan(op=torch.tensor([0.3, 0.7]))
-    replace_layer_choice(model, lambda choice: MixedLayer(choice, plan))
+    replace_layer_choice(model, lambda choice: LayerSlot(choice, plan))
     x = torch.randn(4, C, 5, 5)
     found = []
     state = copy.deepcopy(model.state_dict())

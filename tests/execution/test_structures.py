@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from supernet import LayerChoice
 from supernet.errors import ChoiceError
-from supernet.execution import MixedLayer, Plan, replace_layer_choice
-from supernet.execution.mixture import mixed
+from supernet.execution import LayerSlot, Plan, replace_layer_choice
+from supernet.execution.mixing import mixed
 
 WEIGHTS = torch.tensor([0.25, 0.75])
 A, B = torch.tensor([1.0, 2.0]), torch.tensor([5.0, 10.0])
@@ -162,7 +162,7 @@ class Lengths(nn.Module):
 def test_lengths_and_masks_of_a_mixture_can_index(lean):
     torch.manual_seed(0)
     model, plan = nn.Sequential(LayerChoice([Lengths(), Lengths()], label="op")), Plan(op=WEIGHTS)
-    replace_layer_choice(model, lambda choice: MixedLayer(choice, plan, lean))
+    replace_layer_choice(model, lambda choice: LayerSlot(choice, plan, lean))
     features, lengths, mask = model(torch.randn(2, 5, 3))
     packed = pack_padded_sequence(features, lengths, batch_first=True)
     assert features[mask].shape == (7, 3)

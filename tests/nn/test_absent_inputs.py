@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from supernet import InputChoice, SearchSpace, freeze
-from supernet.execution import PathInput, Plan
+from supernet.execution import InputSlot, Plan
 
 WIDTHS = {"sum": (2, 2, 2), "mean": (2, 2, 2), "concat": (1, 2, 3), "none": (1, 2, 3)}
 SETS = [list(chosen) for count in range(4) for chosen in combinations(range(3), count)]
@@ -37,7 +37,7 @@ def test_each_set_of_inputs_is_reduced_as_all_are_with_zeros_in_the_absent_ones_
         expected = reduced(reduction, [t * (i in chosen) for i, t in enumerate(tensors)])
         network = pickle.loads(pickle.dumps(freeze(model, {"join": chosen})))
         torch.testing.assert_close(network(inputs), expected)
-        torch.testing.assert_close(PathInput(model[0], Plan(join=chosen))(inputs), expected)
+        torch.testing.assert_close(InputSlot(model[0], Plan(join=chosen))(inputs), expected)
         assert {type(module).__module__.split(".")[0] for module in network.modules()} == {"torch"}
 
 

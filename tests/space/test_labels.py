@@ -21,7 +21,7 @@ from supernet import (
     save_architecture,
 )
 from supernet.errors import SpaceError
-from supernet.execution import PathLayer, Plan
+from supernet.execution import LayerSlot, Plan
 from supernet.reports import plot_architecture
 
 
@@ -117,7 +117,7 @@ def test_wrappers_that_run_a_model_otherwise_change_no_path(wrapper, one_process
     part = Wrap(wrapper(Body()))
     assert list(SearchSpace(part)) == IN_WRAP
     wrapped = wrapper(model)
-    replaced = replace_layer_choice(wrapped, lambda choice: PathLayer(choice, Plan(ARCHITECTURE)))
+    replaced = replace_layer_choice(wrapped, lambda choice: LayerSlot(choice, Plan(ARCHITECTURE)))
     assert [label for label, _ in replaced] == IN_WRAP
     assert torch.equal(next(wrapped.children())(x), expected)
 

@@ -28,7 +28,7 @@ from supernet import (
     SupernetTrainer,
     accuracy,
 )
-from supernet.execution import PathInput, PathLayer
+from supernet.execution import InputSlot, LayerSlot
 from supernet.trainers import Checkpointing, SampledTrainer
 from supernet.trainers.snapshot import digest
 
@@ -80,7 +80,7 @@ class PathTrainer(SupernetTrainer):
         super().__init__(*args, **options)
         self.generator = torch.Generator().manual_seed(self.seed)  # the same in all processes
         self.counts = {}
-        self.take_over(PathLayer, PathInput, self.decisions())
+        self.take_over(LayerSlot, InputSlot, self.decisions())
 
     def stateful(self):
         return {**super().stateful(), "generator": self.generator, "counts": self.counts}

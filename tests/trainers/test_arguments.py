@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 from supernet import DartsTrainer, EnasTrainer, LayerChoice, ProxylessTrainer, RandomTrainer, SinglePathTrainer, train
 from supernet.errors import NonFiniteError, TrainingError
-from supernet.execution import GatedInput, GatedLayer, Gates, Plan
+from supernet.execution import InputSlot, LayerSlot, Plan, Selection
 from supernet.nn import InputChoice
 from supernet.search import evolve
 from supernet.space import SearchSpace
@@ -233,8 +233,8 @@ def test_a_lone_gate_scales_what_it_stands_at_and_has_its_gradient():
     inputs = InputChoice(2, label="i")
     gate = torch.tensor([0.5], requires_grad=True)
     x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
-    plan = Plan({"c": Gates(("a",), gate), "i": Gates(([1],), gate)})
-    layer, picked = GatedLayer(choice, plan), GatedInput(inputs, plan)
+    plan = Plan({"c": Selection(("a",), gate), "i": Selection(([1],), gate)})
+    layer, picked = LayerSlot(choice, plan), InputSlot(inputs, plan)
     torch.testing.assert_close(layer(x), 0.5 * choice["a"](x))
     torch.testing.assert_close(picked([x, 2 * x]), x)
     (gradient,) = torch.autograd.grad(layer(x).sum(), gate)

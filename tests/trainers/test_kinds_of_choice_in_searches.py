@@ -18,7 +18,7 @@ from supernet import (
     freeze,
 )
 from supernet.errors import ChoiceError
-from supernet.execution import ChoiceSlot, Gates, Plan, replace_other_choices, restore
+from supernet.execution import ChoiceSlot, Plan, Selection, replace_other_choices, restore
 from supernet.nn import Choice, Domain
 
 
@@ -169,7 +169,7 @@ def test_gates_let_the_active_one_through_and_know_the_others_outputs():
         one, three = (freeze(model, {"d": depth})(x) for depth in (1, 3))
     plan = slotted(model)
     weights = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
-    plan["d"] = Gates((3, 1), weights)
+    plan["d"] = Selection((3, 1), weights, detached=1)
     output = model(x)
     assert torch.equal(output, three)
     gradient = torch.autograd.grad(output.sum(), weights, retain_graph=True)[0]

@@ -27,7 +27,7 @@ from supernet import (
     restore,
 )
 from supernet.errors import ChoiceError, DataError, NonFiniteError, TakenOverError, TrainingError
-from supernet.execution import MixedInput, MixedLayer
+from supernet.execution import InputSlot, LayerSlot
 from supernet.trainers.data import Part, loaders_of_two_parts
 
 LOSS = nn.functional.cross_entropy
@@ -617,7 +617,7 @@ class GumbelTrainer(SupernetTrainer):
         self.temperature = temperature
         self.alphas = {label: nn.Parameter(torch.zeros(len(list(domain)))) for label, domain in self.space.items()}
         self.architecture_optimizer = torch.optim.Adam(self.alphas.values(), 0.05)
-        self.take_over(MixedLayer, MixedInput, self.plan())
+        self.take_over(LayerSlot, InputSlot, self.plan())
 
     def stateful(self):
         return {"alphas": self.alphas, "architecture_optimizer": self.architecture_optimizer}

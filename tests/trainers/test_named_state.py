@@ -18,7 +18,7 @@ from torch.utils.data import TensorDataset
 
 from supernet import LayerChoice, SupernetTrainer
 from supernet.errors import FileFormatError, TrainingError
-from supernet.execution import PathInput, PathLayer
+from supernet.execution import InputSlot, LayerSlot
 from supernet.trainers.checkpoint import read_checkpoint
 from supernet.trainers.encoding import decoded, encoded
 
@@ -45,7 +45,7 @@ class Scanned(SupernetTrainer):
         for name, value in state().items():
             setattr(self, name, value)
             self.names.append(name)
-        self.take_over(PathLayer, PathInput, {"op": "0"})
+        self.take_over(LayerSlot, InputSlot, {"op": "0"})
 
     def train_step(self, trn_X, trn_y, val_X, val_y):
         self.descend(self.measure("train", self.forward(trn_X, {"op": "0"}), trn_y), self.optimizer)

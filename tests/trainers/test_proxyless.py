@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 from supernet import InputChoice, LayerChoice, ProxylessTrainer
 from supernet.errors import ChoiceError, TrainingError
-from supernet.execution import GatedLayer, Gates, Plan
+from supernet.execution import LayerSlot, Plan, Selection
 from supernet.relaxations import binary_gates
 
 ALPHA = torch.tensor([0.3, -0.5, 0.9], dtype=torch.float64)
@@ -121,10 +121,10 @@ def test_a_gates_gradient_is_that_of_finite_differences_of_the_gate():
     torch.manual_seed(0)
     choice = LayerChoice({"a": nn.Linear(3, 2), "b": nn.Linear(3, 2)}, label="op").double()
     plan = Plan()
-    gated, x = GatedLayer(choice, plan), torch.randn(5, 3, dtype=torch.float64)
+    gated, x = LayerSlot(choice, plan), torch.randn(5, 3, dtype=torch.float64)
 
     def loss(g):
-        plan["op"] = Gates(("b", "a"), g)
+        plan["op"] = Selection(("b", "a"), g, detached=1)
         return gated(x).square().sum()
 
     g = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
@@ -253,9 +253,9 @@ def test_the_gradient_of_a_step_is_that_of_a_hand_written_two_path_network():
 def test_inner_choices_of_an_inactive_candidate_run_one_path_and_get_no_gradient():
     trainer = small_trainer()
     gates = {
-        "op": Gates(("flat", "deep"), binary_gates(trainer.alphas["op"], [0, 1], 0)),
-        "inner": Gates(("tanh", "relu"), binary_gates(trainer.alphas["inner"], [0, 1], 0)),
-        "skip": Gates(([0, 1], [1, 2]), binary_gates(trainer.alphas["skip"], [0, 2], 0)),
+        "op": Selection(("flat", "deep"), binary_gates(trainer.alphas["op"], [0, 1], 0), 1),
+        "inner": Selection(("tanh", "relu"), binary_gates(trainer.alphas["inner"], [0, 1], 0), 1),
+        "skip": Selection(([0, 1], [1, 2]), binary_gates(trainer.alphas["skip"], [0, 2], 0), 1),
     }
     runs = []
     inner = trainer.model.op.candidates["deep"][1]
@@ -304,9 +304,10 @@ def test_the_gates_gradient_of_the_cost_averages_to_that_of_the_expected_cost():
     for i, j in itertools.product(range(2), range(2)):
         orders = {"op": [i, 1 - i], "inner": [j, 1 - j]}
         gates = {
-            label: Gates(
+            label: Selection(
                 tuple(trainer._distribution.decisions[label][k] for k in order),
                 binary_gates(trainer.alphas[label], order, 0),
+                detached=1,
             )
             for label, order in orders.items()
         }

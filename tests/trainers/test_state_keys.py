@@ -12,7 +12,7 @@ from torch.optim import SGD
 from torch.utils.data import TensorDataset
 
 from supernet import DartsTrainer, LayerChoice, SinglePathTrainer, freeze
-from supernet.execution import GatedLayer, MixedLayer, PathLayer, Plan, replace_layer_choice
+from supernet.execution import LayerSlot, Plan, replace_layer_choice
 from supernet.execution.slot import former_names
 from supernet.retiarii.oneshot.pytorch.darts import DartsLayerChoice
 from supernet.retiarii.oneshot.pytorch.random import PathSamplingLayerChoice
@@ -53,7 +53,7 @@ class Deep(nn.Module):
         self.outer = LayerChoice([nn.Sequential(middle), nn.Linear(2, 2)], label="outer")
 
 
-@pytest.mark.parametrize("layer", [MixedLayer, PathLayer, GatedLayer, DartsLayerChoice, PathSamplingLayerChoice])
+@pytest.mark.parametrize("layer", [LayerSlot, DartsLayerChoice, PathSamplingLayerChoice])
 def test_keys_are_as_written_also_of_choices_in_choices(layer):
     model, plan = Deep(), Plan()
     replace_layer_choice(model, lambda choice: layer(choice, plan))
@@ -102,7 +102,7 @@ def test_checkpoints_from_when_candidates_had_a_module_of_their_own_load(kind, f
 
 def test_former_names_have_candidates_after_each_slot():
     model, plan = Deep(), Plan()
-    replace_layer_choice(model, lambda choice: PathLayer(choice, plan))
+    replace_layer_choice(model, lambda choice: LayerSlot(choice, plan))
     assert former_names(model, [name for name, _ in model.named_parameters()]) == [
         "outer.candidates.0.0.candidates.direct.candidates.a.weight",
         "outer.candidates.0.0.candidates.direct.candidates.a.bias",

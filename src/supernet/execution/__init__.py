@@ -1,24 +1,44 @@
-"""How a choice runs inside a supernet: as a mixture of all, as one path, or as one path with gates."""
+"""How a choice runs inside a supernet: alone, in a mixture, or with gates, as a plan selects."""
+
+import warnings
+from typing import Any
 
 from supernet.execution.choice_slot import ChoiceSlot
-from supernet.execution.mixture import MixedInput, MixedLayer
-from supernet.execution.path import PathInput, PathLayer
+from supernet.execution.input_slot import InputSlot
 from supernet.execution.plan import Plan
 from supernet.execution.replace import replace_input_choice, replace_layer_choice, replace_other_choices, restore
-from supernet.execution.two_paths import GatedInput, GatedLayer, Gates
+from supernet.execution.selection import Selection
+from supernet.execution.slot import LayerSlot
 
 __all__ = [
     "ChoiceSlot",
-    "GatedInput",
-    "GatedLayer",
-    "Gates",
-    "MixedInput",
-    "MixedLayer",
-    "PathInput",
-    "PathLayer",
+    "InputSlot",
+    "LayerSlot",
     "Plan",
+    "Selection",
     "replace_input_choice",
     "replace_layer_choice",
     "replace_other_choices",
     "restore",
 ]
+
+_FORMER = {
+    **dict.fromkeys(("PathLayer", "MixedLayer", "GatedLayer"), LayerSlot),
+    **dict.fromkeys(("PathInput", "MixedInput", "GatedInput"), InputSlot),
+}
+
+
+def _gates(decisions: tuple[Any, ...], weights: Any) -> Selection:
+    return Selection(tuple(decisions), weights, detached=len(decisions) - 1)
+
+
+def __getattr__(name: str) -> Any:
+    """Give what has another name now."""
+    if name in _FORMER:
+        new = _FORMER[name]
+        warnings.warn(f"{name} is called {new.__name__} now, and runs any plan", DeprecationWarning, stacklevel=2)
+        return new
+    if name == "Gates":
+        warnings.warn("Gates is Selection(active, weights, detached) now", DeprecationWarning, stacklevel=2)
+        return _gates
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,21 +9,20 @@ from torch import nn
 
 from supernet.errors import ChoiceError
 from supernet.execution.apart import Apart
-from supernet.execution.mixture import mixed
+from supernet.execution.mixing import mixed
 from supernet.execution.plan import Plan
+from supernet.execution.selection import selection_of
 from supernet.execution.structure import mapped
-from supernet.execution.two_paths import Gates
 from supernet.nn import Choice
 
 __all__ = ["ChoiceSlot"]
 
 
 class ChoiceSlot(nn.Module):
-    """Stands in the place of a choice of a kind of its own: runs what it becomes by the decision that the plan has.
+    """Stands in the place of a choice of a kind of its own, and runs what it becomes by what the plan has: `Selection`.
 
-    Where the plan has weights of the options (K,), what each option makes of the choice runs, and the outputs are
-    mixed; where it has `Gates`, the active decision runs, and the others for their outputs only. Parameters, buffers
-    and children are the choice's own, under the same names.
+    Weights alone (K,) are a mixture of what each option makes of the choice; in a `Selection` stand decisions.
+    Parameters, buffers and children are the choice's own, under the same names.
 
     Args:
         choice: in whose place it stands.
@@ -51,33 +50,34 @@ class ChoiceSlot(nn.Module):
             inner.training = self.training
         return module
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run what is decided, or what is weighted."""
-        entry = self.plan[self.label]
-        if isinstance(entry, torch.Tensor):
-            return self._mixture(entry, args, kwargs)
-        if isinstance(entry, Gates):
-            return self._gated(entry, args, kwargs)
-        return self.resolved(entry)(*args, **kwargs)
+    def check(self, entry: Any) -> None:
+        """Raise unless the choice can run as a plan's entry says.
 
-    def _mixture(self, weights: torch.Tensor, args: Any, kwargs: Any) -> Any:
-        if self._domain.is_set:
+        Raises:
+            ChoiceError: it is a set, of which no mixture is known.
+        """
+        if self._domain.is_set and isinstance(entry, torch.Tensor):
             raise ChoiceError(
                 f"choice {self.label!r} takes {self._domain}, of which no mixture is known; use a trainer that samples"
             )
-        decisions = list(self._domain)
-        outputs = {str(d): self._apart.run(str(d), self.resolved(d), args, kwargs) for d in decisions}
-        return mixed(outputs, weights, self.label)
 
-    def _gated(self, gates: Gates, args: Any, kwargs: Any) -> Any:
-        active, *others = gates.decisions
-        if not torch.is_grad_enabled():
-            others = []
-        with torch.no_grad():
-            of_others = {str(d): self._apart.run(str(d), self.resolved(d), args, kwargs) for d in others}
-        of_others = mapped(of_others, torch.Tensor.detach)
-        outputs = {str(active): self._apart.run(str(active), self.resolved(active), args, kwargs), **of_others}
-        return mixed(outputs, gates.weights[: len(outputs)], self.label)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run what is selected."""
+        entry = self.plan[self.label]
+        self.check(entry)
+        selection = selection_of(entry)
+        if selection.weights is None:
+            return self.resolved(selection.active[0])(*args, **kwargs)
+        decisions = list(self._domain) if isinstance(entry, torch.Tensor) else selection.active
+        running = {str(decision): self.resolved(decision) for decision in decisions}
+        names, active = list(running), len(decisions) - selection.detached
+        outputs: dict[str, Any] = {}
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                outputs = {name: self._apart.run(name, running[name], args, kwargs) for name in names[active:]}
+            outputs = mapped(outputs, torch.Tensor.detach)
+        outputs = {name: self._apart.run(name, running[name], args, kwargs) for name in names[:active]} | outputs
+        return mixed(outputs, selection.weights[: len(outputs)], self.label)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_resolved": {}}  # a copy has modules of its own

@@ -1,21 +1,38 @@
-"""What stands in a choice's place holds the candidates as the choice did."""
+"""How a `LayerChoice` runs in a supernet: one candidate, a mixture (DARTS), or one with gates (ProxylessNAS)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
-from supernet.execution.plan import Plan
+from supernet.execution.apart import Apart
+from supernet.execution.fast.candidates import Candidates, can_be_fast
+from supernet.execution.fast.reading import Known
+from supernet.execution.lean import recomputed
+from supernet.execution.mixing import mixed
+from supernet.execution.plan import Plan, is_checkpointed
+from supernet.execution.selection import Selection, is_mixture, positions_of, selection_of, weights_of
+from supernet.execution.state import Buffers, random_numbers_kept
+from supernet.execution.structure import copied, mapped
 from supernet.nn import LayerChoice
 from supernet.nn.layer_choice import ByNameAndPosition
 
-__all__: list[str] = []
+__all__ = ["LayerSlot"]
 
 
 class LayerSlot(ByNameAndPosition, nn.Module):
-    """What stands in a `LayerChoice`'s place.
+    """Stands in a `LayerChoice`'s place, and runs what the plan has for its label: see `Selection`.
+
+    One candidate alone runs as it is. Several give `sum_k w_k o_k(x)`, a mixture: they may return a tensor, or tuples,
+    lists, mappings and dataclasses of tensors, all the same structure, which comes out; what cannot be weighted in it
+    (integers, masks, None) is to be equal. Where all is as the fast way knows it, the mixture is computed so, with the
+    same result. Each candidate sees the input as it was, also where others work in place. Of those that are detached
+    only the outputs are wanted, for the gradients of their weights `<dL/do, o_k(x)>`: they run without a graph, so
+    none of their activations is held (arXiv 1812.00332).
 
     The candidates are its children by their own names, as they are the choice's: so parameters, and the keys of
     `state_dict`, are called as in the model as written. `len`, iteration, `in` and indexing are the choice's too.
@@ -23,13 +40,21 @@ class LayerSlot(ByNameAndPosition, nn.Module):
     Args:
         choice: in whose place it stands.
         plan: what it follows.
+        lean: whether a mixture holds its input only, and is computed again in the backward pass. Default: it holds what
+            that needs.
     """
 
-    def __init__(self, choice: LayerChoice, plan: Plan) -> None:
+    def __init__(self, choice: LayerChoice, plan: Plan, lean: bool = False) -> None:
         super().__init__()
-        self.label, self.plan = str(choice.label), plan
+        self.label, self.plan, self.lean = str(choice.label), plan, lean
         self._names = choice.names
         self._modules.update(choice.named_children())
+        self.apart = Apart(self.label)
+        # What runs inside a candidate may be another path each time.
+        with_choices = [n for n, c in self.candidates.items() if any(hasattr(m, "plan") for m in c.modules())]
+        self._apart_of_gates = Apart(self.label, with_choices)
+        self._read: Candidates | None = None
+        self._state: Buffers | None = None  # what computing a mixture again must leave as it was
 
     @property
     def key(self) -> str:
@@ -52,6 +77,109 @@ class LayerSlot(ByNameAndPosition, nn.Module):
     def description(self) -> str:
         """Name the choice in whose place it stands, for a message."""
         return f"choice {self.label!r} ({', '.join(self._names)})"
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run what is selected."""
+        entry = self.plan[self.label]
+        if isinstance(entry, str):  # the most frequent, and as quick as the candidate itself
+            return self._modules[entry](*args, **kwargs)  # type: ignore[misc]
+        selection = selection_of(entry)
+        if selection.weights is None:
+            (only,) = self._named(selection)
+            return self._modules[only](*args, **kwargs)  # type: ignore[misc]
+        if selection.weights.requires_grad and not torch.is_grad_enabled():
+            self.plan.check_gradient(self.label)
+        if selection.detached:
+            return self._gated(selection, selection.weights, args, kwargs)
+        if not self.lean or not torch.is_grad_enabled() or is_checkpointed():
+            return self._mixture(*args, **kwargs)
+        self._state = self._state or Buffers(self)
+        return recomputed(self._mixture, args, kwargs, self.plan, self._state, selection.weights.device)
+
+    def _named(self, selection: Selection) -> list[str]:
+        """Return the names of what is selected."""
+        return [self._names[position] for position in positions_of(selection, self._names, self.label)]
+
+    def _mixture(self, *args: Any, **kwargs: Any) -> Any:
+        selection = selection_of(self.plan[self.label])
+        weights, names = weights_of(selection), self._named(selection)
+        is_of_all = names == self._names and len(args) == 1 < len(names) and not kwargs
+        if self.plan.fast and is_of_all and can_be_fast(args[0], weights):
+            candidates = self._read or self.read({})
+            if candidates.common is None:
+                outputs = candidates.mixed(args[0], weights, self.plan.shared_now(), self.apart)
+                return outputs if isinstance(outputs, torch.Tensor) else mixed(outputs, weights, self.label)
+        return self.plain(*args, **kwargs)
+
+    def plain(self, *args: Any, **kwargs: Any) -> Any:
+        """Do the same candidate by candidate: the twin that the fast way is held against."""
+        selection = selection_of(self.plan[self.label])
+        run, of_candidates = self.apart.run, {name: self.candidates[name] for name in self._named(selection)}.items()
+        if len(of_candidates) == 1:  # alone, as in the frozen network
+            outputs = {name: candidate(*args, **kwargs) for name, candidate in of_candidates}
+        else:
+            outputs = {name: run(name, candidate, args, kwargs) for name, candidate in of_candidates}
+        return mixed(outputs, weights_of(selection), self.label)
+
+    def _gated(self, selection: Selection, weights: torch.Tensor, args: Any, kwargs: Any) -> Any:
+        """Run what is active, and the others for their outputs only.
+
+        Where no gradient is computed (inside a candidate that is itself detached, too), these do not run: their weights
+        are to be 0.
+        """
+        names, candidates, apart = self._named(selection), self.candidates, self._apart_of_gates
+        active, others = names[: -selection.detached], names[-selection.detached :]
+        if not torch.is_grad_enabled():
+            others = []
+        if not others and len(active) == 1:
+            return mixed({active[0]: candidates[active[0]](*args, **kwargs)}, weights[:1], self.label)
+        # Before the active ones, which may change the input, as they do where they run alone.
+        with torch.no_grad():
+            of_others = {other: apart.run(other, candidates[other], args, kwargs) for other in others}
+        of_others = mapped(of_others, torch.Tensor.detach)  # one of which may be the input itself
+        *before_last, last = active
+        outputs = {name: apart.run(name, candidates[name], args, kwargs) for name in before_last}
+        if apart.may_change(last, candidates[last]):
+            of_others, outputs = copied((of_others, outputs))
+        outputs[last] = apart.run_last(last, candidates[last], args, kwargs)
+        return mixed({**outputs, **of_others}, weights[: len(outputs) + len(of_others)], self.label)
+
+    @contextmanager
+    def changed_by(self, name: str) -> Iterator[None]:
+        """Let the input be, after the mixture inside this context, as the named candidate alone would leave it."""
+
+        def change(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+            with random_numbers_kept(self.plan[self.label].device):
+                self.candidates[name](*args, **kwargs)
+
+        handle = self.register_forward_hook(change, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def read(self, known: Known) -> Candidates:
+        """Find out what the candidates are made of, now that all inside them is in its place.
+
+        Args:
+            known: what other choices' candidates are made of; new findings are added.
+        """
+        self._read = Candidates(self.candidates, known)
+        return self._read
+
+    def explain(self) -> str:
+        """Return how each candidate runs in a mixture, a line each."""
+        if not is_mixture(self.plan.get(self.label)):
+            return f"  {type(self).__name__}: what is selected, as it is"
+        if not self.plan.fast:
+            return "  candidate by candidate, as they are"
+        candidates = self._read or self.read({})
+        if candidates.common is not None:
+            return f"  candidate by candidate, as they are: {candidates.common}"
+        return "\n".join(f"  {name}: {reading.text}" for name, reading in candidates.readings.items())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_read": None, "_state": None}  # a copy has candidates of its own
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__.get("_modules", ()) and not isinstance(value, nn.Module):

@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 
 from supernet.checks import check_numbers
 from supernet.errors import TrainingError
-from supernet.execution import MixedInput, MixedLayer
+from supernet.execution import InputSlot, LayerSlot
 from supernet.execution.state import RandomState, held, kept
 from supernet.relaxations import most_probable, new_logits, probabilities
 from supernet.space import Architecture
@@ -89,7 +89,7 @@ class DartsTrainer(SupernetTrainer):
         self.architecture_optimizer: Any = self.fabric.setup_optimizers(
             Adam(self.alphas.values(), arc_learning_rate, betas=(0.5, 0.999), weight_decay=1e-3)
         )
-        self.take_over(partial(MixedLayer, lean=memory == "lean"), MixedInput, self.plan())
+        self.take_over(partial(LayerSlot, lean=memory == "lean"), InputSlot, self.plan())
 
     def stateful(self) -> dict[str, Any]:
         """Return what a checkpoint holds of the algorithm: see `SupernetTrainer`."""

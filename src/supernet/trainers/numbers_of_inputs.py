@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from supernet.errors import ArchitectureError, ChoiceError
-from supernet.execution import ChoiceSlot, MixedLayer, PathInput, PathLayer, Plan
+from supernet.execution import ChoiceSlot, InputSlot, LayerSlot, Plan, Selection
 from supernet.nn import Choice
 from supernet.nn.choice import Risk
 from supernet.space import Decision
@@ -40,9 +40,7 @@ def check_numbers_of_inputs(
     """
     places: dict[str, Place] = {}
     _find(model, {}, places, set())
-    others = {
-        label for label, module in replaced if not isinstance(module, PathInput | PathLayer | MixedLayer | ChoiceSlot)
-    }
+    others = {label for label, module in replaced if not isinstance(module, LayerSlot | InputSlot | ChoiceSlot)}
     followed = {label: place for label, place in places.items() if label not in others}
     risky = {label: risks for label, place in followed.items() if (risks := place.choice.risks())}
     if not risky:
@@ -82,6 +80,7 @@ def check_numbers_of_inputs(
 def _usual(choice: Choice, given: Any) -> Decision:
     """Return a decision that is no extreme: the given one, if it is one option; of a set all that may be in it."""
     domain = choice.domain()
+    given = given.active[0] if isinstance(given, Selection) else given
     if not domain.is_set:
         try:
             return domain.normalized(given)

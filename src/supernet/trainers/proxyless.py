@@ -14,7 +14,8 @@ from typing_extensions import Unpack
 
 from supernet.checks import check_counts, check_functions, check_numbers
 from supernet.errors import ChoiceError, TrainingError
-from supernet.execution import GatedInput, GatedLayer, Gates, PathInput, PathLayer
+from supernet.execution import InputSlot, LayerSlot, Selection
+from supernet.execution.selection import weights_of
 from supernet.nn.domain import in_words
 from supernet.relaxations import DecisionDistribution, binary_gates
 from supernet.space import Architecture, SearchSpace
@@ -128,8 +129,10 @@ class ProxylessTrainer(SupernetTrainer):
         self.architecture_optimizer: Any = self.fabric.setup_optimizers(
             Adam(self.alphas.values(), arc_learning_rate, betas=(0.0, 0.999))
         )
-        layer, input = (GatedLayer, GatedInput) if estimator == "gates" else (PathLayer, PathInput)
-        self.take_over(layer, input, self.space.draw(torch.Generator().manual_seed(self.seed)))
+        drawn = self.space.draw(torch.Generator().manual_seed(self.seed))
+        one = torch.ones(1, device=self.device)
+        gates = {label: Selection((decision,), one) for label, decision in drawn.items()}  # of one that is active
+        self.take_over(LayerSlot, InputSlot, gates if estimator == "gates" else drawn)
 
     def stateful(self) -> dict[str, Any]:
         """Return what a checkpoint holds of the algorithm: see `SupernetTrainer`."""
@@ -186,7 +189,7 @@ class ProxylessTrainer(SupernetTrainer):
             for label, drawn in self._drawn.items():
                 self.alphas[label][drawn] += mass[label] - self._mass_of_two(label)
 
-    def _gates(self) -> dict[str, Gates]:
+    def _gates(self) -> dict[str, Selection]:
         """Return label -> the two decisions drawn, the active one first, and their gates."""
         gates = {}
         firsts = [torch.softmax(self.alphas[label].detach()[drawn], -1)[0] for label, drawn in self._drawn.items()]
@@ -195,25 +198,26 @@ class ProxylessTrainer(SupernetTrainer):
         for (label, drawn), first in zip(self._drawn.items(), is_first, strict=True):
             order = drawn if first else drawn[::-1]
             decisions = tuple(self._distribution.decisions[label][k] for k in order)
-            gates[label] = Gates(decisions, binary_gates(self.alphas[label], order, 0))
+            gates[label] = Selection(decisions, binary_gates(self.alphas[label], order, 0), detached=len(order) - 1)
         return gates
 
     def _mass_of_two(self, label: str) -> torch.Tensor:
         """Return the logarithm of `exp(alpha_i) + exp(alpha_j)` of the two drawn."""
         return torch.logsumexp(self.alphas[label].detach()[self._drawn[label]], -1)
 
-    def _cost_of(self, gates: Mapping[str, Gates]) -> torch.Tensor | float:
+    def _cost_of(self, gates: Mapping[str, Selection]) -> torch.Tensor | float:
         """Return the weighted cost of the active path, with its gradient for each gate.
 
         A gate's gradient is the cost of the path with that decision in the active one's place.
         """
         if not self.cost:
             return 0.0
-        active = {label: gate.decisions[0] for label, gate in gates.items()}
+        active = {label: gate.active[0] for label, gate in gates.items()}
         terms = []
         for label in self.space.canonical(active):
-            costs = [self.cost_of({**active, label: decision}) for decision in gates[label].decisions]
-            terms.append((gates[label].weights * gates[label].weights.new_tensor(costs)).sum())
+            costs = [self.cost_of({**active, label: decision}) for decision in gates[label].active]
+            weights = weights_of(gates[label])
+            terms.append((weights * weights.new_tensor(costs)).sum())
         return self.cost_weight * torch.stack(terms).sum()
 
     def cost_of(self, architecture: Mapping[str, Any]) -> float:

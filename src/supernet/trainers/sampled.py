@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 
 from supernet.checks import check_counts, check_functions
 from supernet.errors import SpaceError
-from supernet.execution import PathInput, PathLayer
+from supernet.execution import InputSlot, LayerSlot
 from supernet.search import Scored
 from supernet.search.evolution import ranked
 from supernet.space import Architecture
@@ -100,7 +100,7 @@ class SampledTrainer(SupernetTrainer):
 
     def take_over_paths(self) -> None:
         """Let the model's choices follow the path that the plan has."""
-        self.take_over(PathLayer, PathInput, self.space.draw(torch.Generator().manual_seed(self.seed)))
+        self.take_over(LayerSlot, InputSlot, self.space.draw(torch.Generator().manual_seed(self.seed)))
 
     def sample(self) -> Architecture:
         """Return the architecture that is trained next: by default each choice uniform, or by its prior."""

@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 from supernet.errors import ChoiceError, TrainingError
 from supernet.execution import (
     ChoiceSlot,
-    MixedInput,
-    MixedLayer,
+    InputSlot,
+    LayerSlot,
     Plan,
     replace_input_choice,
     replace_layer_choice,
@@ -25,6 +25,7 @@ from supernet.execution import (
 )
 from supernet.execution.memory_format import agree, channels_last_inputs, choose_memory_format, lay_out_weights
 from supernet.execution.plan import is_in_reentrant_checkpoint
+from supernet.execution.selection import is_mixture
 from supernet.execution.state import Buffers, Forms, held
 from supernet.execution.structure import copied, is_as_noted, mapped, noted
 from supernet.nn import InputChoice, LayerChoice
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 logger = logging.getLogger("supernet")
+
+_SLOTS = (LayerSlot, InputSlot, ChoiceSlot)
 
 
 class Supernet:
@@ -88,13 +91,17 @@ class Supernet:
             replace_layer_choice(model, lambda choice: layer(choice, self._plan), self.replaced)
             replace_input_choice(model, lambda choice: input(choice, self._plan), self.replaced)
             replace_other_choices(model, lambda choice: ChoiceSlot(choice, self._plan), self.replaced)
+            for label, slot in self.replaced:
+                if isinstance(slot, InputSlot | ChoiceSlot) and label in plan:
+                    slot.check(plan[label])
             fabric.to_device(model)
             self._buffers = Buffers(nn.ModuleList([model, *([loss] if isinstance(loss, nn.Module) else [])]))
             self.synced = {id(p) for p in model.parameters()}
             outside = [p for g in optimizer.param_groups for p in g["params"] if id(p) not in self.synced]
             self.weights = [p for p in [*model.parameters(), *outside] if p.requires_grad]
             # A trial sees one path; another may change its batch, which may be a part of the data itself.
-            self._copies_batches = any(not isinstance(module, MixedLayer | MixedInput) for _, module in self.replaced)
+            mixtures = [isinstance(slot, _SLOTS) and is_mixture(plan.get(label)) for label, slot in self.replaced]
+            self._copies_batches = not all(mixtures)
 
             def leaving_no_trace(X: Any) -> tuple[Any, Any]:
                 X = copied(X)
@@ -141,7 +148,7 @@ class Supernet:
 
         It would find it changed where that candidate is frozen, and finds it as it was where all are mixed.
         """
-        mixtures = [module for _, module in self.replaced if isinstance(module, MixedLayer)]
+        mixtures = self._mixtures()
         changing = [(mixture, name) for mixture in mixtures for name in mixture.apart.changing()]
         if not changing:
             return
@@ -156,9 +163,14 @@ class Supernet:
                     "network it would not be; let the candidate work on a copy, such as by inplace=False"
                 )
 
+    def _mixtures(self) -> list[LayerSlot]:
+        """Return what stands in the places of layer choices that the plan lets run as mixtures."""
+        slots = [(label, module) for label, module in self.replaced if isinstance(module, LayerSlot)]
+        return [slot for label, slot in slots if is_mixture(self._plan.get(label))]
+
     def _go_fast(self, trial: Callable[[], Any]) -> None:
         """Let mixtures take the fast way, if a trial gives the same outputs so."""
-        mixtures = [module for _, module in self.replaced if isinstance(module, MixedLayer)]
+        mixtures = self._mixtures()
         if not mixtures:
             return
         expected = trial()
@@ -187,7 +199,7 @@ class Supernet:
         """Return how the choices run, those of the same candidates together."""
         labels: dict[str, list[str]] = {}
         for label, module in self.replaced:
-            how = module.explain() if isinstance(module, MixedLayer) else f"  {type(module).__name__}"
+            how = module.explain() if isinstance(module, LayerSlot) else f"  {type(module).__name__}"
             labels.setdefault(how, []).append(label)
         return "\n".join(f"{', '.join(dict.fromkeys(same))}:\n{how}" for how, same in labels.items())
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import SGD, Adam
 
 from supernet.errors import TrainingError
-from supernet.execution import MixedInput, MixedLayer, Plan, replace_input_choice, replace_layer_choice
+from supernet.execution import InputSlot, LayerSlot, Plan, replace_input_choice, replace_layer_choice
 from supernet.execution.state import Buffers, RandomState, kept
 from supernet.nn import InputChoice, LayerChoice
 from supernet.relaxations import most_probable_of, probabilities_of
@@ -28,11 +28,11 @@ from supernet.trainers.darts import _or_zero, _virtual_step
 __all__ = ["DartsInputChoice", "DartsLayerChoice", "DartsTrainer"]
 
 
-class DartsLayerChoice(HasAlpha, MixedLayer):
+class DartsLayerChoice(HasAlpha, LayerSlot):
     """Mixes candidates by softmax(alpha), which is its own if it is made without a plan, in a trainer of one's own."""
 
     def __init__(self, layer_choice: LayerChoice, plan: Plan | None = None, lean: bool = False) -> None:
-        MixedLayer.__init__(self, layer_choice, Plan() if plan is None else plan, lean)
+        LayerSlot.__init__(self, layer_choice, Plan() if plan is None else plan, lean)
         self._take_alpha(len(self.candidates), plan)
 
     @property
@@ -51,11 +51,11 @@ class DartsLayerChoice(HasAlpha, MixedLayer):
         return list(self.candidates)[int(self.alpha.argmax())]
 
 
-class DartsInputChoice(HasAlpha, MixedInput):
+class DartsInputChoice(HasAlpha, InputSlot):
     """The same for the inputs of an InputChoice; by sigmoid(alpha) where their number is not fixed."""
 
     def __init__(self, input_choice: InputChoice, plan: Plan | None = None) -> None:
-        MixedInput.__init__(self, input_choice, Plan() if plan is None else plan)
+        InputSlot.__init__(self, input_choice, Plan() if plan is None else plan)
         self.n_chosen = input_choice.n_chosen or 1
         self.domain = input_choice.domain()
         self._take_alpha(input_choice.n_candidates, plan)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Adam
 
 from supernet.errors import TrainingError
-from supernet.execution import GatedInput, GatedLayer, Gates, Plan, replace_input_choice, replace_layer_choice
+from supernet.execution import InputSlot, LayerSlot, Plan, Selection, replace_input_choice, replace_layer_choice
 from supernet.execution.state import Buffers, held
 from supernet.nn import InputChoice, LayerChoice
 from supernet.relaxations import binary_gates
@@ -39,7 +39,7 @@ class _HasGates(HasAlpha):
     def sampled(self) -> int | None:
         """The position of the decision that runs; None before one is drawn."""
         now = self.plan.get(self.label)
-        return None if now is None else self.decisions.index(now.decisions[0] if isinstance(now, Gates) else now)
+        return None if now is None else self.decisions.index(now.active[0] if isinstance(now, Selection) else now)
 
     @sampled.setter
     def sampled(self, sampled: int) -> None:
@@ -66,16 +66,16 @@ class _HasGates(HasAlpha):
         order = [self.sampled, *(k for k in range(len(self.decisions)) if k != self.sampled)]
         if self.alpha.requires_grad and torch.is_grad_enabled():
             decisions = tuple(self.decisions[k] for k in order)
-            self.plan[self.label] = Gates(decisions, binary_gates(self.alpha, order, 0))
+            self.plan[self.label] = Selection(decisions, binary_gates(self.alpha, order, 0), detached=len(order) - 1)
         else:
             self.sampled = order[0]
 
 
-class ProxylessLayerChoice(_HasGates, GatedLayer):
+class ProxylessLayerChoice(_HasGates, LayerSlot):
     """Runs one candidate, with gates."""
 
     def __init__(self, layer_choice: LayerChoice, plan: Plan | None = None) -> None:
-        GatedLayer.__init__(self, layer_choice, Plan() if plan is None else plan)
+        LayerSlot.__init__(self, layer_choice, Plan() if plan is None else plan)
         self.decisions = list(self.candidates)
         self._take_alpha(len(self.decisions), plan)
 
@@ -85,11 +85,11 @@ class ProxylessLayerChoice(_HasGates, GatedLayer):
         return super().forward(*args, **kwargs)
 
 
-class ProxylessInputChoice(_HasGates, GatedInput):
+class ProxylessInputChoice(_HasGates, InputSlot):
     """Reduces one set of inputs, with gates."""
 
     def __init__(self, input_choice: InputChoice, plan: Plan | None = None) -> None:
-        GatedInput.__init__(self, input_choice, Plan() if plan is None else plan)
+        InputSlot.__init__(self, input_choice, Plan() if plan is None else plan)
         self.decisions = list(input_choice.domain())
         self._take_alpha(len(self.decisions), plan)
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from supernet.errors import ChoiceError
-from supernet.execution import PathInput, PathLayer, Plan, replace_input_choice, replace_layer_choice
+from supernet.execution import InputSlot, LayerSlot, Plan, replace_input_choice, replace_layer_choice
 from supernet.execution.recalibration import statistics_anew
 from supernet.execution.state import Buffers
 from supernet.nn import InputChoice, LayerChoice
@@ -28,7 +28,7 @@ __all__ = ["PathSamplingInputChoice", "PathSamplingLayerChoice", "RandomTrainer"
 logger = logging.getLogger("supernet")
 
 
-class PathSamplingLayerChoice(PathLayer):
+class PathSamplingLayerChoice(LayerSlot):
     """Runs the candidate at `sampled`, which a trainer's plan says, or a trainer of one's own sets."""
 
     def __init__(self, layer_choice: LayerChoice, plan: Plan | None = None) -> None:
@@ -66,7 +66,7 @@ class PathSamplingLayerChoice(PathLayer):
         return self.plan[self.label]
 
 
-class PathSamplingInputChoice(PathInput):
+class PathSamplingInputChoice(InputSlot):
     """Reduces the inputs at `sampled`."""
 
     def __init__(self, input_choice: InputChoice, plan: Plan | None = None) -> None:

@@ -1,0 +1,76 @@
+"""What one choice does now: which of its options run, and with which weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from supernet.errors import ChoiceError
+
+__all__ = ["Selection"]
+
+
+class Selection(NamedTuple):
+    """What one choice does now.
+
+    A plan may say the same in short: a decision is a selection of that alone, weights (K,) one of all options.
+
+    Args:
+        active: what runs: candidates by name or position; inputs by position, or sets of inputs by lists of positions;
+            decisions of choices of other kinds.
+        weights: of what they return (len(active),), differentiable. Default: one runs, and what it returns is returned.
+        detached: how many of the last run for their outputs only: nothing inside them gets a gradient, and without
+            gradients at all they do not run. Default: 0.
+
+    >>> Selection(("conv", "skip"), torch.tensor([1.0, 0.0]), detached=1).active  # ProxylessNAS's two paths
+    ('conv', 'skip')
+    """
+
+    active: tuple[Any, ...]
+    weights: torch.Tensor | None = None
+    detached: int = 0
+
+
+def selection_of(entry: Any) -> Selection:
+    """Return the selection that a plan's entry means."""
+    if isinstance(entry, Selection):
+        return entry
+    if isinstance(entry, torch.Tensor):
+        return Selection(tuple(range(len(entry))), entry)
+    return Selection((entry,))
+
+
+def positions_of(selection: Selection, names: Sequence[str], label: str) -> list[int]:
+    """Return the positions of what is selected among options of these names.
+
+    Raises:
+        ChoiceError: there is no such option, or not a weight for each; names it.
+    """
+    known = {name: position for position, name in enumerate(names)}
+    weights = selection.weights
+    if weights is not None and len(weights) != len(selection.active):
+        raise ChoiceError(f"choice {label!r} is to run {len(selection.active)} options by {len(weights)} weights")
+    try:
+        positions = [
+            known[option] if isinstance(option, str) else range(len(names))[option] for option in selection.active
+        ]
+    except (LookupError, TypeError):
+        raise ChoiceError(
+            f"the plan selects {', '.join(map(repr, selection.active))} of choice {label!r}; it has: {', '.join(names)}"
+        ) from None
+    return positions
+
+
+def weights_of(selection: Selection) -> torch.Tensor:
+    """Return the weights of a selection that has some."""
+    assert selection.weights is not None, "asked where several run"
+    return selection.weights
+
+
+def is_mixture(entry: Any) -> bool:
+    """Say whether a plan's entry lets several run, all of them for their gradients too."""
+    return isinstance(entry, torch.Tensor) or (
+        isinstance(entry, Selection) and len(entry.active) > 1 and not entry.detached
+    )
