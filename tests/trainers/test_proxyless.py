@@ -240,7 +240,7 @@ def test_the_gradient_of_a_step_is_that_of_a_hand_written_two_path_network():
     alpha = trainer.alphas["op"].detach().clone()
     trainer.train_architecture(X, y)
     names = ["a", "b"]
-    active = runs_first = trainer.supernet._plan["op"].decisions[0]
+    active = runs_first = trainer.supernet._plan["op"].active[0]
     m = outputs[active].clone().requires_grad_()
     nn.functional.cross_entropy(m, y).backward()
     d = [float((m.grad * outputs[name]).sum()) for name in names]

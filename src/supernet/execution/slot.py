@@ -47,7 +47,7 @@ class LayerSlot(ByNameAndPosition, nn.Module):
     def __init__(self, choice: LayerChoice, plan: Plan, lean: bool = False) -> None:
         super().__init__()
         self.label, self.plan, self.lean = str(choice.label), plan, lean
-        self._names = choice.names
+        self._names, self._every = choice.names, tuple(range(len(choice.names)))
         self._modules.update(choice.named_children())
         self.apart = Apart(self.label)
         # What runs inside a candidate may be another path each time.
@@ -98,6 +98,9 @@ class LayerSlot(ByNameAndPosition, nn.Module):
 
     def _named(self, selection: Selection) -> list[str]:
         """Return the names of what is selected."""
+        weights = selection.weights
+        if weights is not None and selection.active == self._every and len(weights) == len(self._every):
+            return self._names
         return [self._names[position] for position in positions_of(selection, self._names, self.label)]
 
     def _mixture(self, *args: Any, **kwargs: Any) -> Any:
