@@ -5,12 +5,17 @@ import functools
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from searches import KINDS, Augmented, before_each_step, loss, result, search
 from torch import nn
+from torch.utils.data import DataLoader
 
 from supernet import accuracy
 from supernet.errors import TrainingError
@@ -52,7 +57,7 @@ def network(run_dir=None, **options):
     model = Network()
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     options = {"num_epochs": 2, "batch_size": 16, "valid_dataset": Augmented(24), "run_dir": run_dir, **options}
-    return NetworkTrainer(model, loss, accuracy, optimizer, dataset=Augmented(), device="cpu", **options)
+    return NetworkTrainer(model, loss, accuracy, optimizer, device="cpu", **{"dataset": Augmented(), **options})
 
 
 def new(kind, run_dir=None, **options):
@@ -365,3 +370,48 @@ def test_a_trainer_whose_export_fails_searches_on_without_training_again():
     assert outcome(trainer) == uninterrupted("single path")
     with pytest.raises(TrainingError, match="has trained already"):
         trainer.fit()
+
+
+# --- real processes ----------------------------------------------------------------------------------------
+
+
+def test_a_signal_to_all_processes_of_a_group_is_outlived_by_the_loaders_until_the_step_is_saved(tmp_path):
+    """As Slurm and a terminal send it: not only to the process that searches, but to those that load its data too."""
+    script = Path(__file__).with_name("searches.py")
+    command = [sys.executable, str(script), "first order", str(tmp_path), "--workers", "2", "--slow", "0.05"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not any(tmp_path.glob("checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert [line for line in errors.splitlines() if line.strip()] == [errors.strip()]
+    assert "stopped by signal 15 after step" in errors
+    assert description(tmp_path)["status"] == "interrupted"
+
+
+class Loaded(Augmented):
+    def __getitem__(self, index):
+        if torch.utils.data.get_worker_info() is not None and index == 0:
+            os.kill(os.getppid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)  # is outlived
+        return super().__getitem__(index)
+
+
+def test_a_users_worker_init_fn_is_called_too(tmp_path):
+    trainer = network(
+        tmp_path, dataset=DataLoader(Loaded(), 16, num_workers=1, worker_init_fn=Notes(tmp_path / "note")), num_epochs=1
+    )
+    with pytest.raises(SystemExit):
+        trainer.fit()
+    assert (tmp_path / "note").read_text() == "0"
+    assert description(tmp_path)["status"] == "interrupted"
+
+
+class Notes:
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self, worker):
+        self.path.write_text(str(worker))

@@ -32,6 +32,7 @@ from torch.utils.data.distributed import DistributedSampler
 from supernet.errors import DataError
 from supernet.execution.state import random_numbers_kept, reseed
 from supernet.trainers.forward import split_batch
+from supernet.trainers.interruption import outliving_one_signal
 from supernet.trainers.metrics import batch_size
 from supernet.trainers.order import Batches, GivenBatches, Key, Rounds, is_stateful, set_epoch
 from supernet.trainers.seeding import mixed_seed, numbers_kept
@@ -576,7 +577,8 @@ def _options_of(loader: DataLoader[Any]) -> dict[str, Any]:
 
 def _loader(dataset: Reseeded, rounds: Rounds, options: Mapping[str, Any]) -> DataLoader[Any]:
     how: dict[str, Any] = {"batch_sampler": rounds} if rounds.batched else {"batch_size": None, "sampler": rounds}
-    return DataLoader(dataset, collate_fn=_as_it_is, **how, **options)
+    how["worker_init_fn"] = outliving_one_signal(options.get("worker_init_fn"))
+    return DataLoader(dataset, collate_fn=_as_it_is, **{**options, **how})
 
 
 def _rounds_of(loader: DataLoader[Any]) -> Rounds | None:

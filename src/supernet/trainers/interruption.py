@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -61,11 +62,14 @@ def noticing_signals(*, as_keyboard: bool) -> Iterator[Interruption]:
     def note(number: int, frame: FrameType | None) -> None:
         noticed.signal = signal.Signals(number)
         put_back()
+        stack.enter_context(_lost_workers_let_be())
 
+    stack = ExitStack()
     try:
         for number in before:
             signal.signal(number, note)
-        yield noticed
+        with stack:
+            yield noticed
     except Exception as error:
         if noticed.signal is None:
             raise
@@ -76,3 +80,47 @@ def noticing_signals(*, as_keyboard: bool) -> Iterator[Interruption]:
         put_back()
     if noticed.signal is not None:
         raise noticed.exit()
+
+
+@contextmanager
+def _lost_workers_let_be() -> Iterator[None]:
+    """Keep torch in this context from raising, in whatever is run, where a loader's process has ended by a signal.
+
+    One that has sent it to this process has sent it to that one too: the step that is under way can be finished.
+    """
+    child = getattr(signal, "SIGCHLD", None)  # not on Windows
+    handler = None if child is None else signal.getsignal(child)
+    if child is None or not getattr(handler, "__module__", "").startswith("torch.utils.data"):
+        yield
+        return
+    signal.signal(child, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(child, handler)
+
+
+def outliving_one_signal(given: Callable[[int], None] | None) -> Callable[[int], None]:
+    """Return a `worker_init_fn` by which a loader's processes go on after a first signal, as this process does.
+
+    Batch systems and terminals send it to all processes of a group. Without its loaders' processes, this one could
+    not finish its step.
+
+    Args:
+        given: the `worker_init_fn` of the user.
+    """
+    if isinstance(given, partial) and given.func is _begin_worker:
+        return given
+    return partial(_begin_worker, given)
+
+
+def _begin_worker(given: Callable[[int], None] | None, number: int) -> None:
+    for which in SIGNALS:
+        if signal.getsignal(which) != signal.SIG_IGN:
+            signal.signal(which, _let_the_next_one_act)
+    if given is not None:
+        given(number)
+
+
+def _let_the_next_one_act(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
