@@ -174,7 +174,7 @@ def changed_tree(tree, rng):
         elif kind < 0.6 and type(holder[key]) in (int, float):
             holder[key] += rng.choice([-1, 1, 2**31, 2**63])
         elif kind < 0.65:
-            holder[key] = deep(rng.choice([50, 900]))
+            holder[key] = deep(rng.choice([50, 300]))
         else:
             holder[key] = copy.deepcopy(rng.choice(WEIRD))
     return tree

@@ -123,9 +123,9 @@ def parsed_json(text: str | bytes) -> Any:
     """Return what JSON says.
 
     Raises:
-        ValueError: it is none, or so deep that not all who read it could follow.
+        ValueError: it is none, or so deep, or of numbers so large, that not all who read it could follow.
     """
-    content = json.loads(text)
+    content = json.loads(text, parse_int=_whole_number)
     level, depth = [content], 0
     while level := [value for value in level if isinstance(value, dict | list)]:
         level = [item for value in level for item in (value.values() if isinstance(value, dict) else value)]
@@ -133,6 +133,12 @@ def parsed_json(text: str | bytes) -> Any:
         if depth > _DEPTH:
             raise ValueError(f"it is nested more than {_DEPTH} deep")
     return content
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > 300:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def digest_of_json(content: Any, before: str = "") -> str:
