@@ -1,7 +1,7 @@
 """Searches by several processes that are stopped at some step and go on: `torchrun stopped_searches.py ...`.
 
     cycles RUN_DIR SEED KIND ...       let each be stopped again and again in these processes, by an exception in all
-    search RUN_DIR NAME                run one, which goes on where it was stopped
+    search RUN_DIR NAME                run one, which goes on where it was stopped; and then one that never was
         --die SIGNAL --before STEP --rank RANK     one process gives itself the signal before that step of its own
 
 Kept in a file of its own, since other processes run it. Each name is that of a kind of search and of a variant of it.
@@ -103,6 +103,10 @@ def found(trainer):
     }
 
 
+def tell(run_dir, content):
+    (run_dir / f"result-{RANK}.json").write_text(json.dumps(content))
+
+
 class Stop(Exception):
     pass
 
@@ -135,7 +139,7 @@ def cycles(run_dir, names, rng, stops):
         trainer.fit(resume="auto")
         now = found(trainer)
         differing += [f"{name}: {what}" for what in expected if now[what] != expected[what]]
-    (run_dir / f"result-{RANK}.json").write_text(json.dumps({"differing": differing, "stops": count}))
+    tell(run_dir, {"differing": differing, "stops": count})
 
 
 def main():
@@ -162,7 +166,10 @@ def main():
 
     trainer = new(options.names[0], options.run_dir, before_step)
     trainer.fit(resume="auto")
-    (options.run_dir / f"result-{RANK}.json").write_text(json.dumps(found(trainer)))
+    whole = new(options.names[0], options.run_dir / "whole")
+    whole.fit()
+    now, expected = found(trainer), found(whole)
+    tell(options.run_dir, {"differing": [what for what in expected if now[what] != expected[what]]})
     return None
 
 

@@ -1,0 +1,44 @@
+"""Checkpoints from when attributes were scanned, written in mid-epoch, bring all back that trainers name now."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from searches import search
+
+from supernet.trainers.checkpoint import read_checkpoint
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+
+
+class Resumed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["enas", "proxyless"])
+def test_what_is_named_now_comes_back_from_attributes_of_version_1(kind, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    path = tmp_path / "checkpoints" / "step-000000000004.safetensors"
+    shutil.copy(CHECKPOINTS / f"{kind}.safetensors", path)
+    saved = read_checkpoint(path)["of_the_algorithm"]
+    trainer = search(kind, num_epochs=2)
+
+    def train_epoch():
+        raise Resumed
+
+    trainer.train_epoch = train_epoch
+    with pytest.raises(Resumed):
+        trainer.fit(resume=tmp_path)
+    named = trainer.stateful()
+    assert named.keys() <= saved.keys()
+    assert trainer.step > 0
+    for name, value in named.items():
+        if isinstance(value, torch.Generator):
+            assert torch.equal(value.get_state(), saved[name])
+        elif hasattr(value, "state_dict"):
+            torch.testing.assert_close(dict(value.state_dict()), dict(saved[name]), rtol=0, atol=0)
+        elif name == "alphas":
+            assert all(torch.equal(alpha, saved[name][label]) for label, alpha in value.items())
+        else:
+            assert value == saved[name], name
