@@ -15,7 +15,7 @@ import pytest
 import torch
 from searches import KINDS, Augmented, before_each_step, loss, result, search
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from supernet import accuracy
 from supernet.errors import TrainingError
@@ -317,6 +317,34 @@ def test_accumulated_gradients_are_complete_where_a_fit_is_left_and_gone_on_with
     whole = search("first order", num_epochs=2, **options)
     whole.fit()
     assert result(trainer) == result(whole)
+
+
+class Endless(IterableDataset):
+    """A stream that keeps its place by torchdata's convention, and goes on from epoch to epoch."""
+
+    def __init__(self):
+        self.round = self.index = 0
+
+    def __iter__(self):
+        for index in range(self.index, 24):
+            self.index = index + 1
+            generator = torch.Generator().manual_seed(100 * self.round + index)
+            yield torch.randn(1, 5, 5, generator=generator), index % 3
+        self.round, self.index = self.round + 1, 0
+
+    def state_dict(self):
+        return dict(vars(self))
+
+    def load_state_dict(self, state):
+        vars(self).update(state)
+
+
+def test_data_that_keep_their_place_go_on_from_where_the_fit_was_left():
+    interrupted, whole = (network(dataset=Endless(), valid_dataset=None, batch_size=4) for _ in range(2))
+    interrupted.callbacks.append(SendsAtEachStep())
+    assert interrupted_at_each_step(interrupted, lambda trainer: trainer.fit(), KeyboardInterrupt) == 12
+    whole.fit()
+    assert outcome(interrupted) == outcome(whole)
 
 
 def test_sigterm_without_a_run_dir_ends_by_its_exit_code():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import math
@@ -495,6 +496,8 @@ class TrainingLoop:
             self._run.check_not_beyond(self.global_step)
         self._forms.note()
         self._forms.train()
+        for part, state in zip((self.train_part, self.valid_part), rest.data, strict=True):
+            part.load_state_dict(state)
         rest.random.put_back()
         self.seconds_before, self._began = rest.seconds, time.perf_counter()
         self._describes = True
@@ -503,7 +506,8 @@ class TrainingLoop:
 
     def _come_to_rest(self) -> None:
         """Note that the trainer stands between two steps, so that a `fit()` after this one can go on exactly."""
-        self._rest = Rest(RandomState(self.device), self.seconds())
+        data = copy.deepcopy((self.train_part.state_dict(), self.valid_part.state_dict()))
+        self._rest = Rest(RandomState(self.device), self.seconds(), data)
 
     def _newest_checkpoint_of(self, run: RunDirectory) -> tuple[Path, dict[str, Any]] | None:
         return run.newest_whole_checkpoint(self.processes, self.named_state.classes(), self.device)

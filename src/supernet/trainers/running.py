@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from supernet.execution.state import RandomState
 from supernet.trainers.interruption import Interruption
@@ -21,10 +22,12 @@ class Rest:
     Attributes:
         random: the numbers that it had come to; outside of `fit` they are the user's own.
         seconds: how long it had run.
+        data: where the parts of the data had come to, of those that keep a place.
     """
 
     random: RandomState
     seconds: float
+    data: tuple[Any, ...]
 
 
 @contextmanager
