@@ -351,7 +351,7 @@ def test_so_does_one_whose_rounds_of_the_validation_part_end_within_an_epoch(tmp
 
 @pytest.mark.parametrize("kind", [kind for kind in SOURCES if "workers" in kind])
 def test_so_does_one_whose_workers_load_ahead(tmp_path, kind):
-    check_each_stop(tmp_path, kind, "dataset", every=3)
+    check_each_stop(tmp_path, kind, "dataset", every=4)
 
 
 @pytest.mark.parametrize("kind", ["own sampler", "shuffling stream", "stateful stream"])
