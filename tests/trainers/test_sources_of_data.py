@@ -12,7 +12,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from supernet import LayerChoice, SinglePathTrainer, SupernetTrainer
 from supernet.errors import DataError
-from supernet.execution import PathInput, PathLayer
+from supernet.execution import InputSlot, LayerSlot
 from supernet.trainers import Callback, Checkpointing
 from supernet.trainers.data import loader_of
 from supernet.trainers.snapshot import digest
@@ -275,7 +275,7 @@ class OnePath(SupernetTrainer):
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
-        self.take_over(PathLayer, PathInput, {"a": "0"})
+        self.take_over(LayerSlot, InputSlot, {"a": "0"})
 
     def train_step(self, trn_X, trn_y, val_X, val_y):
         for part, X, y in (("valid", val_X, val_y), ("train", trn_X, trn_y)):
