@@ -238,7 +238,10 @@ def check_structure_of_json(name, mutated, count):
             written = written if isinstance(tree, list) else written[0]
         dumped = [json.dumps(line) + "\n" for line in written] if isinstance(written, list) else [json.dumps(written)]
         found = outcome(READERS[name], mutated, name, "".join(dumped).encode())
-        if number % 3 == 0 and found != "refused":
+        has_lost_its_digest = (
+            name == "run.json" and "digest" not in tree
+        )  # as files have none from before there were any
+        if number % 3 == 0 and found != "refused" and not has_lost_its_digest:
             assert same(found, whole) or (name == "metrics.jsonl" and same(found, whole[: len(found)]))
         for read in (lambda d: print_runs(load_runs([d]), Console(file=io.StringIO())), lambda d: differences(d, d)):
             outcome(read, mutated, name, "".join(dumped).encode())
