@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -16,6 +17,7 @@ __all__: list[str] = []
 logger = logging.getLogger("supernet")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SECONDS_OF_GRACE = 5.0  # of several processes, whose launcher may be slow
 
 
 class Interruption:
@@ -38,7 +40,7 @@ class Interruption:
 
 
 @contextmanager
-def noticing_signals(*, as_keyboard: bool) -> Iterator[Interruption]:
+def noticing_signals(*, as_keyboard: bool, grace: float = 0.0) -> Iterator[Interruption]:
     """Note the first SIGTERM or SIGINT inside this context; a second one acts as it did before.
 
     A signal that nobody has answered by leaving is answered at the end of this context, so none is lost. Where an error
@@ -48,8 +50,10 @@ def noticing_signals(*, as_keyboard: bool) -> Iterator[Interruption]:
 
     Args:
         as_keyboard: whether SIGINT is answered by `KeyboardInterrupt` instead of `SystemExit`.
+        grace: seconds in which further ones are the first once more: a launcher passes on what a terminal or a batch
+            system has sent to all processes already. Default: none.
     """
-    noticed = Interruption(as_keyboard)
+    noticed, until = Interruption(as_keyboard), 0.0
     before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
         handlers = {number: signal.getsignal(number) for number in SIGNALS}
@@ -60,9 +64,15 @@ def noticing_signals(*, as_keyboard: bool) -> Iterator[Interruption]:
             signal.signal(number, handler)
 
     def note(number: int, frame: FrameType | None) -> None:
-        noticed.signal = signal.Signals(number)
-        put_back()
-        stack.enter_context(_lost_workers_let_be())
+        nonlocal until
+        if noticed.signal is None:
+            noticed.signal, until = signal.Signals(number), time.monotonic() + grace
+            if not grace:
+                put_back()
+            stack.enter_context(_lost_workers_let_be())
+        elif time.monotonic() >= until:
+            put_back()
+            signal.raise_signal(number)
 
     stack = ExitStack()
     try:

@@ -45,7 +45,7 @@ from supernet.trainers.description import ARGUMENTS, as_json, noting_arguments, 
 from supernet.trainers.fabric import TIMEOUT, new_fabric
 from supernet.trainers.forward import Forward, ForwardFn, LossFn, check_judged, checked_loss
 from supernet.trainers.health import entropies, peak_memory, share_without_parameters
-from supernet.trainers.interruption import Interruption, noticing_signals
+from supernet.trainers.interruption import SECONDS_OF_GRACE, Interruption, noticing_signals
 from supernet.trainers.metrics import Means, Meter, Metrics, batch_size
 from supernet.trainers.named_state import NamedState
 from supernet.trainers.processes import Processes
@@ -366,7 +366,8 @@ class TrainingLoop:
         """
         if resume is not None and not isinstance(resume, str | os.PathLike):
             raise TrainingError(f"resume is 'auto', the path of a run directory, or None, not {resume!r}")
-        with noticing_signals(as_keyboard=self._run is None) as signals:
+        grace = SECONDS_OF_GRACE if self.processes.count > 1 else 0.0
+        with noticing_signals(as_keyboard=self._run is None, grace=grace) as signals:
             self.named_state.begin()
             finished = None if self._run is None else self._run.stands_aside()
             if finished is not None and self._takes_state_of(finished):
@@ -397,7 +398,7 @@ class TrainingLoop:
             stack.enter_context(seeded(self._own_seed(), self.device))
             stack.enter_context(self._forms.kept())
             stack.enter_context(self.supernet.laid_out())
-            stack.enter_context(end_described(self._describe, signals))
+            stack.enter_context(end_described(self._describe, signals, self.processes.undisturbed))
             stack.enter_context(self.processes.errors_named(signals))
             stack.enter_context(old_objects_left_alone())
             self._signals = signals

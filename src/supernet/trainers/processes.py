@@ -65,7 +65,7 @@ class Processes:
         self._watch: Watch | None = None
         self._waits_for: str | None = None
         self._alone: str | None = None
-        self._is_leaving = self._has_lost_others = False
+        self._is_leaving = self._has_lost_others = self._is_undisturbed = False
         self._steps = self._steps_left = 1  # from one message to the next; until the next
         self._spoke_at = time.perf_counter()
         if several:
@@ -327,6 +327,15 @@ class Processes:
             self._watch.stop()
             self._watch = None
 
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Do not let this process be interrupted in this context where another has failed."""
+        self._is_undisturbed = True
+        try:
+            yield
+        finally:
+            self._is_undisturbed = False
+
     def _lost(self, error: RuntimeError) -> TrainingError:
         """Return the error for what torch has raised while this process waited."""
         self._has_lost_others = True
@@ -357,6 +366,11 @@ class Processes:
     def is_leaving(self) -> bool:
         """Whether this process is about to end as it should."""
         return self._is_leaving
+
+    @property
+    def is_undisturbed(self) -> bool:
+        """Whether this process is not to be interrupted."""
+        return self._is_leaving or self._is_undisturbed
 
 
 class Watch(threading.Thread):
@@ -466,7 +480,7 @@ class Watch(threading.Thread):
                 signal.pthread_kill(ident, signal.SIGURG)
 
     def _raise(self, *_: Any) -> None:
-        if self._failure is not None and not self._processes.is_leaving:
+        if self._failure is not None and not self._processes.is_undisturbed:
             raise self._processes.end_by(self._failure, self.where())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,17 +31,20 @@ class Rest:
 
 
 @contextmanager
-def end_described(describe: Callable[..., None], signals: Interruption) -> Iterator[None]:
+def end_described(
+    describe: Callable[..., None], signals: Interruption, undisturbed: Callable[[], AbstractContextManager[None]]
+) -> Iterator[None]:
     """Say in `run.json` how this context was left, unless all was done: "failed" by an error, else "interrupted".
 
     Args:
         describe: `describe(status, **what)`.
         signals: that have come.
+        undisturbed: a context in which other processes, which have failed too, do not interrupt this one.
     """
     try:
         yield
     except BaseException as failure:
-        with failing_softly("run.json does not say how the search ended"):
+        with undisturbed(), failing_softly("run.json does not say how the search ended"):
             if isinstance(failure, Exception):
                 describe("failed", error=f"{type(failure).__name__}: {failure}")
             elif signals.signal is not None:
