@@ -20,7 +20,7 @@ from torch.utils.data import TensorDataset
 
 from benchmarks import networks
 from supernet import DartsTrainer, LayerChoice
-from supernet.execution import Plan, mixture
+from supernet.execution import Plan, slot
 from supernet.execution.fast import reading, segment
 from supernet.execution.fast.shared import Shared
 
@@ -250,7 +250,7 @@ REMEDIES: dict[str, Adapter] = {
     "textbook": textbook,
     "textbook, needed gradients only": partial(textbook, needed_gradients=True),
     "the same in channels_last": partial(textbook, needed_gradients=True, channels_last=True),
-    "supernet, candidate by candidate": without(mixture, "can_be_fast", lambda x, p: False),
+    "supernet, candidate by candidate": without(slot, "can_be_fast", lambda x, p: False),
     "supernet without routes of convolutions": without(segment, "has_fast_routes", lambda x: False),
     "supernet without shared work": without(Plan, "shared_now", lambda plan: Shared()),
     "supernet without BatchNorm in the mixture": without(reading, "_can_be_folded", lambda module: False),

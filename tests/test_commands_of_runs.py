@@ -13,8 +13,8 @@ from supernet.errors import FileFormatError, TrainingError
 from supernet.printable import printable
 from supernet.rerun import rerun
 from supernet.trainers import description as describing
-from supernet.trainers.command import digests, is_of_the_user, parsed
-from supernet.trainers.description import git_state
+from supernet.training.command import digests, is_of_the_user, parsed
+from supernet.training.description import git_state
 
 SHOW = "import json, sys; print(json.dumps([sys.orig_argv, sys.argv[1:], sys.flags.optimize, sys.flags.dev_mode]))"
 

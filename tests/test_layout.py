@@ -13,9 +13,11 @@ RANKS = [
     {"checks", "printable"},
     {"nn"},
     {"space"},
-    {"execution", "relaxations", "reports", "search"},
+    {"execution", "relaxations", "reports", "search", "files"},
+    {"processes"},
+    {"data"},
+    {"training"},
     {"trainers"},
-    {"evaluation"},
     {"demo", "rerun", "runs"},
     {"cli", "retiarii"},
 ]
@@ -79,3 +81,38 @@ def test_public_names_stand_in_the_package_itself():
     errors = {name for name in dir(supernet.errors) if name.endswith("Error")}
     assert errors == set(supernet.errors.__all__)
     assert all(issubclass(getattr(supernet.errors, name), supernet.errors.SupernetError) for name in errors)
+
+
+def imported_modules(path):
+    """Return the modules that a file imports when it is imported itself: neither for types only, nor in functions."""
+    found, stack = set(), list(ast.parse(path.read_text()).body)
+    while stack:
+        node = stack.pop()
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif not isinstance(node, ast.FunctionDef) and not (
+            isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        ):
+            stack.extend(child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt))
+    return found
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """A package counts as its own `__init__` alone, which a module inside does not import by being there."""
+    modules = {}
+    for path in SOURCE.rglob("*.py"):
+        name = ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
+        modules[name] = path
+    graph = {name: (imported_modules(path) & modules.keys()) - {name} for name, path in modules.items()}
+    graph = {name: {m for m in others if not name.startswith(f"{m}.")} for name, others in graph.items()}
+    while leaves := {name for name, others in graph.items() if not others}:
+        graph = {name: others - leaves for name, others in graph.items() if name not in leaves}
+    assert graph == {}
+
+
+def test_no_room_is_larger_than_a_quarter_of_the_house():
+    lines = {}
+    for path in SOURCE.rglob("*.py"):
+        lines[room(path)] = lines.get(room(path), 0) + len(path.read_text().splitlines())
+    largest = max(lines, key=lines.get)
+    assert lines[largest] / sum(lines.values()) < 0.25, largest

@@ -18,14 +18,14 @@ from supernet import load_runs, train
 from supernet.cli import main
 from supernet.errors import FileFormatError
 from supernet.runs import print_runs
-from supernet.trainers.run_directory import RERUN, RERUN_ONLY
+from supernet.training.run_directory import RERUN, RERUN_ONLY
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _without_pictures():
     with pytest.MonkeyPatch.context() as patch:
         for plot in ("plot_architecture", "plot_probabilities"):
-            patch.setattr(f"supernet.trainers.run_directory.{plot}", lambda *_: [])
+            patch.setattr(f"supernet.training.run_directory.{plot}", lambda *_: [])
         yield
 
 
@@ -123,7 +123,7 @@ import sys, torch
 sys.path.insert(0, {tests!r})
 from searches import search
 torch.set_num_threads(1)
-import supernet.trainers.run_directory as files
+import supernet.training.run_directory as files
 files.plot_architecture = files.plot_probabilities = lambda *_: []
 for seed in range(3):
     trainer = search("single path", f"runs/seed{{seed}}", num_epochs=1, batch_size=12, seed=seed)

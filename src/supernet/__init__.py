@@ -3,7 +3,6 @@
 user's model with choices -> SearchSpace -> supernet -> trainer.fit() -> trainer.export() -> freeze -> plain network
 """
 
-from supernet.evaluation import evaluate, freeze, recalibrate, train
 from supernet.execution import replace_input_choice, replace_layer_choice, restore
 from supernet.nn import Cell, InputChoice, LayerChoice, NasBench201Cell
 from supernet.runs import load_runs
@@ -26,6 +25,7 @@ from supernet.trainers import (
     accuracy,
     load_weights,
 )
+from supernet.training.evaluation import evaluate, freeze, recalibrate, train
 
 __version__ = "0.1.0"
 

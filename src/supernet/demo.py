@@ -22,10 +22,10 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import TensorDataset
 
 from supernet.errors import MissingExtraError
-from supernet.evaluation import evaluate, train
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space import Architecture, SearchSpace, freeze
 from supernet.trainers import DartsTrainer, accuracy
+from supernet.training.evaluation import evaluate, train
 
 __all__ = ["Contestant", "Network", "digits", "run_demo"]
 

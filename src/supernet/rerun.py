@@ -13,9 +13,9 @@ from typing import Any
 from supernet.errors import FileFormatError, TrainingError
 from supernet.printable import printable
 from supernet.space.files import read_architecture_file
-from supernet.trainers.command import Command, digests, is_of_the_user, parsed
-from supernet.trainers.description import git_state, versions
-from supernet.trainers.run_directory import DESCRIPTION, RERUN, RERUN_ONLY, read_description, read_metrics, redirected
+from supernet.training.command import Command, digests, is_of_the_user, parsed
+from supernet.training.description import git_state, versions
+from supernet.training.run_directory import DESCRIPTION, RERUN, RERUN_ONLY, read_description, read_metrics, redirected
 
 __all__ = ["rerun"]
 

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from supernet.errors import FileFormatError
 from supernet.space.files import read_architecture_file
-from supernet.trainers.run_directory import DESCRIPTION, is_in_use, read_description, read_metrics
+from supernet.training.run_directory import DESCRIPTION, is_in_use, read_description, read_metrics
 
 __all__ = ["load_runs", "print_runs"]
 

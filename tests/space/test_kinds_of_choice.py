@@ -13,7 +13,7 @@ from supernet.nn import Choice, Domain
 from supernet.relaxations import DecisionDistribution, most_probable, new_logits, probabilities
 from supernet.reports import plot_architecture, plot_probabilities
 from supernet.search import evolve
-from supernet.trainers.health import entropies
+from supernet.training.health import entropies
 
 
 class Depth(Choice):

@@ -30,7 +30,7 @@ from supernet import (
 )
 from supernet.execution import InputSlot, LayerSlot
 from supernet.trainers import Checkpointing, SampledTrainer
-from supernet.trainers.snapshot import digest
+from supernet.training.snapshot import digest
 
 
 class Net(nn.Module):

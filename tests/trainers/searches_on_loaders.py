@@ -21,7 +21,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from supernet import accuracy
-from supernet.evaluation import NetworkTrainer
+from supernet.training.evaluation import NetworkTrainer
 
 PROCESSES = int(os.environ.get("WORLD_SIZE", 1))
 RANK = int(os.environ.get("RANK", 0))

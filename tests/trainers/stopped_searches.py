@@ -22,8 +22,8 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from supernet.errors import TrainingError
-from supernet.evaluation import NetworkTrainer
 from supernet.trainers import Checkpointing
+from supernet.training.evaluation import NetworkTrainer
 
 RANK = int(os.environ.get("RANK", 0))
 VARIANTS = {

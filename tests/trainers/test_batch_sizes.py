@@ -9,9 +9,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from supernet import DartsTrainer, LayerChoice, evaluate
+from supernet.data.batches import batch_size, split_batch
 from supernet.errors import DataError
-from supernet.trainers.forward import split_batch
-from supernet.trainers.metrics import batch_size
 
 
 def rows(*counts, width=4):

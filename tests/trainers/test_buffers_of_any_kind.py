@@ -8,7 +8,7 @@ from torch.utils.data import TensorDataset
 from supernet import DartsTrainer, LayerChoice, SinglePathTrainer, freeze
 from supernet.errors import FileFormatError, TrainingError
 from supernet.execution.state import Buffers
-from supernet.trainers.checkpoint import read_checkpoint, write_checkpoint
+from supernet.files.checkpoint import read_checkpoint, write_checkpoint
 
 MATRIX = torch.eye(4) + torch.eye(4).roll(1, 0)
 KINDS = {

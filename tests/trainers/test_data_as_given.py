@@ -22,10 +22,10 @@ from torch.utils.data import (
 )
 
 from supernet import DartsTrainer, LayerChoice, SinglePathTrainer, accuracy, evaluate
+from supernet.data.loaders import Part, first_batch, loader_of, loaders_of_two_parts
 from supernet.errors import DataError
+from supernet.files.checkpoint import read_checkpoint, write_checkpoint
 from supernet.trainers import Callback, Checkpointing
-from supernet.trainers.checkpoint import read_checkpoint, write_checkpoint
-from supernet.trainers.data import Part, first_batch, loader_of, loaders_of_two_parts
 
 NUMPY = numpy.random  # its global numbers, which users' datasets draw from
 
@@ -416,7 +416,7 @@ def read_by_a_search(validation, run_dir=None, callbacks=(), resume=None, **opti
 def without_plots(monkeypatch):
     """Leave out what takes the most time of a small search."""
     for name in ("plot_architecture", "plot_probabilities"):
-        monkeypatch.setattr(f"supernet.trainers.run_directory.{name}", lambda *arguments: None)
+        monkeypatch.setattr(f"supernet.training.run_directory.{name}", lambda *arguments: None)
 
 
 VALIDATION = {

@@ -14,12 +14,12 @@ import torch
 from searches import result, search
 
 from supernet.errors import FileFormatError, TrainingError
+from supernet.files.checkpoint import read_checkpoint, write_checkpoint
+from supernet.files.encoding import UnknownClassError
 from supernet.space import files
 from supernet.trainers import safetensors_file
-from supernet.trainers.checkpoint import read_checkpoint, write_checkpoint
-from supernet.trainers.encoding import UnknownClassError
-from supernet.trainers.health import peak_memory
-from supernet.trainers.run_directory import RunDirectory
+from supernet.training.health import peak_memory
+from supernet.training.run_directory import RunDirectory
 
 
 class Level(enum.Enum):
@@ -55,7 +55,7 @@ def test_a_search_whose_newest_checkpoint_is_broken_goes_on_from_the_older_one_a
     tmp_path, caplog, monkeypatch
 ):
     for plot in ("plot_architecture", "plot_probabilities"):
-        monkeypatch.setattr(f"supernet.trainers.run_directory.{plot}", lambda *_: [])
+        monkeypatch.setattr(f"supernet.training.run_directory.{plot}", lambda *_: [])
     trainer = search("first order", tmp_path, num_epochs=2)
     trainer.fit()
     older, newest = sorted((tmp_path / "checkpoints").iterdir())
@@ -152,7 +152,7 @@ def test_whoever_takes_the_lock_removes_what_dead_processes_have_left_and_nothin
 def test_a_worker_that_outlives_its_run_does_not_keep_the_directory(tmp_path):
     script = f"""
 import os, sys, time
-from supernet.trainers.run_directory import RunDirectory
+from supernet.training.run_directory import RunDirectory
 with RunDirectory({str(tmp_path)!r}).held():
     if os.fork() == 0:
         print("forked", flush=True)

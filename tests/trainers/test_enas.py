@@ -288,7 +288,7 @@ def test_export_is_the_best_by_reward_of_what_the_controller_draws():
 
 
 def drawn_by(trainer, count):
-    from supernet.trainers.data import mixed_seed
+    from supernet.data.loaders import mixed_seed
 
     generator = torch.Generator().manual_seed(mixed_seed(trainer.seed, 3))
     return [{"architecture": trainer.controller(generator=generator).architecture} for _ in range(count)]

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from supernet.errors import FileFormatError, TrainingError
-from supernet.trainers.checkpoint import read_checkpoint, write_checkpoint
-from supernet.trainers.encoding import check_can_be_saved
+from supernet.files.checkpoint import read_checkpoint, write_checkpoint
+from supernet.files.encoding import check_can_be_saved
 
 
 @dataclasses.dataclass

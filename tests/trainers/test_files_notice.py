@@ -17,13 +17,13 @@ from searches import Net, search
 
 from supernet import SearchSpace, freeze, load_architecture, load_runs, load_weights, save_architecture
 from supernet.errors import FileFormatError, SupernetError
+from supernet.files.checkpoint import read_checkpoint
+from supernet.files.safetensors_file import read_safetensors, write_safetensors
 from supernet.rerun import differences
 from supernet.runs import print_runs
 from supernet.space.files import digest_of_json
-from supernet.trainers.checkpoint import read_checkpoint
-from supernet.trainers.run_directory import read_description, read_metrics
-from supernet.trainers.safetensors_file import read_safetensors, write_safetensors
-from supernet.trainers.snapshot import bring_back
+from supernet.training.run_directory import read_description, read_metrics
+from supernet.training.snapshot import bring_back
 
 OLD = Path(__file__).parent / "checkpoints"
 
@@ -33,7 +33,7 @@ def run_dir(tmp_path_factory):
     path = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         for plot in ("plot_architecture", "plot_probabilities"):
-            patch.setattr(f"supernet.trainers.run_directory.{plot}", lambda *_: [])
+            patch.setattr(f"supernet.training.run_directory.{plot}", lambda *_: [])
         search("first order", path, num_epochs=3).fit()
     (path / "checkpoint.safetensors").write_bytes(max((path / "checkpoints").iterdir()).read_bytes())
     return path

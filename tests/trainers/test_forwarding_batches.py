@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from supernet import DartsTrainer, EnasTrainer, LayerChoice, SinglePathTrainer, accuracy, evaluate, restore, train
 from supernet.errors import DataError, TrainingError
-from supernet.trainers.forward import Forward
+from supernet.training.forward import Forward
 
 
 def pairs(count=16):

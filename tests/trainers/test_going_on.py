@@ -12,15 +12,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from supernet.errors import TrainingError
+from supernet.files.checkpoint import read_checkpoint, write_checkpoint
 from supernet.trainers import Callback, StableStopping
-from supernet.trainers.checkpoint import read_checkpoint, write_checkpoint
-from supernet.trainers.description import as_json
+from supernet.training.description import as_json
 
 
 @pytest.fixture(autouse=True)
 def _without_pictures(monkeypatch):
     for plot in ("plot_architecture", "plot_probabilities"):
-        monkeypatch.setattr(f"supernet.trainers.run_directory.{plot}", lambda *_: [])
+        monkeypatch.setattr(f"supernet.training.run_directory.{plot}", lambda *_: [])
 
 
 class Stop(Exception):
@@ -64,11 +64,11 @@ def test_every_option_is_in_run_json(tmp_path):
     written = description(tmp_path)["hyperparameters"]
     assert written["batch_size"] == [4, 4]
     assert written["loss"] == "searches.loss"
-    assert written["metrics"] == "supernet.trainers.metrics.accuracy"
+    assert written["metrics"] == "supernet.training.metrics.accuracy"
     assert (written["constraint"], written["score"]) == (f"{__name__}.keeps", f"{__name__}.by_loss")
     assert (written["num_evaluations"], written["population"], written["mutation_probability"]) == (6, 3, 0.3)
     assert written["recalibration_samples"] == 20_000
-    assert written["callbacks"] == [{"class": "supernet.trainers.callbacks.Callback"}]
+    assert written["callbacks"] == [{"class": "supernet.training.callbacks.Callback"}]
     assert written["stop_when"] == [f"{__name__}.{test_every_option_is_in_run_json.__name__}.<locals>.<lambda>"]
     assert (written["on_nonfinite"], written["device"], written["run_dir"]) == ("skip", "cpu", str(tmp_path))
     assert written["optimizer"][0]["lr"] == 0.1
@@ -112,7 +112,7 @@ def test_the_batch_size_is_that_of_the_loader_that_was_given(tmp_path):
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (StableStopping(5), {"class": "supernet.trainers.health.StableStopping", "epochs": 5}),
+        (StableStopping(5), {"class": "supernet.training.health.StableStopping", "epochs": 5}),
         (functools.partial(keeps, 3), {"partial": f"{__name__}.keeps", "args": [3], "keywords": {}}),
         (nn.CrossEntropyLoss(label_smoothing=0.1), None),
         ({1: {"b", "a"}, "x": (1.5, float("inf"))}, {"1": ["a", "b"], "x": [1.5, "inf"]}),

@@ -13,7 +13,7 @@ from torch import nn
 from supernet import InputChoice, LayerChoice, SearchSpace
 from supernet.errors import MissingExtraError, NonFiniteError, TrainingError
 from supernet.trainers import Callback, CsvFile, DartsPlusStopping, StableStopping, TensorBoard
-from supernet.trainers.health import entropies, share_without_parameters
+from supernet.training.health import entropies, share_without_parameters
 
 
 def test_entropy_is_log_k_where_nothing_is_decided_and_zero_where_all_is():

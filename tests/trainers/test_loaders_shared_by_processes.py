@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from searches_on_loaders import CASES
 
-from supernet.trainers.order import Batches
+from supernet.data.order import Batches
 
 SCRIPT = Path(__file__).with_name("searches_on_loaders.py")
 

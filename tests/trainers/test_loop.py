@@ -26,9 +26,9 @@ from supernet import (
     replace_layer_choice,
     restore,
 )
+from supernet.data.loaders import Part, loaders_of_two_parts
 from supernet.errors import ChoiceError, DataError, NonFiniteError, TakenOverError, TrainingError
 from supernet.execution import InputSlot, LayerSlot
-from supernet.trainers.data import Part, loaders_of_two_parts
 
 LOSS = nn.functional.cross_entropy
 

@@ -19,8 +19,8 @@ from torch.utils.data import TensorDataset
 from supernet import LayerChoice, SupernetTrainer
 from supernet.errors import FileFormatError, TrainingError
 from supernet.execution import InputSlot, LayerSlot
-from supernet.trainers.checkpoint import read_checkpoint
-from supernet.trainers.encoding import decoded, encoded
+from supernet.files.checkpoint import read_checkpoint
+from supernet.files.encoding import decoded, encoded
 
 # A resume finds the classes of its content in the module of the trainer, which is this one.
 assert {*CLASSES} == {Color, Fixed, Level, Mode, Note, Pair}

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from supernet import DartsTrainer, LayerChoice
-from supernet.trainers.processes import _difference
+from supernet.processes.messages import _difference
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 SCRIPT = Path(__file__).with_name("searches_that_end.py")

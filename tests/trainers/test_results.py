@@ -59,7 +59,7 @@ def test_a_search_finishes_whatever_goes_wrong_in_a_picture_and_says_so(tmp_path
     def broken(*arguments):
         raise ValueError("no such colour")
 
-    monkeypatch.setattr(f"supernet.trainers.run_directory.{what}", broken)
+    monkeypatch.setattr(f"supernet.training.run_directory.{what}", broken)
     trainer = search("first order", tmp_path, num_epochs=1)
     trainer.fit()
     check_result(tmp_path, trainer)
@@ -72,7 +72,7 @@ def test_a_search_finishes_though_its_network_cannot_be_written_and_says_so(tmp_
     def broken(*arguments):
         raise RuntimeError("cannot be copied")
 
-    monkeypatch.setattr("supernet.trainers.weights.save_model", broken)
+    monkeypatch.setattr("supernet.files.weights.save_model", broken)
     search("first order", tmp_path, num_epochs=1).fit()
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "finished"
     assert load_architecture(tmp_path / "architecture.json", SearchSpace(Net()))

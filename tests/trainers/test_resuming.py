@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, IterableDataset, WeightedRandomSampler
 
 from supernet import DartsTrainer
 from supernet.errors import FileFormatError, TrainingError
+from supernet.files.checkpoint import read_checkpoint, write_checkpoint
 from supernet.trainers import Checkpointing
-from supernet.trainers.checkpoint import read_checkpoint, write_checkpoint
 
 SCRIPT = Path(__file__).with_name("searches.py")
 

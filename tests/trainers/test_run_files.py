@@ -16,9 +16,9 @@ from searches import search
 
 from supernet.cli import main
 from supernet.errors import FileFormatError, TrainingError
+from supernet.files.checkpoint import read_checkpoint, write_checkpoint
 from supernet.rerun import differences, rerun
-from supernet.trainers.checkpoint import read_checkpoint, write_checkpoint
-from supernet.trainers.run_directory import read_description, read_metrics
+from supernet.training.run_directory import read_description, read_metrics
 
 # --- checkpoints -------------------------------------------------------------------------------------------
 
@@ -110,7 +110,7 @@ def test_no_mutated_checkpoint_gets_anything_else_out_than_our_error(run_dir, tm
             refused += 1
             continue
         try:
-            from supernet.trainers.snapshot import bring_back
+            from supernet.training.snapshot import bring_back
 
             with torch.random.fork_rng():
                 bring_back(trainer, state, path)

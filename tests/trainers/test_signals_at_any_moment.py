@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from supernet import accuracy
 from supernet.errors import TrainingError
-from supernet.evaluation import NetworkTrainer
 from supernet.trainers import Callback, Checkpointing, run_directory
-from supernet.trainers.run_directory import RunDirectory
-from supernet.trainers.snapshot import digest
+from supernet.training.evaluation import NetworkTrainer
+from supernet.training.run_directory import RunDirectory
+from supernet.training.snapshot import digest
 
 SMALL = {"num_epochs": 2, "batch_size": 12}  # 2 steps an epoch, 4 where both parts are gone over
 
@@ -30,7 +30,7 @@ SMALL = {"num_epochs": 2, "batch_size": 12}  # 2 steps an epoch, 4 where both pa
 @pytest.fixture(autouse=True)
 def _without_pictures(monkeypatch):
     for plot in ("plot_architecture", "plot_probabilities"):
-        monkeypatch.setattr(f"supernet.trainers.run_directory.{plot}", lambda *_: [])
+        monkeypatch.setattr(f"supernet.training.run_directory.{plot}", lambda *_: [])
 
 
 class OwnEpochs(KINDS["path"][0]):

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from supernet.trainers.interruption import noticing_signals
+from supernet.processes.interruption import noticing_signals
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])

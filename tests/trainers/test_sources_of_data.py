@@ -11,11 +11,11 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from torch.utils.data.distributed import DistributedSampler
 
 from supernet import LayerChoice, SinglePathTrainer, SupernetTrainer
+from supernet.data.loaders import loader_of
 from supernet.errors import DataError
 from supernet.execution import InputSlot, LayerSlot
 from supernet.trainers import Callback, Checkpointing
-from supernet.trainers.data import loader_of
-from supernet.trainers.snapshot import digest
+from supernet.training.snapshot import digest
 
 NUMPY = numpy.random
 
@@ -312,7 +312,7 @@ def search(training, validation, trainer_class=OnePath, **options):
 def without_plots(monkeypatch):
     """Leave out what takes the most time of a small search."""
     for name in ("plot_architecture", "plot_probabilities"):
-        monkeypatch.setattr(f"supernet.trainers.run_directory.{name}", lambda *arguments: None)
+        monkeypatch.setattr(f"supernet.training.run_directory.{name}", lambda *arguments: None)
 
 
 def check_each_stop(tmp_path, training, validation, trainer_class=OnePath, every=1, **options):

@@ -14,9 +14,9 @@ from torch.utils.data import TensorDataset
 from supernet import DartsTrainer, LayerChoice, SinglePathTrainer, freeze
 from supernet.execution import LayerSlot, Plan, replace_layer_choice
 from supernet.execution.slot import former_names
+from supernet.files.checkpoint import read_checkpoint
 from supernet.retiarii.oneshot.pytorch.darts import DartsLayerChoice
 from supernet.retiarii.oneshot.pytorch.random import PathSamplingLayerChoice
-from supernet.trainers.checkpoint import read_checkpoint
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from searches import search
 
-from supernet.trainers.checkpoint import read_checkpoint
+from supernet.files.checkpoint import read_checkpoint
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 

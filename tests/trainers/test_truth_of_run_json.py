@@ -20,8 +20,8 @@ from supernet import DartsTrainer, LayerChoice, load_runs
 from supernet.errors import TrainingError
 from supernet.runs import print_runs
 from supernet.trainers import Callback, Checkpointing, CsvFile
-from supernet.trainers.progress import ProgressBar
-from supernet.trainers.run_directory import RunDirectory
+from supernet.training.progress import ProgressBar
+from supernet.training.run_directory import RunDirectory
 
 SMALL = {"num_epochs": 2, "batch_size": 12}  # 2 steps an epoch
 
@@ -43,7 +43,7 @@ def description(run_dir):
 @pytest.fixture
 def without_pictures(monkeypatch):
     for plot in ("plot_architecture", "plot_probabilities"):
-        monkeypatch.setattr(f"supernet.trainers.run_directory.{plot}", lambda *_: [])
+        monkeypatch.setattr(f"supernet.training.run_directory.{plot}", lambda *_: [])
 
 
 def full(*_, **__):
@@ -202,9 +202,9 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch, name):
         inner = Path.open
         monkeypatch.setattr(Path, "open", lambda path, *a, **k: full() if path.name == name else inner(path, *a, **k))
     elif name == "run.json":
-        monkeypatch.setattr("supernet.trainers.run_directory.write_json", full)
+        monkeypatch.setattr("supernet.training.run_directory.write_json", full)
     else:
-        monkeypatch.setattr("supernet.trainers.run_directory.save_architecture", full)
+        monkeypatch.setattr("supernet.training.run_directory.save_architecture", full)
     with pytest.raises(TrainingError, match=rf"{name} cannot be written: .*No space left on device") as raised:
         new(tmp_path).fit()
     assert name != "architecture.json" or "the search has found {'stem':" in str(raised.value)
@@ -215,10 +215,10 @@ def test_a_search_that_is_done_is_not_lost_to_a_full_disk(tmp_path, monkeypatch,
     trainer = new(tmp_path)
     conclude = trainer._conclude
     broken = {
-        "the last checkpoint": ("supernet.trainers.run_directory.write_checkpoint", "last checkpoint is not written"),
+        "the last checkpoint": ("supernet.training.run_directory.write_checkpoint", "last checkpoint is not written"),
         "pictures": ("matplotlib.figure.Figure.savefig", "holds no picture of the architecture: OSError"),
         "run.json": (
-            "supernet.trainers.run_directory.RunDirectory.describe",
+            "supernet.training.run_directory.RunDirectory.describe",
             "does not say that the search has",
         ),
     }
@@ -346,7 +346,7 @@ def test_labels_and_names_are_drawn_and_printed_as_they_are(tmp_path, caplog, mo
 def test_the_progress_bar_shows_names_as_they_are(monkeypatch):
     file = io.StringIO()
     monkeypatch.setattr(
-        "supernet.trainers.progress.Console", lambda **_: Console(file=file, force_terminal=True, width=200)
+        "supernet.training.progress.Console", lambda **_: Console(file=file, force_terminal=True, width=200)
     )
     with ProgressBar("Search [/x]", 2, shown=True) as bar:
         bar.begin_epoch(0, 3)

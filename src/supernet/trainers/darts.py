@@ -12,14 +12,15 @@ from torch.optim import SGD, Adam, Optimizer
 from typing_extensions import Unpack
 
 from supernet.checks import check_numbers
+from supernet.data.loaders import Data
 from supernet.errors import TrainingError
 from supernet.execution import InputSlot, LayerSlot
 from supernet.execution.state import RandomState, held, kept
 from supernet.relaxations import most_probable, new_logits, probabilities
 from supernet.space import Architecture
-from supernet.trainers.data import Data
-from supernet.trainers.loop import LoopOptions, SupernetTrainer
-from supernet.trainers.metrics import Metrics
+from supernet.trainers.supernet_trainer import SupernetTrainer
+from supernet.training.loop import LoopOptions
+from supernet.training.metrics import Metrics
 
 __all__ = ["DartsTrainer"]
 

@@ -13,13 +13,13 @@ from torch.optim import Adam, Optimizer
 from typing_extensions import Unpack
 
 from supernet.checks import check_counts, check_numbers
+from supernet.data.loaders import Data, mixed_seed
 from supernet.errors import ChoiceError, TrainingError
 from supernet.nn.domain import in_words
 from supernet.space import Architecture, Decision, SearchSpace
-from supernet.trainers.data import Data, mixed_seed
-from supernet.trainers.forward import judged
-from supernet.trainers.metrics import Meter, Metrics
 from supernet.trainers.sampled import SampledOptions, SampledTrainer
+from supernet.training.forward import judged
+from supernet.training.metrics import Meter, Metrics
 
 __all__ = ["EnasController", "EnasTrainer"]
 

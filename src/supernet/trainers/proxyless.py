@@ -13,16 +13,17 @@ from torch.optim import Adam, Optimizer
 from typing_extensions import Unpack
 
 from supernet.checks import check_counts, check_functions, check_numbers
+from supernet.data.loaders import Data, mixed_seed
 from supernet.errors import ChoiceError, TrainingError
 from supernet.execution import InputSlot, LayerSlot, Selection
 from supernet.execution.selection import weights_of
 from supernet.nn.domain import in_words
 from supernet.relaxations import DecisionDistribution, binary_gates
 from supernet.space import Architecture, SearchSpace
-from supernet.trainers.data import Data, mixed_seed
-from supernet.trainers.forward import judged
-from supernet.trainers.loop import LoopOptions, SupernetTrainer
-from supernet.trainers.metrics import Metrics
+from supernet.trainers.supernet_trainer import SupernetTrainer
+from supernet.training.forward import judged
+from supernet.training.loop import LoopOptions
+from supernet.training.metrics import Metrics
 
 __all__ = ["ProxylessTrainer"]
 

@@ -15,15 +15,16 @@ from torch.optim import Optimizer
 from typing_extensions import Unpack
 
 from supernet.checks import check_counts, check_functions
+from supernet.data.loaders import Data, mixed_seed
 from supernet.errors import SpaceError
 from supernet.execution import InputSlot, LayerSlot
 from supernet.search import Scored
 from supernet.search.evolution import ranked
 from supernet.space import Architecture
-from supernet.trainers.data import Data, mixed_seed
-from supernet.trainers.loop import LoopOptions, SupernetTrainer
-from supernet.trainers.metrics import Metrics
-from supernet.trainers.progress import counting
+from supernet.trainers.supernet_trainer import SupernetTrainer
+from supernet.training.loop import LoopOptions
+from supernet.training.metrics import Metrics
+from supernet.training.progress import counting
 
 __all__ = ["SampledOptions", "SampledTrainer"]
 

@@ -11,12 +11,12 @@ from torch.optim import Optimizer
 from typing_extensions import Unpack
 
 from supernet.checks import check_counts, check_functions, check_numbers
+from supernet.data.loaders import Data, mixed_seed
 from supernet.search import evolve
 from supernet.search.evolution import draw_allowed
 from supernet.space import Architecture
-from supernet.trainers.data import Data, mixed_seed
-from supernet.trainers.metrics import Metrics
 from supernet.trainers.sampled import SampledOptions, SampledTrainer
+from supernet.training.metrics import Metrics
 
 __all__ = ["SinglePathTrainer"]
 

@@ -17,13 +17,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
+from supernet.data.loaders import Part, length_of, loader_of, mixed_seed
 from supernet.errors import DataError, TrainingError
 from supernet.execution.state import Forms
 from supernet.retiarii.oneshot.pytorch.utils import AverageMeterGroup, to_device
 from supernet.trainers import BaseOneShotTrainer
-from supernet.trainers.data import Part, length_of, loader_of, mixed_seed
-from supernet.trainers.loop import check_optimizer
-from supernet.trainers.metrics import Meter
+from supernet.training.loop import check_optimizer
+from supernet.training.metrics import Meter
 
 __all__ = ["Assignable", "RetiariiTrainer"]
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from supernet.trainers.encoding import Encoded, decoded, encoded
+from supernet.files.encoding import Encoded, decoded, encoded
 
 if TYPE_CHECKING:
-    from supernet.trainers.processes import Processes
+    from supernet.processes.messages import Processes
 
 __all__: list[str] = []
 

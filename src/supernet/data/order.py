@@ -17,8 +17,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from supernet.data.seeding import SeededIterator, mixed_seed
 from supernet.errors import DataError
-from supernet.trainers.seeding import SeededIterator, mixed_seed
 
 __all__: list[str] = []
 

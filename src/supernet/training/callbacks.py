@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supernet.errors import MissingExtraError
-from supernet.trainers.progress import ProgressBar, numbers_of
-from supernet.trainers.run_directory import failing_softly
+from supernet.training.progress import ProgressBar, numbers_of
+from supernet.training.run_directory import failing_softly
 
 if TYPE_CHECKING:
-    from supernet.trainers.loop import TrainingLoop
+    from supernet.training.loop import TrainingLoop
 
 __all__ = ["Callback", "CsvFile", "ShowProgress", "TensorBoard"]
 

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from supernet.data.order import is_stateful, set_epoch
+from supernet.data.seeding import SeededIterator, mixed_seed, numbers_kept
 from supernet.errors import DataError
 from supernet.execution.state import reseed
 from supernet.execution.structure import leaves_of
-from supernet.trainers.order import is_stateful, set_epoch
-from supernet.trainers.seeding import SeededIterator, mixed_seed, numbers_kept
 
 __all__: list[str] = []
 

@@ -29,14 +29,13 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
+from supernet.data.batches import batch_size, split_batch
+from supernet.data.order import Batches, GivenBatches, Key, Rounds, is_stateful, set_epoch
+from supernet.data.seeding import mixed_seed, numbers_kept
+from supernet.data.streams import Stream, StreamRound, digest_of
 from supernet.errors import DataError
 from supernet.execution.state import random_numbers_kept, reseed
-from supernet.trainers.forward import split_batch
-from supernet.trainers.interruption import outliving_one_signal
-from supernet.trainers.metrics import batch_size
-from supernet.trainers.order import Batches, GivenBatches, Key, Rounds, is_stateful, set_epoch
-from supernet.trainers.seeding import mixed_seed, numbers_kept
-from supernet.trainers.streams import Stream, StreamRound, digest_of
+from supernet.processes.interruption import outliving_one_signal
 
 __all__: list[str] = []
 

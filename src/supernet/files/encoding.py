@@ -166,7 +166,7 @@ def _taken_apart(
 
 def class_name(cls: type) -> str:
     """Return the name that a file gives a class by."""
-    return f"{cls.__module__}.{cls.__qualname__}"
+    return str(getattr(cls, "NAME_IN_FILES", f"{cls.__module__}.{cls.__qualname__}"))
 
 
 def _named(cls: type) -> str:

@@ -14,17 +14,17 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from typing_extensions import Unpack
 
+from supernet.data.loaders import Data, Part, loader_of
 from supernet.errors import DataError, UnresolvedChoiceError
 from supernet.execution.recalibration import statistics_anew
 from supernet.execution.state import Forms, random_numbers_kept, seeded
+from supernet.processes.fabric import new_fabric
 from supernet.space import SearchSpace
 from supernet.space import freeze as frozen
-from supernet.trainers.data import Data, Part, loader_of
-from supernet.trainers.fabric import new_fabric
-from supernet.trainers.forward import Forward, ForwardFn, LossFn, checked_loss
-from supernet.trainers.loop import LoopOptions, TrainingLoop
-from supernet.trainers.metrics import Meter, Metrics
-from supernet.trainers.run_directory import RunDirectory
+from supernet.training.forward import Forward, ForwardFn, LossFn, checked_loss
+from supernet.training.loop import LoopOptions, TrainingLoop
+from supernet.training.metrics import Meter, Metrics
+from supernet.training.run_directory import RunDirectory
 
 __all__ = ["NetworkTrainer", "evaluate", "freeze", "recalibrate", "train"]
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -24,14 +24,13 @@ from supernet.execution import (
     restore,
 )
 from supernet.execution.memory_format import agree, channels_last_inputs, choose_memory_format, lay_out_weights
+from supernet.execution.numbers_of_inputs import check_numbers_of_inputs
 from supernet.execution.plan import is_in_reentrant_checkpoint
 from supernet.execution.selection import is_mixture
 from supernet.execution.state import Buffers, Forms, held
 from supernet.execution.structure import copied, is_as_noted, mapped, noted
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space.strides import give_back_strides, let_state_follow
-from supernet.trainers.numbers_of_inputs import check_numbers_of_inputs
-from supernet.trainers.processes import averaged
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -371,7 +370,7 @@ class Supernet:
         """Average gradients of what stands outside the wrapped model over the processes, in place, in one message."""
         if self._fabric.world_size == 1 or not gradients:
             return
-        together = averaged(torch.cat([g.flatten() for g in gradients]))
+        together = _averaged(torch.cat([g.flatten() for g in gradients]))
         for gradient, mean in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
@@ -382,6 +381,15 @@ class Supernet:
             for label, module in self.replaced
             if isinstance(candidates := getattr(module, "candidates", None), Mapping | nn.ModuleDict)
         }
+
+
+def _averaged(tensor: torch.Tensor) -> torch.Tensor:
+    """Average a tensor over the processes, in place: in the group of the gradients, on the device."""
+    if distributed.get_backend() == "nccl":
+        distributed.all_reduce(tensor, op=distributed.ReduceOp.AVG)
+        return tensor
+    distributed.all_reduce(tensor)
+    return tensor.div_(distributed.get_world_size())
 
 
 class _Alone:

@@ -26,17 +26,17 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from supernet.errors import FileFormatError, MissingExtraError, TrainingError
+from supernet.files.checkpoint import read_checkpoint, write_checkpoint
+from supernet.files.encoding import UnknownClassError
+from supernet.files.weights import save_weights
 from supernet.reports import plot_architecture, plot_probabilities
 from supernet.space import Architecture, SearchSpace, load_architecture, save_architecture
 from supernet.space.files import DIGITS, digest_of_json, has_digest, parsed_json, read_json, write_json, write_whole
-from supernet.trainers.checkpoint import read_checkpoint, write_checkpoint
-from supernet.trainers.encoding import UnknownClassError
-from supernet.trainers.weights import save_weights
 
 if TYPE_CHECKING:
     import torch
 
-    from supernet.trainers.processes import Processes
+    from supernet.processes.messages import Processes
 
 __all__ = ["Checkpointing"]
 

@@ -28,10 +28,11 @@ from torch import nn
 
 from supernet.errors import FileFormatError, TrainingError
 from supernet.execution.state import overwritten
-from supernet.trainers.encoding import check_can_be_saved, encoded
+from supernet.files.checkpoint import StateDict
+from supernet.files.encoding import check_can_be_saved, encoded
 
 if TYPE_CHECKING:
-    from supernet.trainers.loop import TrainingLoop
+    from supernet.training.loop import TrainingLoop
 
 __all__: list[str] = []
 
@@ -43,21 +44,6 @@ _LEAVES = (
     *(np.random.Generator, np.random.BitGenerator, np.random.RandomState),
 )
 _MISSING = object()
-
-
-@dataclasses.dataclass(eq=False)
-class StateDict:
-    """What stands in a checkpoint for an object that has a `state_dict`.
-
-    Attributes:
-        kind: the name of its class, for messages.
-        state: its `state_dict()`.
-        buffers: of a module those that its `state_dict` leaves out.
-    """
-
-    kind: str
-    state: Any
-    buffers: dict[str, torch.Tensor]
 
 
 class NamedState:

@@ -22,7 +22,7 @@ from torch.nn.modules.loss import _Loss
 from torch.optim import Optimizer
 
 from supernet.errors import TrainingError
-from supernet.trainers.command import DIRECTORY, digests, parsed
+from supernet.training.command import DIRECTORY, digests, parsed
 
 __all__: list[str] = []
 

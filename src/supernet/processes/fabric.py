@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from supernet.errors import TrainingError
-from supernet.trainers.processes import is_about_processes, set_timeout
+from supernet.processes.messages import is_about_processes, set_timeout
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -10,7 +10,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from supernet.errors import FileFormatError
-from supernet.trainers.safetensors_file import read_safetensors, write_safetensors
+from supernet.files.safetensors_file import read_safetensors, write_safetensors
 
 __all__ = ["load_weights"]
 

@@ -13,11 +13,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import IterableDataset
 
+from supernet.data.loaders import Part, Reseeded
 from supernet.execution.state import seeded
-from supernet.trainers.data import Part, Reseeded
 
 if TYPE_CHECKING:
-    from supernet.trainers.loop import TrainingLoop
+    from supernet.training.loop import TrainingLoop
 
 __all__: list[str] = []
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from supernet.execution.state import RandomState
-from supernet.trainers.interruption import Interruption
-from supernet.trainers.run_directory import failing_softly
+from supernet.processes.interruption import Interruption
+from supernet.training.run_directory import failing_softly
 
 __all__: list[str] = []
 

@@ -6,24 +6,41 @@ it has ever written, and refuses a newer one.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from supernet.errors import FileFormatError, TrainingError
-from supernet.trainers.encoding import Encoded, decoded, encoded, sparse
-from supernet.trainers.named_state import StateDict
-from supernet.trainers.safetensors_file import read_safetensors, write_safetensors
+from supernet.files.encoding import Encoded, decoded, encoded, sparse
+from supernet.files.safetensors_file import read_safetensors, write_safetensors
 
 __all__ = ["read_checkpoint", "write_checkpoint"]
 
 FORMAT = "supernet/checkpoint"
 VERSION = 2
 _TREE = "tree"  # a tensor of bytes, since safetensors limits the size of headers; those of the state have numbers
+
+
+@dataclasses.dataclass(eq=False)
+class StateDict:
+    """What stands in a checkpoint for an object that has a `state_dict`.
+
+    Attributes:
+        kind: the name of its class, for messages.
+        state: its `state_dict()`.
+        buffers: of a module those that its `state_dict` leaves out.
+    """
+
+    NAME_IN_FILES: ClassVar[str] = "supernet.StateDict"  # wherever the class stands
+
+    kind: str
+    state: Any
+    buffers: dict[str, torch.Tensor]
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:

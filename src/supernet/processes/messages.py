@@ -28,7 +28,7 @@ from torch import distributed
 
 from supernet.errors import SupernetError, TrainingError
 from supernet.execution.state import overwritten
-from supernet.trainers.interruption import Interruption
+from supernet.processes.interruption import Interruption
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -496,15 +496,6 @@ def set_timeout(seconds: float) -> None:
         # NCCL ends the process itself, by its watchdog: later, so that ours can say before what is wrong.
         seconds *= 2 if distributed.get_backend() == "nccl" else 1
         distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), distributed.group.WORLD)
-
-
-def averaged(tensor: torch.Tensor) -> torch.Tensor:
-    """Average a tensor over the processes, in place: in the group of the gradients, on the device."""
-    if distributed.get_backend() == "nccl":
-        distributed.all_reduce(tensor, op=distributed.ReduceOp.AVG)
-        return tensor
-    distributed.all_reduce(tensor)
-    return tensor.div_(distributed.get_world_size())
 
 
 def _group_of_messages(timeout: float) -> Any:

@@ -6,14 +6,14 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import is_dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from supernet.data.batches import batch_size
 from supernet.errors import TrainingError
-from supernet.trainers.forward import check_judged, judged
+from supernet.training.forward import check_judged, judged
 
 __all__ = ["Metrics", "accuracy"]
 
@@ -172,38 +172,3 @@ def _checked_number(name: str, value: Any) -> Any:
     if not hasattr(value, "__float__") or math.prod(getattr(value, "shape", ())) != 1:
         raise TrainingError(f"metrics must return a number or a dict of numbers, but {name!r} is {value!r}")
     return value
-
-
-def batch_size(target: Any, X: Any = None) -> int:
-    """Return how many samples a batch has, as its targets say; where they may mean several numbers, its inputs decide.
-
-    A tensor has one sample a row; a target that is one number, that of one sample, has none. Tensors of one number of
-    rows, in a dict or a list, are parts of the same samples. A list of dicts has one sample an item, and so has a list
-    of tensors, or of lists, of different lengths.
-    """
-    if isinstance(target, int | float) or (isinstance(target, torch.Tensor) and target.dim() == 0):
-        return 1
-    of_target, of_inputs = _sizes(target), _sizes(X)
-    agreed = [size for size in of_target if size in of_inputs]
-    return next(iter([*agreed, *of_target, *of_inputs]), 1)
-
-
-def _sizes(value: Any) -> list[int]:
-    """Return how many samples this may stand for, the likeliest number first; none where it says nothing."""
-    if isinstance(value, torch.Tensor):
-        return [value.size(0)] if value.dim() and value.size(0) else []
-    if is_dataclass(value) and not isinstance(value, type | Mapping):
-        value = vars(value)
-    is_dict = isinstance(value, Mapping)
-    if not is_dict and not isinstance(value, list | tuple):
-        return []
-    items = list(value.values()) if is_dict else list(value)
-    told = [sizes for sizes in map(_sizes, items) if sizes]
-    every = list(dict.fromkeys(size for sizes in told for size in sizes))
-    shared = [size for size in every if all(size in sizes for sizes in told)]
-    if is_dict:
-        return shared or every
-    length = [len(items)] if items else []
-    if not shared or all(isinstance(item, Mapping) for item in items):
-        return [*length, *(shared or every)]
-    return [*shared, *length]

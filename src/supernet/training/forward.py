@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from supernet.data.batches import split_batch
 from supernet.errors import DataError, TrainingError
 
 __all__: list[str] = []
@@ -214,29 +215,3 @@ def _described(value: Any) -> str:
     if isinstance(value, tuple | list | Mapping):
         return f"a {type(value).__name__} of {len(value)}"
     return type(value).__name__
-
-
-def split_batch(batch: Any) -> tuple[Any, Any]:
-    """Return what of a batch goes to the model, and what goes to loss and metrics beside the output.
-
-    A pair is (X, y), each of any structure; of more parts the last is y and the others are X, as a tuple. A
-    dict is both: the model and the loss take from it what they need.
-
-    Raises:
-        DataError: the batch is neither.
-    """
-    if isinstance(batch, Mapping):
-        return batch, batch
-    is_sequence = isinstance(batch, tuple | list)
-    if is_sequence and len(batch) > 2 and all(isinstance(item, Mapping) for item in batch):
-        raise DataError(
-            f"the loader gives a {type(batch).__name__} of {len(batch)} dicts, which is not (X, y); let collate_fn "
-            "return (X, y) or one dict, or give loss_fn=lambda model, batch: ..., which takes any"
-        )
-    if is_sequence and len(batch) >= 2:
-        return (batch[0] if len(batch) == 2 else tuple(batch[:-1])), batch[-1]
-    raise DataError(
-        f"a batch is (X, y) or a dict, but the loader gives {type(batch).__name__}"
-        f"{f' of {len(batch)}' if is_sequence else ''}; let the dataset return (X, y), or "
-        "give loss_fn=lambda model, batch: ..., which takes any"
-    )

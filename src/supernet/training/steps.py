@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from supernet.trainers.supernet import Supernet
+from supernet.execution.supernet import Supernet
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

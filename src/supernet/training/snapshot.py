@@ -13,11 +13,11 @@ from torch import nn
 from supernet.errors import FileFormatError, TrainingError
 from supernet.execution.slot import former_names
 from supernet.execution.state import RandomState, overwritten
-from supernet.trainers.named_state import load_optimizer
-from supernet.trainers.state_of_processes import gathered, state_of
+from supernet.training.named_state import load_optimizer
+from supernet.training.state_of_processes import gathered, state_of
 
 if TYPE_CHECKING:
-    from supernet.trainers.loop import TrainingLoop
+    from supernet.training.loop import TrainingLoop
 
 __all__: list[str] = []
 

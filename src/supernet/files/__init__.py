@@ -1,0 +1,1 @@
+"""Files of a run: what they hold, exactly, and digests of it."""

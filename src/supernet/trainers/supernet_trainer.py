@@ -1,0 +1,258 @@
+"""What our trainers inherit: the loop, over a model whose choices run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+from torch import nn
+
+from supernet.checks import check_counts
+from supernet.data.batches import batch_size
+from supernet.data.loaders import Data, Part, loaders_of_two_parts
+from supernet.errors import TrainingError
+from supernet.execution import Plan
+from supernet.execution.recalibration import statistics_anew
+from supernet.execution.replace import check_not_taken
+from supernet.execution.state import seeded
+from supernet.execution.structure import are_finite
+from supernet.nn import InputChoice, LayerChoice
+from supernet.space import Architecture, SearchSpace, freeze
+from supernet.trainers.base import BaseOneShotTrainer
+from supernet.training.health import entropies, share_without_parameters
+from supernet.training.loop import TrainingLoop
+from supernet.training.metrics import Meter
+from supernet.training.run_directory import RunDirectory, failing_softly
+
+__all__ = ["SupernetTrainer"]
+
+
+class SupernetTrainer(TrainingLoop, BaseOneShotTrainer):
+    """What our trainers inherit; a new algorithm is its plan, its steps and its read-off.
+
+    A subclass calls `super().__init__`, which checks everything and leaves the model as it is; makes what it
+    trains; and calls `take_over`. It writes `train_step` (or `train_epoch`, where its steps alternate
+    otherwise), in which it calls `forward`, `measure` and `descend`, and it writes `export`.
+
+    What a subclass returns from `stateful` goes into checkpoints, so that it resumes exactly.
+
+    Args:
+        model: a module with choices.
+        loss: `(output, target) -> tensor`, one number: a mean over the samples. None with `loss_fn`.
+        metrics: `(output, target) -> number or dict of numbers`, a torchmetrics `Metric` or
+            `MetricCollection`, or None.
+        optimizer: of the model's parameters.
+        num_epochs: how many times `fit` goes over the training part.
+        dataset: a torch Dataset or DataLoader. A random half, drawn by the seed, trains the weights and the
+            other half the architecture, unless `valid_dataset` is given.
+        valid_dataset: what trains the architecture. Default: half of `dataset`.
+        forward_fn: `(model, X) -> output`, for what X is not the one argument of the model. Default: the model is
+            called with X, or with its parts where these and not X alone fit the arguments of its `forward`.
+        loss_fn: `(model, batch) -> loss`, or `-> (loss, output, target)` where there are metrics or a reward: does all
+            with a batch, which may be anything. Then `loss` is None. The model that it is given runs as the trainer
+            wants it to. Default: `loss(model(X), y)`.
+        batch_size: samples a batch in each process, where `dataset` is not a loader. Default: 64.
+        workers: processes that load data. Default: 0.
+        scheduler: of the optimizer's learning rate.
+        scheduler_interval: whether the scheduler is stepped once an "epoch", or after each "step" of the optimizer, as
+            `OneCycleLR` and warm-ups by steps want it. Default: "epoch".
+        grad_clip: the largest norm of the weights' gradient; None or 0 does not clip. Default: 5.
+        accumulate: batches whose gradients are averaged into one step of each optimizer. Steps of several
+            optimizers still alternate batch by batch: each has its own gradients and steps at its last. Default: 1.
+        log_frequency: steps between log lines. Default: a line an epoch.
+        device: such as "cpu" or "cuda:1". Default: an accelerator where there is one.
+        devices: processes on this node. Default: as `torchrun` says, else 1.
+        num_nodes: nodes. Default: as `torchrun` says, else 1.
+        strategy: as Lightning Fabric names it. Default: DDP where there are several processes.
+        process_timeout: seconds that a process waits for the others, before all end with an error that says what was
+            waited for. Default: 600.
+        precision: as Lightning Fabric names it, such as "bf16-mixed". Default: "32-true", which computes in
+            the model's own dtype.
+        seed: of the split, the order of the data, the architecture parameters, and all that is drawn
+            during `fit`. Default: 0.
+        run_dir: a directory for metrics, checkpoints, the architecture, the network's weights and plots.
+        checkpointing: when a checkpoint is written into `run_dir`. Default: each epoch, the last 2 and the best.
+        callbacks: called in the first process while the search runs.
+        stop_when: rules `record -> reason or None`, asked after each epoch.
+        on_nonfinite: whether a loss that is NaN or infinite stops the search, or its step is skipped and counted, and
+            buffers are as before it. A step of an optimizer whose gradient is such is skipped then, too, and
+            evaluations leave out batches that hold such numbers.
+        progress: whether to show a bar where there is a terminal.
+
+    Attributes:
+        space: the model's `SearchSpace`.
+        history: one dict an epoch, as in `metrics.jsonl`.
+        stopped: why the search ended before `num_epochs`, else None.
+        given_options: name -> what was given, as JSON has it: functions by their qualified names.
+
+    Raises:
+        TrainingError: the model has no choices, the optimizer lacks parameters of it, or an argument cannot be.
+        TakenOverError: another trainer has taken the model over.
+        DataError: the data cannot be split or read.
+        SpaceError: one label means two different choices.
+            After any of these the model is as it was.
+    """
+
+    recalibration_samples: int = 20_000  # for BatchNorm (arXiv 1904.00420)
+
+    def _check_model(self, model: nn.Module) -> None:
+        self.space = SearchSpace(model)
+        check_not_taken(model)
+        if not self.space:
+            raise TrainingError(
+                f"{type(model).__name__} has no choices to search; mark some by LayerChoice or InputChoice, or train "
+                "it as it is by supernet.train"
+            )
+
+    def _loaders(self, dataset: Data, valid_dataset: Data | None, **how: Any) -> tuple[Any, Any]:
+        return loaders_of_two_parts(dataset, valid_dataset, **how)
+
+    def take_over(
+        self,
+        layer: Callable[[LayerChoice, Plan], nn.Module],
+        input: Callable[[InputChoice, Plan], nn.Module],
+        plan: dict[str, Any],
+    ) -> None:
+        """Put modules that run in the place of the model's choices, and try them on a batch.
+
+        Args:
+            layer: makes what stands in a `LayerChoice`'s place and follows the plan.
+            input: the same for an `InputChoice`.
+            plan: one that the trial can follow.
+
+        Raises:
+            SupernetError: a choice cannot run so. What the model and the loss themselves raise is passed on.
+                After either the model is as it was.
+        """
+        self._set_up(layer, input, plan)
+
+    def explain(self) -> None:
+        """Print how each choice runs: which candidates the fast way, and which as they are and why."""
+        print(self.supernet.explain())
+
+    def forward(self, X: Any, plan: dict[str, Any]) -> Any:
+        """Run the supernet on a batch, its choices following the plan."""
+        with self.supernet.unsynced(not self._completes_a_step()):
+            return self.supernet(X, plan)
+
+    def probabilities(self) -> dict[str, list[float]]:
+        """Return label -> the present probability of each candidate or input, for the record; none by default."""
+        return {}
+
+    def _record_of_choices(self) -> dict[str, Any]:
+        probabilities, architecture = self.probabilities(), self.preferred()
+        record = {"probabilities": probabilities, "entropy": entropies(probabilities, self.space)}
+        if architecture is not None:
+            last = self.history[-1] if self.history else {}
+            stable = last.get("stable_epochs", 0) + 1 if last.get("architecture") == architecture else 0
+            free = share_without_parameters(architecture, self.space, self.supernet.candidates_without_parameters())
+            record |= {"architecture": architecture, "stable_epochs": stable, "parameter_free_share": free}
+        return record
+
+    def identity(self) -> dict[str, Any]:
+        """Return what two runs must have in common for one to go on where the other ended."""
+        return {**super().identity(), "space": self.space.fingerprint}
+
+    def _standing_result(self, run: RunDirectory) -> Any:
+        return run.finished_architecture(self.space)
+
+    def _conclude(self) -> None:
+        self._found = self.export()  # some processes share the work
+        if self._standing not in (None, self.space.canonical(self._found)):
+            raise TrainingError(
+                f"the run is finished with the architecture {self._standing}, and now the search gives {self._found}: "
+                "data, a function or a constraint has changed; search anew in another run_dir"
+            )
+
+    def _write_result(self, run: RunDirectory) -> None:
+        if self._standing is None:
+            run.write_architecture(self._found, self.space)
+        run.write_network(lambda: self._network_of(self._found))
+
+    def _write_plots(self, run: RunDirectory) -> None:
+        run.write_plots(self.model, self._found, self.space, self.history)
+
+    # --- evaluation of architectures ---------------------------------------------------------------------
+
+    def evaluate(self, architecture: Mapping[str, Any], *, num_batches: int | None = None) -> dict[str, float]:
+        """Return loss and metrics of an architecture on the validation part, with the weights of the supernet.
+
+        BatchNorm's running statistics are those of this architecture alone: before, they are computed from scratch
+        on training samples, as the plain average over batches. They, the weights and the random numbers are
+        after it as they were.
+
+        Args:
+            architecture: label -> decision.
+            num_batches: of the validation part. Default: all.
+
+        Raises:
+            ArchitectureError: it is not an architecture of the model's space.
+        """
+        if num_batches is not None:
+            check_counts(num_batches=num_batches)
+        path = self.space.canonical(architecture)
+        meters = self.evaluation_meters()
+        with self._recalibrated(path):
+            for position, (X, y) in enumerate(self._borne(self._evaluation_part)):
+                if position == num_batches:
+                    break
+                output = self.supernet.alone(X, path)
+                for meter in meters:
+                    meter.update(self.loss_of(output, y) if meter is meters[0] else None, output, y, X)
+        return {name: value for meter in meters for name, value in meter.read().items()}
+
+    def _borne(self, part: Part) -> Iterator[tuple[Any, Any]]:
+        """Yield a part's batches; where steps may be skipped, without those that hold what is not finite."""
+        for X, y in part.batches(0):
+            if self.on_nonfinite != "skip" or are_finite((X, y)):
+                yield X, y
+
+    def architecture_of(self, epoch: int | Literal["best"]) -> Architecture:
+        """Return the architecture that was derived after an epoch.
+
+        Args:
+            epoch: from 1 on; or "best", the epoch of the least loss on the validation part.
+
+        Raises:
+            TrainingError: there is no such epoch, or its record has no architecture.
+        """
+        records = {record["epoch"]: record for record in self.history if "architecture" in record}
+        measured = [n for n, record in records.items() if not math.isnan(record.get("valid_loss", math.nan))]
+        if epoch == "best" and measured:
+            epoch = min(measured, key=lambda n: records[n]["valid_loss"])
+        if epoch not in records:
+            known = f"there are 1 to {len(records)}" if records else "no epoch has one"
+            raise TrainingError(f"epoch {epoch!r} of {type(self).__name__} has no architecture: {known}")
+        return dict(records[epoch]["architecture"])
+
+    def evaluation_meters(self) -> list[Meter]:
+        """Return what measures the outputs of an evaluation; the first one takes the loss too."""
+        return [Meter(self.metrics, self.device)]
+
+    @contextmanager
+    def _recalibrated(self, path: Architecture) -> Iterator[None]:
+        """Let the model be in eval form in this context, BatchNorm's running statistics those of a path alone."""
+        with ExitStack() as stack:
+            stack.enter_context(seeded(self.seed, self.device))
+            stack.enter_context(self.supernet.statistics_kept())
+            stack.enter_context(self.supernet.laid_out())
+            stack.enter_context(self._forms.evaluating(self.loss))
+            with statistics_anew(self.model, self._forms) as norms:
+                seen = 0
+                for X, y in self._borne(self._recalibration_part) if norms else ():
+                    self.supernet.alone(X, path)
+                    seen += batch_size(y, X)
+                    if seen >= self.recalibration_samples:
+                        break
+            yield
+
+    def _network_of(self, architecture: Architecture) -> nn.Module:
+        """Return the frozen network, with the running statistics that `evaluate` measures it by."""
+        with (
+            failing_softly("the network's running statistics are those of the whole supernet"),
+            self._recalibrated(self.space.canonical(architecture)),
+        ):
+            return freeze(self.model, architecture)
+        return freeze(self.model, architecture)
