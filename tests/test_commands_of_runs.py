@@ -12,7 +12,7 @@ from supernet.cli import main
 from supernet.errors import FileFormatError, TrainingError
 from supernet.printable import printable
 from supernet.rerun import rerun
-from supernet.trainers import description as describing
+from supernet.training import description as describing
 from supernet.training.command import digests, is_of_the_user, parsed
 from supernet.training.description import git_state
 

@@ -14,10 +14,10 @@ import torch
 from searches import result, search
 
 from supernet.errors import FileFormatError, TrainingError
+from supernet.files import safetensors_file
 from supernet.files.checkpoint import read_checkpoint, write_checkpoint
 from supernet.files.encoding import UnknownClassError
 from supernet.space import files
-from supernet.trainers import safetensors_file
 from supernet.training.health import peak_memory
 from supernet.training.run_directory import RunDirectory
 

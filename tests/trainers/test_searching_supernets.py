@@ -23,7 +23,7 @@ from supernet import (
     freeze,
 )
 from supernet.errors import ArchitectureError, SpaceError, TrainingError
-from supernet.trainers import progress
+from supernet.training import progress
 
 KINDS = ["first order", "second order", "lean", "enas", "proxyless", "reinforce", "single path", "random"]
 

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from supernet import accuracy
 from supernet.errors import TrainingError
-from supernet.trainers import Callback, Checkpointing, run_directory
+from supernet.trainers import Callback, Checkpointing
+from supernet.training import run_directory
 from supernet.training.evaluation import NetworkTrainer
 from supernet.training.run_directory import RunDirectory
 from supernet.training.snapshot import digest
