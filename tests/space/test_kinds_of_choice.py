@@ -199,6 +199,14 @@ def test_distributions_records_and_plots_take_it_as_any_other(model, tmp_path):
         ((("a", "b"),), {"values": (1, 1.0)}, "no two the same"),
         ((("a", "a"),), {}, "no two the same"),
         ((("a", "b"),), {"prior": (1.0,)}, "a prior has one number for each of 2 options, not 1"),
+        ((("a", "b"),), {"prior": (2.0, -1.0)}, "a prior has probabilities between 0 and 1"),
+        ((("a", "b"),), {"prior": (0.5, 0.4)}, "a prior sums to 1, not to 0.9"),
+        (
+            (("a", "b"), 2),
+            {"is_set": True, "prior": (1.0, 0.0)},
+            "2 options are to be chosen, but the prior allows",
+        ),
+        ((("a", "b"), (0, 1)), {"is_set": True, "prior": (1.0, 1.0)}, "at most 1 options are to be chosen"),
     ],
 )
 def test_a_domain_that_cannot_be_is_refused(arguments, options, match):

@@ -204,3 +204,23 @@ def test_a_set_that_no_mixture_is_known_of_is_refused_by_its_name():
             TensorDataset(X, (X.sum(1) > 0).long()), batch_size=8,
         )  # fmt: skip
     assert isinstance(model[1], Subset)
+
+
+class Width(Choice):
+    def domain(self):
+        return Domain(str(self.label), ("narrow", "wide"), values=(4, 8))
+
+    def resolve(self, decision):
+        width = self.domain().normalized(decision)
+        return nn.Sequential(nn.Linear(4, width), nn.Linear(width, 4))
+
+
+@pytest.mark.parametrize("kind", [DartsTrainer, RandomTrainer])
+def test_weights_that_no_search_could_train_are_refused_when_the_trainer_is_made(kind):
+    model, X = nn.Sequential(Width(label="w"), nn.Linear(4, 2)), torch.randn(32, 4)
+    with pytest.raises(ChoiceError, match=r"choice 'w' makes new weights in resolve\(\) \(0.weight, 0.bias"):
+        kind(
+            model, nn.CrossEntropyLoss(), None, optimizer=torch.optim.SGD(model.parameters(), 0.1), num_epochs=1,
+            dataset=TensorDataset(X, (X.sum(1) > 0).long()), batch_size=8,
+        )  # fmt: skip
+    assert isinstance(model[0], Width)

@@ -32,7 +32,7 @@ class ChoiceSlot(nn.Module):
     def __init__(self, choice: Choice, plan: Plan) -> None:
         super().__init__()
         self.label, self.plan = str(choice.label), plan
-        self._parameters, self._buffers = dict(choice._parameters), dict(choice._buffers)
+        self._parameters, self._buffers = choice._parameters, choice._buffers  # the very same, wherever they are moved
         self._modules.update(choice._modules)
         self._domain, self._resolve = choice.domain(), choice.resolve
         # Positions -> the module, and what of it the choice has made, which does not follow `train` by itself.
@@ -44,18 +44,32 @@ class ChoiceSlot(nn.Module):
         key = self._domain.positions(decision)
         if key not in self._resolved:
             module, inside = self._resolve(self._domain.decision(key)), {id(inner) for inner in self.modules()}
+            self._check_weights(module)
             self._resolved[key] = module, [inner for inner in module.modules() if id(inner) not in inside]
         module, made = self._resolved[key]
         for inner in made:
             inner.training = self.training
         return module
 
+    def _check_weights(self, module: nn.Module) -> None:
+        known = {id(tensor) for tensor in (*self.parameters(), *self.buffers())}
+        new = [name for name, t in (*module.named_parameters(), *module.named_buffers()) if id(t) not in known]
+        if new:
+            raise ChoiceError(
+                f"choice {self.label!r} makes new weights in resolve() ({', '.join(new[:3])}), which no search could "
+                "train; make them in its constructor, and let resolve() put them together"
+            )
+
     def check(self, entry: Any) -> None:
         """Raise unless the choice can run as a plan's entry says.
 
         Raises:
-            ChoiceError: it is a set, of which no mixture is known.
+            ChoiceError: it is a set, of which no mixture is known; or `resolve` makes weights.
         """
+        every = range(len(self._domain.options))
+        for option in every:  # each once, with as many others as there must be
+            others = [other for other in every if other != option][: max(self._domain.bounds[0], 1) - 1]
+            self.resolved(self._domain.decision([option, *others]))
         if self._domain.is_set and isinstance(entry, torch.Tensor):
             raise ChoiceError(
                 f"choice {self.label!r} takes {self._domain}, of which no mixture is known; use a trainer that samples"
@@ -64,7 +78,6 @@ class ChoiceSlot(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run what is selected."""
         entry = self.plan[self.label]
-        self.check(entry)
         selection = selection_of(entry)
         if selection.weights is None:
             return self.resolved(selection.active[0])(*args, **kwargs)

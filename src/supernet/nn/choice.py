@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -82,7 +81,8 @@ class Choice(nn.Module, metaclass=_BecomesWhatIsDecided):
     """A decision in a model, not yet made: base of `LayerChoice`, `InputChoice`, and of kinds of your own.
 
     A kind of your own writes `domain`, `resolve` and, where options are modules, `branches`, and registers these as
-    children. Spaces, sampling, counting, freezing, records and plots know it by that alone.
+    children. Spaces, samples, counts, freezing, records, plots and trainers know it by that alone. What has weights is
+    made in the constructor, and `resolve` puts it together: what that made anew no search could train.
 
     Args:
         label: the decision's name. Choices of one label are one decision. Default: the path in the model.
@@ -90,12 +90,12 @@ class Choice(nn.Module, metaclass=_BecomesWhatIsDecided):
     Raises:
         ChoiceError: the label is no text, or empty.
 
-    >>> class Width(Choice):
+    >>> class Rate(Choice):
     ...     def domain(self):
-    ...         return Domain(str(self.label), ("narrow", "wide"), values=(16, 32))
+    ...         return Domain(str(self.label), ("low", "high"), values=(0.1, 0.5))
     ...
     ...     def resolve(self, decision):
-    ...         return nn.LazyLinear(self.domain().normalized(decision))
+    ...         return nn.Dropout(self.domain().normalized(decision))
     """
 
     _prior: list[float] | None = None
@@ -153,17 +153,3 @@ class Choice(nn.Module, metaclass=_BecomesWhatIsDecided):
             f"{self.description()} has not been decided, so the model cannot run as it is; hand the model to a "
             "trainer, or make it a plain network by freeze(model, architecture)"
         )
-
-
-def checked_prior(prior: Sequence[float] | None, count: int, *, sums_to_one: bool) -> list[float] | None:
-    """Return `prior` as a list of `count` probabilities, or raise `ChoiceError`."""
-    if prior is None:
-        return None
-    numbers = [float(p) for p in prior]
-    if len(numbers) != count:
-        raise ChoiceError(f"a prior has one number for each of {count} candidates, not {len(numbers)}")
-    if not all(0 <= p <= 1 for p in numbers):
-        raise ChoiceError(f"a prior has probabilities between 0 and 1, not {numbers}")
-    if sums_to_one and not math.isclose(sum(numbers), 1, abs_tol=1e-6):
-        raise ChoiceError(f"a prior sums to 1, not to {sum(numbers):g}: {numbers}")
-    return numbers

@@ -66,8 +66,22 @@ class Domain:
                 f"choice {self.label!r} needs a name or value for each of its {count} {self.noun}s, no two the same, "
                 f"not {list(outcomes)}"
             )
-        if self.prior is not None and len(self.prior) != count:
-            raise ChoiceError(f"a prior has one number for each of {count} {self.noun}s, not {len(self.prior)}")
+        if self.prior is not None:
+            self._check_prior(list(self.prior))
+
+    def _check_prior(self, prior: list[float]) -> None:
+        """Raise `ChoiceError` unless decisions can be drawn by this prior."""
+        low, high = self.bounds
+        if len(prior) != len(self.options):
+            raise ChoiceError(f"a prior has one number for each of {len(self.options)} {self.noun}s, not {len(prior)}")
+        if not all(0 <= p <= 1 for p in prior):
+            raise ChoiceError(f"a prior has probabilities between 0 and 1, not {prior}")
+        if self.is_fixed and not math.isclose(sum(prior), 1, abs_tol=1e-6):
+            raise ChoiceError(f"a prior sums to 1, not to {sum(prior):g}: {prior}")
+        if sum(p > 0 for p in prior) < low:
+            raise ChoiceError(f"{low} {self.noun}s are to be chosen, but the prior allows fewer: {prior}")
+        if low < high and sum(p == 1 for p in prior) > high:
+            raise ChoiceError(f"at most {high} {self.noun}s are to be chosen, but the prior demands more: {prior}")
 
     # --- decisions and positions -----------------------------------------------------------------------------
 

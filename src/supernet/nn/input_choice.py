@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from supernet.errors import ChoiceError
-from supernet.nn.choice import Choice, Risk, checked_prior
+from supernet.nn.choice import Choice, Risk
 from supernet.nn.domain import Domain, is_int
 
 __all__ = ["InputChoice"]
@@ -78,13 +78,8 @@ class InputChoice(Choice):
         self.reduction = reduction
         self.absent = absent
         self.choose_from = choose_from
-        low, high = self.bounds
-        self._prior = checked_prior(prior, n_candidates, sums_to_one=low == high)
-        if self._prior is not None:
-            if sum(p > 0 for p in self._prior) < low:
-                raise ChoiceError(f"{low} inputs are to be chosen, but the prior allows fewer: {self._prior}")
-            if low < high and sum(p == 1 for p in self._prior) > high:
-                raise ChoiceError(f"at most {high} inputs are to be chosen, but the prior demands more: {self._prior}")
+        self._prior = None if prior is None else [float(p) for p in prior]
+        self.domain()  # which looks whether that is a prior
 
     @property
     def bounds(self) -> tuple[int, int]:

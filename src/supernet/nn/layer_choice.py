@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from supernet.errors import ChoiceError
-from supernet.nn.choice import Choice, checked_prior
+from supernet.nn.choice import Choice
 from supernet.nn.domain import Domain
 
 __all__ = ["LayerChoice"]
@@ -82,7 +82,8 @@ class LayerChoice(ByNameAndPosition, Choice):
             raise ChoiceError("a LayerChoice needs at least one candidate, but its candidates are empty")
         for name, module in named:
             self._put(_checked_name(name), module)
-        self._prior = checked_prior(prior, len(named), sums_to_one=True)
+        self._prior = None if prior is None else [float(p) for p in prior]
+        self.domain()  # which looks whether that is a prior
 
     @property
     def names(self) -> list[str]:
