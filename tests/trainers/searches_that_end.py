@@ -41,6 +41,9 @@ def new_trainer(mode, run_dir):
         LayerChoice([nn.Linear(width, width), nn.ReLU()] + [nn.Tanh()] * ("space" in here), label="body"),
         nn.Linear(width, 2),
     )
+    if mode == "buffers of any dtype":
+        for dtype in (torch.int16, torch.uint16, torch.bool, torch.float8_e4m3fn, torch.complex64):
+            model[0].register_buffer(str(dtype).split(".")[1], torch.full((2, 3), RANK).to(dtype))
     generator = torch.Generator().manual_seed(7 if "samples" in here else 0)
     count = 60 if "length" in here else 64
     X = torch.randn(count, 4, generator=generator)
@@ -149,6 +152,7 @@ def outcome(mode, run_dir):
         spoil(trainer, mode)
         trainer.fit()
         told |= {"stopped": trainer.stopped, "architecture": trainer.export(), "losses": losses(trainer)}
+        told["buffers"] = [str(buffer.tolist()) for buffer in trainer.model.buffers()]
     except BaseException as raised:
         told["error"] = f"{type(raised).__name__}: {raised}"
         told["code"] = raised.code if isinstance(raised, SystemExit) else 1

@@ -35,7 +35,7 @@ REFUSED = {
     "learning rate moves": "diverged in epoch 1: the learning rate of group 0 is 0.1 in process 0, 0.5 in process 1",
     "constraint": "evaluate different architectures",
 }
-ALIKE = ("initial weights", "clock", "score", "callbacks in one")
+ALIKE = ("initial weights", "buffers of any dtype", "clock", "score", "callbacks in one")
 
 ENDED = {
     "hangs": (
@@ -87,7 +87,7 @@ def test_where_functions_differ_or_weights_are_made_without_a_seed_the_first_pro
     for mode in ALIKE:
         first, second = compared[mode]
         assert first["error"] is None, first["error"]
-        assert all(first[name] == second[name] for name in ("stopped", "architecture", "losses")), mode
+        assert all(first[name] == second[name] for name in ("stopped", "architecture", "losses", "buffers")), mode
     assert compared["clock"][1]["stopped"] == "late"
     assert compared["initial weights"][1]["losses"] == compared["callbacks in one"][1]["losses"]
 

@@ -9,6 +9,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from supernet.errors import TrainingError
 from supernet.processes.messages import is_about_processes, set_timeout
@@ -20,6 +22,10 @@ __all__: list[str] = []
 
 TIMEOUT = 600.0  # seconds
 STARTING = 60.0  # at least, until all are there: imports take long on a busy machine, and do not begin together
+
+# What gloo and NCCL can send.
+_SENT = {torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64}
+_SENT |= {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 def new_fabric(
@@ -88,6 +94,14 @@ def new_fabric(
     if not fabric.is_global_zero:  # the first process speaks for all
         logging.getLogger("supernet").setLevel(logging.ERROR)
     return fabric
+
+
+def keep_from_ddp(model: nn.Module) -> None:
+    """Let DDP leave those buffers alone whose dtype cannot be sent: it would fail at the first of them."""
+    known: list[str] = list(getattr(model, "_ddp_params_and_buffers_to_ignore", ()))
+    odd = [name for name, buffer in model.named_buffers(remove_duplicate=False) if buffer.dtype not in _SENT]
+    if odd:
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, [*known, *odd])
 
 
 def _leave_process_group() -> None:

@@ -142,8 +142,9 @@ class Processes:
         """Give all processes the first one's values of these tensors."""
         with torch.no_grad(), self._waiting("the first process's weights"):
             for tensor in tensors if self.count > 1 else ():
-                values = tensor.detach().cpu().contiguous()
-                distributed.broadcast(values, src=0, group=self._group)
+                values = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+                # As bytes, for gloo does not know every dtype.
+                distributed.broadcast(values.flatten().view(torch.uint8), src=0, group=self._group)
                 overwritten(tensor, values)
 
     def compare(self, told: Mapping[str, Any], finding: str = "the processes differ") -> None:

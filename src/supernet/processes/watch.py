@@ -42,20 +42,27 @@ class Watch(threading.Thread):
         self._others = [rank for rank in range(processes.count) if rank != processes.rank]
         self._key = f"supernet/{next(_watches)}"
         store: Any = distributed.distributed_c10d._get_default_store()
-        self._store = store.clone()  # one for each thread
+        self._store, self._lock_of_store = store.clone(), threading.Lock()  # of this thread and the main one
         self._store.set_timeout(timedelta(seconds=timeout))
         self._beat, self._is_over, self._lock = 0, threading.Event(), threading.Lock()
-        self._failure: str | None = None
+        self._own_failure: str | None = None
+        self._failure: str | None = None  # another's
         self._is_armed = False
         self.tell()
 
     def tell(self, failure: str | None = None) -> None:
-        """Tell how this process is."""
-        told = {"beat": self._beat, "where": self.where(), "failure": failure, **self._processes.state()}
-        try:
-            self._store.set(f"{self._key}/{self._processes.rank}", json.dumps(told))
-        except RuntimeError as error:  # whoever keeps the store has ended, and with it the others
-            logger.debug("the other processes are not told: %s", error)
+        """Tell how this process is.
+
+        Args:
+            failure: by what it ends, which stays said in whatever is told later.
+        """
+        with self._lock_of_store:
+            self._own_failure = self._own_failure or failure
+            told = {"beat": self._beat, "where": self.where(), "failure": self._own_failure, **self._processes.state()}
+            try:
+                self._store.set(f"{self._key}/{self._processes.rank}", json.dumps(told))
+            except RuntimeError as error:  # whoever keeps the store has ended, and with it the others
+                logger.debug("the other processes are not told: %s", error)
 
     def run(self) -> None:
         """Tell and look until it is over."""
@@ -80,8 +87,12 @@ class Watch(threading.Thread):
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Let the main thread be interrupted in this context; in another thread nothing can be."""
-        if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGURG"):
+        """Let the main thread be interrupted in this context; in another thread nothing can be.
+
+        Nor is it where something other than Python handles the signal for that, which could not be put back.
+        """
+        is_main = threading.current_thread() is threading.main_thread()
+        if not is_main or not hasattr(signal, "SIGURG") or signal.getsignal(signal.SIGURG) is None:
             yield
             return
         before = signal.signal(signal.SIGURG, self._raise)  # ignored by default, and nobody's
@@ -124,7 +135,8 @@ class Watch(threading.Thread):
         return next((f"process {rank} has ended: {failure}" for rank, failure in failed.items()), None)
 
     def _read(self) -> dict[int, dict[str, Any]]:
-        told = self._store.multi_get([f"{self._key}/{rank}" for rank in self._others])
+        with self._lock_of_store:
+            told = self._store.multi_get([f"{self._key}/{rank}" for rank in self._others])
         return {rank: json.loads(text) for rank, text in zip(self._others, told, strict=True)}
 
     def _interrupt(self) -> None:

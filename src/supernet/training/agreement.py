@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset
 
 from supernet.data.loaders import Part, Reseeded
 from supernet.execution.state import seeded
+from supernet.processes.fabric import keep_from_ddp
 
 if TYPE_CHECKING:
     from supernet.training.loop import TrainingLoop
@@ -61,6 +62,7 @@ def share_initial_values(trainer: TrainingLoop) -> None:
     modules = [module for module in (trainer.model, trainer.loss) if isinstance(module, nn.Module)]
     tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
     trainer.processes.share([*tensors, *trainer.parameters_outside()])
+    keep_from_ddp(trainer.model)
 
 
 def what_has_come_out(trainer: TrainingLoop) -> dict[str, Any]:
