@@ -91,6 +91,7 @@ def test_where_no_checkpoint_is_whole_an_error_names_the_newest(run, tmp_path):
 
 def test_a_broken_checkpoint_of_a_later_step_is_not_counted_among_the_last_ones(run, tmp_path):
     flip_a_bit(tmp_path / "checkpoints" / "step-000000000003.safetensors")
+    run.newest_whole_checkpoint(ALONE)
     run.write_checkpoint({"step": 2}, 2, 1, None)
     assert names(tmp_path) == ["step-000000000002.safetensors"]
 

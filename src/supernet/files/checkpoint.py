@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 
 from supernet.errors import FileFormatError, TrainingError
-from supernet.files.encoding import Encoded, decoded, encoded, sparse
+from supernet.files.encoding import OUT_OF_MEMORY, Encoded, decoded, encoded, sparse
 from supernet.files.safetensors_file import read_safetensors, write_safetensors
 
 __all__ = ["read_checkpoint", "write_checkpoint"]
@@ -75,7 +75,7 @@ def read_checkpoint(path: Path, classes: Iterable[type] = (), device: torch.devi
     Raises:
         FileFormatError: the file is truncated, foreign or tampered with, or holds something of a class that may not
             be made; names it and what is wrong.
-        FileNotFoundError: there is no such file.
+        OSError: it cannot be read, now; FileNotFoundError where there is no such file.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint {path}")
@@ -96,6 +96,8 @@ def read_checkpoint(path: Path, classes: Iterable[type] = (), device: torch.devi
             state = decoded(table, {StateDict, *classes}, device)
     except FileFormatError as error:
         raise type(error)(f"{path}: {error}") from error
+    except OUT_OF_MEMORY:
+        raise
     except Exception as error:  # whatever wrong content leads to
         raise FileFormatError(f"{path} has content that cannot be read: {type(error).__name__}: {error}") from error
     if type(state) is not dict or not all(type(key) is str for key in state):

@@ -28,6 +28,8 @@ from supernet.errors import FileFormatError, TrainingError
 
 __all__ = ["Encoded", "check_can_be_saved", "decoded", "encoded"]
 
+OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)  # says nothing of what is read
+
 Parts = list[tuple[str, Any]]  # how a part is reached from its whole, for messages; and the part
 
 
@@ -85,7 +87,7 @@ def decoded(table: Encoded, classes: Iterable[type] = (), device: torch.device |
             make = _KINDS[kind].make
             reader.values.append(make(reader, notes, [reader.part(part) for part in parts]))
         return reader.part(table.root)
-    except FileFormatError:
+    except (FileFormatError, OSError, *OUT_OF_MEMORY):
         raise
     except Exception as error:  # whatever wrong content leads to in whatever is made of it
         raise FileFormatError(f"its content cannot be read: {type(error).__name__}: {error}") from error

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import torch
 
 from supernet.errors import FileFormatError, TrainingError
+from supernet.files.encoding import OUT_OF_MEMORY
 from supernet.space.files import replacing
 
 __all__: list[str] = []
@@ -78,13 +79,13 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor
 
     Raises:
         FileFormatError: the file is truncated, changed, or none of safetensors; names it and what is wrong.
-        FileNotFoundError: there is no such file.
+        OSError: it cannot be read, now; FileNotFoundError where there is no such file.
     """
     try:
         with path.open("rb") as file:
             return _read(file)
-    except FileNotFoundError:
-        raise
+    except (OSError, *OUT_OF_MEMORY):
+        raise  # which says nothing of what the file holds
     except Exception as error:  # whatever wrong content leads to
         raise FileFormatError(f"{path} is not a whole safetensors file: {error}") from error
 
@@ -117,7 +118,7 @@ def _read(file: BinaryIO) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
             raise ValueError(f"tensor {name} does not stand where the one before it ends, or is not of its size")
         if end > size - 8 - length:
             raise ValueError(f"tensor {name} is cut off")
-        content = torch.empty(end - begin, dtype=torch.uint8)
+        content = _memory(end - begin)
         view = _bytes_of(content)
         if numel and file.readinto(view) != end - begin:  # type: ignore[attr-defined]
             raise ValueError(f"tensor {name} is cut off")
@@ -137,6 +138,13 @@ def _read(file: BinaryIO) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
             "the file has been changed, or was damaged"
         )
     return metadata, tensors
+
+
+def _memory(size: int) -> torch.Tensor:
+    try:
+        return torch.empty(size, dtype=torch.uint8)
+    except RuntimeError as error:  # as which torch tells that the CPU has no memory
+        raise MemoryError(f"no memory of {size:,} bytes: {error}") from error
 
 
 def _bytes_of(tensor: torch.Tensor) -> Any:

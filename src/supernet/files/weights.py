@@ -35,7 +35,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Raises:
         FileFormatError: the file is damaged, or does not hold the weights of this network.
-        FileNotFoundError: there is no such file.
+        OSError: it cannot be read, now; FileNotFoundError where there is no such file.
 
     >>> load_weights(freeze(model, architecture), "runs/mine/network.safetensors")  # doctest: +SKIP
     """

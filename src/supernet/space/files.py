@@ -25,6 +25,7 @@ FORMAT = "supernet/architecture"
 VERSION = 1
 _IS_WINDOWS = os.name == "nt"
 _DEPTH = 100  # of JSON
+_LAST_TEXTS = ("space", "error", "stopped")  # with one of which a file from before there were digests may end
 DIGITS = 16  # of a digest that stands in a line, at least
 
 
@@ -114,8 +115,9 @@ def read_json(path: Path, format: str, version: int, otherwise: str) -> dict[str
             f"{path} does not have the digest that it was written with: it has been changed, or was damaged; if you "
             'changed it on purpose, take out its line "digest"'
         )
-    if not knows_digest and (names := [name for name, value in content.items() if _seems_a_digest(name, value)]):
-        raise FileFormatError(f"{path} has a digest by the name {names[0]!r:.80}; it has been changed, or was damaged")
+    if not knows_digest and _seems_a_digest(*list(content.items())[-1]):
+        name = list(content)[-1]
+        raise FileFormatError(f"{path} has a digest by the name {name!r:.80}; it has been changed, or was damaged")
     return content
 
 
@@ -162,8 +164,8 @@ def has_digest(content: Any, digest: Any, before: str = "") -> bool:
 
 
 def _seems_a_digest(name: str, value: Any) -> bool:
-    """Say whether an entry looks like a digest whose name, or some of whose digits, have been damaged."""
-    return name not in ("space", "error") and isinstance(value, str) and re.search("[0-9a-f]{20}", value) is not None
+    """Say whether the last entry looks like a digest whose name, or some of whose digits, have been damaged."""
+    return name not in _LAST_TEXTS and isinstance(value, str) and re.search("[0-9a-f]{20}", value) is not None
 
 
 # --- files that are whole or not there ---------------------------------------------------------------------

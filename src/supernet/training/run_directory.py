@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from torch import nn
 
+from supernet.checks import check_counts, check_numbers
 from supernet.errors import FileFormatError, MissingExtraError, TrainingError
 from supernet.files.checkpoint import read_checkpoint, write_checkpoint
 from supernet.files.encoding import UnknownClassError
@@ -75,10 +76,10 @@ class Checkpointing:
     keep_last: int = 2
 
     def __post_init__(self) -> None:
-        for name, least in (("every_epochs", 1), ("every_steps", 1), ("every_minutes", 0), ("keep_last", 1)):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < least):
-                raise TrainingError(f"{name} is None or a number from {least} on, not {value!r}")
+        due = {"every_epochs": self.every_epochs, "every_steps": self.every_steps}
+        check_counts(**{name: count for name, count in due.items() if count is not None}, keep_last=self.keep_last)
+        if self.every_minutes is not None:
+            check_numbers(every_minutes=self.every_minutes)
 
 
 class RunDirectory:
@@ -103,6 +104,7 @@ class RunDirectory:
         self._checkpoints = self.path / "checkpoints"
         self._best: tuple[float, str] | None = None
         self._digest = ""  # of the last line of metrics.jsonl
+        self._broken: set[str] = set()  # checkpoints that were found so
         present = next(path for path in (self.path, *self.path.parents) if path.exists())
         if not present.is_dir():
             raise TrainingError(f"run_dir {self.path} cannot be made, for {present} is no directory")
@@ -130,12 +132,12 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0.5)  # whoever asks whether a process lives here holds it for a moment
-            self._remove_unfinished()
         except Timeout as error:
             raise TrainingError(f"{self.path} is in use by another live process; choose another run_dir") from error
         except OSError as error:
             raise TrainingError(f"{self.path} cannot be written to: {error}") from error
         try:
+            self._remove_unfinished()
             yield
         finally:
             lock.release()
@@ -144,12 +146,25 @@ class RunDirectory:
         """Remove what processes that died in a write have left; with the lock held, no other is in one here."""
         for path in (*self.path.glob(".*"), *self._checkpoints.glob(".*")):
             if _UNFINISHED.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise TrainingError(f"{path}, which a process has left, cannot be removed: {error}") from error
 
     def _own_checkpoints(self) -> list[Path]:
-        """Return the checkpoints, those of earlier steps first. Other files there are not ours."""
-        files = self._checkpoints.glob("step-*.safetensors")
-        return sorted(path for path in files if _CHECKPOINT.fullmatch(path.name) and path.is_file())
+        """Return the checkpoints, those of earlier steps first. Other files there are not ours.
+
+        Raises:
+            TrainingError: it cannot be known now which there are.
+        """
+        try:
+            with os.scandir(self._checkpoints) as entries:  # `Path.glob` would take what it cannot read for empty
+                names = [entry.name for entry in entries if _CHECKPOINT.fullmatch(entry.name) and entry.is_file()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _cannot_be_read_now(self._checkpoints, error) from error
+        return [self._checkpoints / name for name in sorted(names)]
 
     def newest_checkpoint(self) -> Path | None:
         """Return the checkpoint of the latest step, None where there is none."""
@@ -170,7 +185,8 @@ class RunDirectory:
         Raises:
             FileFormatError: there are checkpoints, and none is whole; names the latest. Or what is whole holds
                 something of a class that may not be made.
-            TrainingError: a process does not see the file that the first one reads.
+            TrainingError: one that may be whole cannot be read now, or a process does not see the file that the first
+                one reads.
         """
         found = self._read_newest_whole(classes, device) if processes.rank == 0 else None
         name = processes.first("the checkpoint to go on from", found and found[0].name)
@@ -184,6 +200,8 @@ class RunDirectory:
                 f"process {processes.rank} does not see {path}, from which the first process goes on; let all "
                 "processes see one directory"
             ) from error
+        except OSError as error:
+            raise _cannot_be_read_now(path, error) from error
 
     def _read_newest_whole(
         self, classes: Iterable[type], device: torch.device | str
@@ -196,7 +214,10 @@ class RunDirectory:
                 raise
             except FileFormatError as error:
                 broken.append(error)
+                self._broken.add(path.name)
                 continue
+            except OSError as error:  # it may be whole: an older one is no reason to do without it
+                raise _cannot_be_read_now(path, error) from error
             if broken:
                 what = "; ".join(map(str, broken))
                 logger.warning("goes on from %s, since no newer checkpoint is whole: %s", path, what)
@@ -224,8 +245,9 @@ class RunDirectory:
         write_checkpoint(path, {**state, "best": self._best})
         others = self._own_checkpoints()
         position = others.index(path)
-        # Those of later steps are broken ones, for the run went on from an earlier one.
-        for other in others[: max(0, position + 1 - keep_last)] + others[position + 1 :]:
+        # The run went on from an earlier one than those that are broken.
+        broken = [other for other in others[position + 1 :] if other.name in self._broken]
+        for other in others[: max(0, position + 1 - keep_last)] + broken:
             if self._best is None or other.name != self._best[1]:
                 other.unlink(missing_ok=True)
         return path
@@ -347,6 +369,10 @@ def is_in_use(directory: Path) -> bool:
 def _name(global_step: int) -> str:
     """Return the name of the checkpoint of a step; names are in the order of steps."""
     return f"step-{global_step:012d}.safetensors"
+
+
+def _cannot_be_read_now(path: Path, error: OSError) -> TrainingError:
+    return TrainingError(f"{path} cannot be read now: {error}; it is as it was, so try again once it can be")
 
 
 @contextmanager
