@@ -17,12 +17,10 @@ from rich.text import Text
 
 from supernet.errors import FileFormatError
 from supernet.space.files import read_architecture_file
+from supernet.training.options import NOT_COMPARED
 from supernet.training.run_directory import DESCRIPTION, is_in_use, read_description, read_metrics
 
 __all__ = ["load_runs", "print_runs"]
-
-# Options that differ between runs that do the same.
-_NOT_COMPARED = frozenset(("seed", "run_dir", "callbacks", "progress", "log_frequency", "workers", "checkpointing"))
 
 
 def load_runs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[dict[str, Any]]:
@@ -160,7 +158,7 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 
 def _differing(given: Sequence[dict[str, Any]]) -> list[str]:
     """Return the options in which runs differ, other than those by which they differ anyway."""
-    names = dict.fromkeys(name for known in given for name in known if name.split(".")[0] not in _NOT_COMPARED)
+    names = dict.fromkeys(name for known in given for name in known if name.split(".")[0] not in NOT_COMPARED)
     return [name for name in names if len({json.dumps(known[name]) for known in given if name in known}) > 1]
 
 

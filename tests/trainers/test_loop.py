@@ -26,7 +26,8 @@ from supernet import (
     replace_layer_choice,
     restore,
 )
-from supernet.data.loaders import Part, loaders_of_two_parts
+from supernet.data.loaders import loaders_of_two_parts
+from supernet.data.part import Part
 from supernet.errors import ChoiceError, DataError, NonFiniteError, TakenOverError, TrainingError
 from supernet.execution import InputSlot, LayerSlot
 

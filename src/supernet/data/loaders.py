@@ -7,10 +7,8 @@ changes them.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
@@ -29,10 +27,8 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
-from supernet.data.batches import batch_size, split_batch
-from supernet.data.order import Batches, GivenBatches, Key, Rounds, is_stateful, set_epoch
+from supernet.data.order import Batches, GivenBatches, Key, Rounds, is_stateful
 from supernet.data.seeding import mixed_seed, numbers_kept
-from supernet.data.streams import Stream, StreamRound, digest_of
 from supernet.errors import DataError
 from supernet.execution.state import random_numbers_kept, reseed
 from supernet.processes.interruption import outliving_one_signal
@@ -96,202 +92,6 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-class Part:
-    """One part of the data: this process's batches from any point on, on the device.
-
-    Attributes:
-        loader: the DataLoader behind it.
-        share: by what the loss of the batch that was given last counts in the mean of the processes' losses: the number
-            of its samples over the mean number of the processes'. One process has 1.0. 0.0 where the process had none
-            left, and is given some of another's.
-        round: which pass over the data `without_end` is in.
-        position: how many batches of that round `without_end` has given.
-    """
-
-    def __init__(
-        self,
-        loader: DataLoader[Any],
-        to_device: Callable[[Any], Any],
-        seed: int = 0,
-        split: Callable[[Any], tuple[Any, Any]] = split_batch,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.loader, self._to_device, self._seed, self._split = loader, to_device, seed, split
-        self._rank, self._world_size = rank, world_size
-        self._rounds = _rounds_of(loader)
-        self._stream = Stream(loader, seed) if self._rounds is None else None
-        self._begins_anew = False  # each round with what was given
-        self._last: StreamRound | None = None
-        self._read: tuple[int, int, bool] | None = None  # round, batches that it has given, whether it is over
-        self._entered: Mapping[str, Any] | None = None
-        self.share = 1.0
-        self.enter(0, 0)
-
-    @property
-    def length(self) -> int | None:
-        """How many batches a round has; None where that is not known (a stream)."""
-        length = length_of(self.loader)
-        return length if length is None or self._rounds is not None else -(-length // self._world_size)
-
-    def batches(self, round: int, start: int = 0) -> Iterator[tuple[Any, Any]]:
-        """Yield (X, y) of one round from its batch `start` on."""
-        return self._batches(round, start, int)
-
-    def _batches(self, round: int, start: int, seed_of: Callable[[int], int]) -> Iterator[tuple[Any, Any]]:
-        entered, self._entered = self._entered, None
-        if entered is not None and (entered["round"], entered["batch"]) != (round, start) and not entered["over"]:
-            entered = None
-        opened = self._opened_stream if self._rounds is None else self._opened_rounds
-        given = 0
-        for batch, self.share in opened(round, start, seed_of, entered):
-            given += 1
-            self._read = round, start + given, False
-            yield self._split(self._to_device(batch))
-        self._read = round, start + given, True
-
-    def _opened_rounds(
-        self, round: int, start: int, seed_of: Callable[[int], int], entered: Mapping[str, Any] | None
-    ) -> Iterator[tuple[Any, float]]:
-        rounds: Any = self._rounds
-        rounds.round, rounds.start, rounds.seed_of = round, start, seed_of
-        if entered is not None and entered["sampler"] is not None:
-            rounds.enter(None if entered["over"] else start, entered["sampler"])
-        set_epoch(round, _given(self.loader.dataset))
-        for number, batch in enumerate(self.loader, start):
-            yield batch, rounds.share_of(number)
-
-    def _opened_stream(
-        self, round: int, start: int, seed_of: Callable[[int], int], entered: Mapping[str, Any] | None
-    ) -> Iterator[tuple[Any, float]]:
-        stream, name = self._stream, type(self.loader.dataset).__name__
-        assert stream is not None
-        place = entered if entered is not None and stream.stateful is not None else None
-        if entered is not None and entered["depends"] and place is None:
-            logger.info("%s keeps a state of its own: %d epochs of it are read again", name, round)
-            for earlier in range(round):
-                self._last = stream.open(earlier, seed_of(earlier), self._last, None)
-                for _ in self._last:
-                    pass
-        after = None if self._begins_anew else self._last
-        self._last = stream.open(round, seed_of(round), after, place)
-        if start and place is None:
-            logger.info("%s cannot be rewound: %d batches are skipped", name, start)
-        skipped = 0 if place is not None else start * self._world_size
-        batches = islice(self._last, skipped, None)
-        yield from ((batch, 1.0) for batch in batches) if self._world_size == 1 else self._dealt(batches)
-
-    def _dealt(self, batches: Iterator[Any]) -> Iterator[tuple[Any, float]]:
-        """Yield this process's of each group of batches, with its share: see `Rounds`."""
-        while True:
-            sizes: list[int] = []
-            for batch in islice(batches, self._world_size):
-                if len(sizes) in (0, self._rank):
-                    mine = batch
-                X, y = self._split(batch)
-                sizes.append(batch_size(y, X))
-            if not sizes or (self.loader.drop_last and len(sizes) < self._world_size):
-                return
-            has_one = self._rank < len(sizes)
-            yield mine, sizes[self._rank] * self._world_size / sum(sizes) if has_one else 0.0
-
-    def enter(self, round: int, position: int) -> None:
-        """Let `without_end` go on from here."""
-        self.round, self.position = round, position
-        self.leave()
-
-    def leave(self) -> None:
-        """Let go of the loader's processes; `without_end` still goes on where it is."""
-        self._running: Iterator[tuple[Any, Any]] | None = None
-
-    def without_end(self) -> Iterator[tuple[Any, Any]]:
-        """Return what yields (X, y) of round after round, from where the one before was left.
-
-        Raises:
-            DataError: the part gives no batch.
-        """
-        if self._running is None:
-            self._running = self._round_after_round()
-        return self._running
-
-    def _round_after_round(self) -> Iterator[tuple[Any, Any]]:
-        if isinstance(self._rounds, Batches):  # of which a place may be said by the number of all steps
-            passed, self.position = divmod(self.position, max(1, len(self._rounds)))
-            self.round += passed
-        while True:
-            for batch in self._batches(self.round, self.position, _seed_without_end):
-                self.position += 1
-                yield batch
-            if self.position == 0:
-                raise DataError(
-                    f"the validation part gives no batch: a {type(_given(self.loader.dataset)).__name__} has fewer "
-                    "samples than one batch; lower batch_size"
-                    if self.round == 0
-                    else f"the validation part gives no batch in round {self.round + 1}, though it did before; let the "
-                    "__iter__ of its dataset or sampler begin anew each time"
-                )
-            self.round, self.position = self.round + 1, 0
-
-    def whole(self, *, shuffle: bool) -> Part:
-        """Return all processes' share of this part: reading it does not disturb this one.
-
-        Args:
-            shuffle: in the order of this part's first round; else in the dataset's, or its sampler's, and nothing is
-                dropped. A loader that was taken as it is keeps its own.
-        """
-        loader, rounds = self.loader, self._rounds
-        if rounds is not None:
-            options = _options_of(loader)
-            options["persistent_workers"] = loader.num_workers > 0  # it is read for each architecture
-            dataset = cast(Reseeded, loader.dataset)
-            loader = _loader(dataset, rounds.whole(shuffle=shuffle), options)
-        elif not shuffle:
-            loader = _without_dropping(loader)
-        part = Part(loader, self._to_device, self._seed, self._split)
-        part._begins_anew = True
-        if loader is self.loader:
-            part._stream = self._stream
-        return part
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return from where the round that was read last goes on."""
-        dataset, result = _stateful_dataset(self.loader), dict[str, Any]()
-        if dataset is not None:
-            result["dataset"] = dataset.state_dict()
-        if self._read is None:
-            return result
-        round, batch, over = self._read
-        result |= {"round": round, "batch": batch, "over": over}
-        if isinstance(self._rounds, GivenBatches):
-            result["sampler"] = self._rounds.state_after(None if over else batch)
-        if self._last is not None:
-            result |= {**self._last.place(), "over": over}
-        return result
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the round that is read next begin where `state_dict` says, if it is asked for from there on."""
-        if "dataset" in state:
-            _stateful_dataset(self.loader).load_state_dict(state["dataset"])
-        none = {"sampler": None, "source": None, "numbers": None, "depends": False}
-        self._entered = {**none, **state} if "round" in state else None
-        self._read = None
-
-    def beginning(self) -> str:
-        """Return a digest of what all processes must find alike, that each may take its share of it."""
-        if self._rounds is not None:
-            return self._rounds.beginning()
-        return "" if self.length == 0 else digest_of(first_batch(self.loader))[:16]
-
-    def digest(self) -> str:
-        """Return a digest of which samples are in it, as far as that is known: not of what they hold."""
-        inner = _given(self.loader.dataset)
-        known = [type(inner).__name__, str(len(inner) if isinstance(inner, Sized) else None)]
-        if isinstance(inner, Subset):
-            known += [type(inner.dataset).__name__, *map(str, inner.indices)]
-        return hashlib.sha256(" ".join(known).encode()).hexdigest()
-
-
 def loaders_of_two_parts(
     data: Data,
     valid_data: Data | None,
@@ -321,7 +121,7 @@ def loaders_of_two_parts(
     if valid_data is not None:
         _check_apart(data, valid_data)
         first, second = loader_of(data, seed=seeds[0], **options), loader_of(valid_data, seed=seeds[1], **options)
-        both = _rounds_of(first), _rounds_of(second)
+        both = rounds_of(first), rounds_of(second)
         if isinstance(both[0], GivenBatches) and isinstance(both[1], GivenBatches) and both[0].given is both[1].given:
             both[1].read_a_copy()
         return first, second
@@ -388,7 +188,7 @@ def loader_of(
     batches = Batches(
         len(data), batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last, rank=rank, world_size=world_size
     )
-    return _loader(Reseeded(data, seed, default_collate), batches, options)
+    return loader_in_rounds(Reseeded(data, seed, default_collate), batches, options)
 
 
 class _Reading(NamedTuple):
@@ -435,9 +235,9 @@ def _iterates_in_its_own_way(loader: DataLoader[Any]) -> bool:
 
 def _made_anew(loader: DataLoader[Any], *, seed: int, shuffle: bool, rank: int, world_size: int) -> DataLoader[Any]:
     """Return a loader of the same samples, with the same options, in `Rounds`; see `loader_of`."""
-    dataset, reading, options = loader.dataset, _reading_of(loader), _options_of(loader)
+    dataset, reading, options = loader.dataset, _reading_of(loader), options_of(loader)
     if reading is None:
-        return loader if shuffle else _without_dropping(loader)
+        return loader if shuffle else without_dropping(loader)
     generator = loader.generator or getattr(reading.sampler, "generator", None)
     if generator is None:
         options["generator"] = torch.Generator().manual_seed(seed)
@@ -473,7 +273,7 @@ def _made_anew(loader: DataLoader[Any], *, seed: int, shuffle: bool, rank: int, 
             records=loader.num_workers > 0,
         )
         rounds = rounds if shuffle else rounds.whole(shuffle=False)
-    return _loader(Reseeded(dataset, seed, loader.collate_fn), rounds, options)
+    return loader_in_rounds(Reseeded(dataset, seed, loader.collate_fn), rounds, options)
 
 
 def _check_apart(*parts: Data) -> None:
@@ -511,14 +311,14 @@ def _undistributed(loader: DataLoader[Any], world_size: int) -> DataLoader[Any]:
     how: dict[str, Any] = {"sampler": order or SequentialSampler(cast(Sized, sampler.dataset))}
     how["batch_size"] = reading.batch_size
     how["drop_last"] = reading.batch_size is not None and (reading.drop_last or sampler.drop_last)
-    return DataLoader(loader.dataset, collate_fn=loader.collate_fn, **how, **_options_of(loader))
+    return DataLoader(loader.dataset, collate_fn=loader.collate_fn, **how, **options_of(loader))
 
 
-def _without_dropping(loader: DataLoader[Any]) -> DataLoader[Any]:
+def without_dropping(loader: DataLoader[Any]) -> DataLoader[Any]:
     """Return a loader that was taken as it is, or one like it that gives its last batch too."""
     if not loader.drop_last or _iterates_in_its_own_way(loader):
         return loader
-    return DataLoader(loader.dataset, loader.batch_size, collate_fn=loader.collate_fn, **_options_of(loader))
+    return DataLoader(loader.dataset, loader.batch_size, collate_fn=loader.collate_fn, **options_of(loader))
 
 
 def _samples_of(loader: DataLoader[Any]) -> Sequence[int]:
@@ -565,35 +365,30 @@ def _half_of(loader: DataLoader[Any], indices: list[int], share: int) -> DataLoa
     elif type(given) is RandomSampler and not reading.is_in_order:
         count = max(1, (given.num_samples + share) // 2)
         sampler = RandomSampler(part, given.replacement, count, given.generator)
-    options = {**_options_of(loader), "collate_fn": loader.collate_fn}
+    options = {**options_of(loader), "collate_fn": loader.collate_fn}
     return DataLoader(part, reading.batch_size, sampler=sampler, drop_last=reading.drop_last, **options)
 
 
-def _options_of(loader: DataLoader[Any]) -> dict[str, Any]:
+def options_of(loader: DataLoader[Any]) -> dict[str, Any]:
     """Return the options of a loader that do not say what is in its batches."""
     return {name: getattr(loader, name) for name in _OPTIONS}
 
 
-def _loader(dataset: Reseeded, rounds: Rounds, options: Mapping[str, Any]) -> DataLoader[Any]:
+def loader_in_rounds(dataset: Reseeded, rounds: Rounds, options: Mapping[str, Any]) -> DataLoader[Any]:
     how: dict[str, Any] = {"batch_sampler": rounds} if rounds.batched else {"batch_size": None, "sampler": rounds}
     how["worker_init_fn"] = outliving_one_signal(options.get("worker_init_fn"))
     return DataLoader(dataset, collate_fn=_as_it_is, **{**options, **how})
 
 
-def _rounds_of(loader: DataLoader[Any]) -> Rounds | None:
+def rounds_of(loader: DataLoader[Any]) -> Rounds | None:
     """Return what says the batches of a loader of ours; None where the loader was taken as it is."""
     order = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
     return order if isinstance(order, Rounds) else None
 
 
-def _seed_without_end(round: int) -> int:
-    """Return what stands in seeds for a round of `without_end`; those of `batches` have others."""
-    return mixed_seed(round, 0)
-
-
-def _stateful_dataset(loader: DataLoader[Any]) -> Any:
+def stateful_dataset(loader: DataLoader[Any]) -> Any:
     """Return the map-style dataset as its user gave it, if it has a state by torchdata's convention."""
-    dataset = _given(loader.dataset)
+    dataset = given_dataset(loader)
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     return dataset if is_stateful(dataset) and not isinstance(dataset, IterableDataset) else None
@@ -605,12 +400,14 @@ def _check_not_empty(dataset: Sized) -> None:
 
 
 def first_batch(loader: DataLoader[Any]) -> Any:
-    """Return a batch to try a model on, without starting workers, and moving no random state.
+    """Return a batch to try a model on, and move no random state.
+
+    No workers are started, but for a stream that has some: read in this process instead, it would be moved.
 
     Raises:
         DataError: the loader gives no batch.
     """
-    rounds = _rounds_of(loader)
+    rounds = rounds_of(loader)
     if rounds is not None:
         keys = next(rounds.keys_of(0, 0), None)
         if keys is not None:
@@ -620,11 +417,12 @@ def first_batch(loader: DataLoader[Any]) -> Any:
             batch = next(iter(loader), None)
         if batch is not None:
             return batch
-    raise DataError(f"a {type(_given(loader.dataset)).__name__} has fewer samples than one batch; lower batch_size")
+    raise DataError(f"a {type(given_dataset(loader)).__name__} has fewer samples than one batch; lower batch_size")
 
 
-def _given(dataset: Any) -> Any:
-    """Return the dataset as its user gave it."""
+def given_dataset(loader: DataLoader[Any]) -> Any:
+    """Return the dataset of a loader as its user gave it."""
+    dataset: Any = loader.dataset
     return dataset.dataset if isinstance(dataset, Reseeded) else dataset
 
 

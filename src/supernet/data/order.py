@@ -160,6 +160,11 @@ class Batches(Rounds):
         return slice(first + mine.start, first + mine.stop), share
 
 
+def share_of(samples: int, of_all: int, world_size: int) -> float:
+    """Return by what a process's mean over its samples counts in the plain mean of the processes': see `Rounds`."""
+    return samples * world_size / of_all
+
+
 def _dealt(count: int, batch_size: int, rank: int, world_size: int) -> tuple[slice, float]:
     """Return which samples of a group are this process's, and its share: see `Rounds`.
 
@@ -168,7 +173,7 @@ def _dealt(count: int, batch_size: int, rank: int, world_size: int) -> tuple[sli
     sharing = min(world_size, count if batch_size == 1 else max(1, count // 2))
     turn = rank if rank < sharing else 0
     mine = slice(count * turn // sharing, count * (turn + 1) // sharing)
-    return mine, (mine.stop - mine.start) * world_size / count if rank < sharing else 0.0
+    return mine, share_of(mine.stop - mine.start if rank < sharing else 0, count, world_size)
 
 
 class GivenBatches(Rounds):
@@ -289,8 +294,8 @@ class GivenBatches(Rounds):
                 break
             if self.batched and self.batch_size is None:  # a group of batches
                 turn = self._rank if self._rank < len(group) else 0
-                together = sum(len(indices) for indices in group)
-                share = len(group[turn]) * world_size / together if self._rank < len(group) else 0.0
+                samples = len(group[turn]) if self._rank < len(group) else 0
+                share = share_of(samples, sum(len(indices) for indices in group), world_size)
                 numbers = (number, batch * world_size + turn)
                 keys = [Key(index, (*numbers, place)) for place, index in enumerate(group[turn])]
             else:

@@ -11,7 +11,8 @@ from torch import nn
 
 from supernet.checks import check_counts
 from supernet.data.batches import batch_size
-from supernet.data.loaders import Data, Part, loaders_of_two_parts
+from supernet.data.loaders import Data, loaders_of_two_parts
+from supernet.data.part import Part
 from supernet.errors import TrainingError
 from supernet.execution import Plan
 from supernet.execution.recalibration import statistics_anew

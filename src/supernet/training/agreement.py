@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import random
+from collections import deque
 from collections.abc import Iterator, Mapping, Sized
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import IterableDataset
 
-from supernet.data.loaders import Part, Reseeded
+from supernet.data.loaders import given_dataset, stateful_dataset
+from supernet.data.part import Part
 from supernet.execution.state import seeded
 from supernet.processes.fabric import keep_from_ddp
+from supernet.training.options import OF_EACH_PROCESS
 
 if TYPE_CHECKING:
     from supernet.training.loop import TrainingLoop
 
 __all__: list[str] = []
 
-# Each process may have its own; of data, what is in it is compared, and of the run directory, what is seen there.
-_OPTIONS_OF_ITS_OWN = ("callbacks", "progress", "workers", "device", "dataset", "valid_dataset", "run_dir")
-
 _WHOLE_NUMBERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of an element -> dtype
 
 
 def what_is_given(trainer: TrainingLoop) -> dict[str, Any]:
-    """Return name -> what a trainer was given, as JSON has it, of all that the processes must be given alike."""
+    """Return name -> what a trainer was given, as JSON has it, of all that the processes must be given alike.
+
+    But for what samples hold, which `some_samples` reads.
+    """
     modules = {"weight": trainer.model, "weight of the loss": trainer.loss}
     parameters = {
         f"{kind} {name!r}": [list(p.shape), str(p.dtype), p.requires_grad]
         for kind, module in modules.items()
         for name, p in (module.named_parameters() if isinstance(module, nn.Module) else ())
     }
-    options = {name: value for name, value in trainer.given_options.items() if name not in _OPTIONS_OF_ITS_OWN}
+    options = {name: value for name, value in trainer.given_options.items() if name not in OF_EACH_PROCESS}
     space = getattr(trainer, "space", None)
     return {
         "the version of torch": torch.__version__,
@@ -47,11 +53,17 @@ def what_is_given(trainer: TrainingLoop) -> dict[str, Any]:
         "run_dir": None if trainer.given_options["run_dir"] is None else "given",
         "the space": None if space is None else space.fingerprint,
         **dict(_flat("", options)),
-        **_of_data("the training part", trainer.train_part, trainer),
-        **_of_data("the validation part", trainer.valid_part, trainer),
+        **_of_data("the training part", trainer.train_part),
+        **_of_data("the validation part", trainer.valid_part),
         **parameters,
         "parameters outside of the model": [list(p.shape) for p in trainer.parameters_outside()],
     }
+
+
+def some_samples(trainer: TrainingLoop) -> dict[str, str | None]:
+    """Return name -> a digest of what some samples of a part hold, which all processes must read alike."""
+    parts = {"the training part": trainer.train_part, "the validation part": trainer.valid_part}
+    return {f"the digest of some samples in {name}": _digest_of_samples(part, trainer) for name, part in parts.items()}
 
 
 def share_initial_values(trainer: TrainingLoop) -> None:
@@ -105,46 +117,72 @@ def _checksum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _tensors_of(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the tensors of an attribute that all share: buffers, means and statistics are each process's own."""
-    if isinstance(value, torch.Tensor):
+    """Yield what all share of an attribute, to any depth: what requires a gradient, parameters, states of generators.
+
+    Buffers, means and statistics are each process's own, in tensors as in arrays.
+    """
+    state = _state_of_generator(value)
+    if state is not None:
+        yield f"trainer.{name}, a generator", torch.tensor(list(state)).cumsum(0)
+    elif isinstance(value, torch.Tensor):
         if value.requires_grad:
             yield f"trainer.{name}", value
-    elif isinstance(value, torch.Generator):
-        yield f"trainer.{name}, a generator", value.get_state().view(torch.int64)
-    elif isinstance(value, random.Random) or hasattr(value, "bit_generator"):
-        state = value.getstate() if isinstance(value, random.Random) else value.bit_generator.state
-        yield f"trainer.{name}, a generator", torch.tensor(list(repr(state).encode().ljust(8))).cumsum(0)
-    elif hasattr(value, "__array_interface__") and value.dtype.kind in "biufc":
-        yield f"trainer.{name}", torch.tensor(value)
     elif isinstance(value, nn.Module):
         yield from ((f"trainer.{name}.{inner}", p) for inner, p in value.named_parameters())
     elif isinstance(value, Mapping) and not isinstance(value, Optimizer):
         for key, inner in value.items():
             yield from _tensors_of(f"{name}[{key!r}]", inner)
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple | deque):
         for position, inner in enumerate(value):
             yield from _tensors_of(f"{name}[{position}]", inner)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _tensors_of(f"{name}.{field.name}", getattr(value, field.name, None))
+    elif isinstance(value, set | frozenset):  # whose order may be another one in each process
+        inside = [_checksum(tensor.detach()).cpu() for inner in value for _, tensor in _tensors_of(name, inner)]
+        if inside:
+            yield f"trainer.{name}, a set", torch.stack(inside)
 
 
-def _of_data(name: str, part: Part, trainer: TrainingLoop) -> dict[str, Any]:
-    dataset = part.loader.dataset
-    dataset = dataset.dataset if isinstance(dataset, Reseeded) else dataset
+def _state_of_generator(value: Any) -> bytes | None:
+    """Return the state of a generator of random numbers; None of anything else."""
+    if isinstance(value, torch.Generator):
+        return value.get_state().numpy().tobytes()
+    state: Any
+    if isinstance(value, random.Random):
+        state = value.getstate()
+    elif isinstance(value, np.random.RandomState):
+        state = value.get_state(legacy=False)
+    elif isinstance(value, np.random.Generator):
+        state = value.bit_generator.state
+    elif isinstance(value, np.random.BitGenerator):
+        state = value.state
+    else:
+        return None
+    return json.dumps(state, default=lambda array: array.tolist()).encode()
+
+
+def _of_data(name: str, part: Part) -> dict[str, Any]:
+    dataset = given_dataset(part.loader)
     return {
         f"the class of {name}": type(dataset).__qualname__,
         f"the number of samples in {name}": len(dataset) if isinstance(dataset, Sized) else None,
         f"the number of batches in {name}": part.length,
         f"the beginning of {name}, of all of which each process takes its share": part.beginning(),
         f"the digest of which samples are in {name}": part.digest()[:16],
-        f"the digest of some samples in {name}": _digest_of_samples(dataset, trainer),
     }
 
 
-def _digest_of_samples(dataset: Any, trainer: TrainingLoop) -> str | None:
+def _digest_of_samples(part: Part, trainer: TrainingLoop) -> str | None:
     """Return a digest of what the first, a middle and the last sample hold, drawn alike in all processes.
 
-    None where that says nothing: they cannot be read by number, or differ from one reading to the next.
+    None where that says nothing: they cannot be read by number, differ from one reading to the next, or are of a
+    dataset with a state, which reading would move.
     """
+    dataset = given_dataset(part.loader)
     if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized) or not len(dataset):
+        return None
+    if stateful_dataset(part.loader) is not None:
         return None
     positions = sorted({0, len(dataset) // 2, len(dataset) - 1})
     digests = []

@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from typing_extensions import Unpack
 
-from supernet.data.loaders import Data, Part, loader_of
+from supernet.data.loaders import Data, loader_of
+from supernet.data.part import Part
 from supernet.errors import DataError, UnresolvedChoiceError
 from supernet.execution.recalibration import statistics_anew
 from supernet.execution.state import Forms, random_numbers_kept, seeded

@@ -23,12 +23,12 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 from supernet.checks import check_counts, check_numbers
 from supernet.data.loaders import (
     Data,
-    Part,
     batch_size_of,
     first_batch,
     length_of,
     mixed_seed,
 )
+from supernet.data.part import Part
 from supernet.errors import NonFiniteError, TrainingError
 from supernet.execution import Plan
 from supernet.execution.replace import check_initialized
@@ -39,13 +39,14 @@ from supernet.nn import InputChoice, LayerChoice
 from supernet.processes.fabric import TIMEOUT, new_fabric
 from supernet.processes.interruption import SECONDS_OF_GRACE, Interruption, noticing_signals
 from supernet.processes.messages import Processes
-from supernet.training.agreement import share_initial_values, what_has_come_out, what_is_given
+from supernet.training.agreement import share_initial_values, some_samples, what_has_come_out, what_is_given
 from supernet.training.callbacks import Callback, ShowProgress, called, each
 from supernet.training.description import ARGUMENTS, as_json, noting_arguments, schedule, settings, surroundings
 from supernet.training.forward import Forward, ForwardFn, LossFn, check_judged, checked_loss
 from supernet.training.health import peak_memory
 from supernet.training.metrics import Means, Meter, Metrics
 from supernet.training.named_state import NamedState
+from supernet.training.options import FREE, SAME
 from supernet.training.progress import written
 from supernet.training.run_directory import Checkpointing, RunDirectory, failing_softly
 from supernet.training.running import Rest, end_described, old_objects_left_alone
@@ -56,12 +57,6 @@ from supernet.training.stopping import StoppingRule, StoppingRules
 __all__ = ["LoopOptions", "TrainingLoop"]
 
 logger = logging.getLogger("supernet")
-
-# What may be given otherwise where a search goes on.
-_FREE_OPTIONS = (
-    *("metrics", "num_epochs", "dataset", "valid_dataset", "workers", "log_frequency", "device", "devices"),
-    *("num_nodes", "strategy", "process_timeout", "run_dir", "checkpointing", "callbacks", "stop_when", "progress"),
-)
 
 
 class LoopOptions(TypedDict, total=False):
@@ -237,7 +232,7 @@ class TrainingLoop:
         self._free_options: set[str] = set()
         self._given_attributes: dict[str, Any] = {}  # what a subclass has set to begin with, and may not have noted
         self.named_state = NamedState(self)
-        free = {name: given.pop(name) for name in _FREE_OPTIONS}
+        free = {name: given.pop(name) for name in SAME if name in FREE}
         self.note_options(**given)
         self.note_options(free=True, **free)
         self.given_options["optimizer"], self.given_options["scheduler"] = settings(optimizer), schedule(scheduler)
@@ -297,7 +292,8 @@ class TrainingLoop:
     ) -> None:
         """Make the model run on its device and among the processes: see `SupernetTrainer.take_over`."""
         if self.processes.count > 1:
-            self.processes.compare(what_is_given(self), "the processes are given different things")
+            given = {**what_is_given(self), **some_samples(self)}
+            self.processes.compare(given, "the processes are given different things")
             share_initial_values(self)
         self.supernet = Supernet(
             *(self.model, self.fabric, layer, input, plan, self.given_optimizer, self._trial, self._trial_X),

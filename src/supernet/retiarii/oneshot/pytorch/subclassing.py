@@ -17,7 +17,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from supernet.data.loaders import Part, length_of, loader_of, mixed_seed
+from supernet.data.loaders import length_of, loader_of, mixed_seed
+from supernet.data.part import Part
 from supernet.errors import DataError, TrainingError
 from supernet.execution.state import Forms
 from supernet.retiarii.oneshot.pytorch.utils import AverageMeterGroup, to_device
