@@ -178,10 +178,42 @@ def test_git_runs_no_program_that_a_repository_names(tmp_path, monkeypatch):
         (tmp_path / ".git" / "hooks" / hook).write_text(spy.read_text())
         (tmp_path / ".git" / "hooks" / hook).chmod(0o755)
     git("config", "core.fsmonitor", str(spy))
+    (tmp_path / ".gitattributes").write_text("file filter=its.own\n")
+    for program in ("clean", "smudge", "process"):
+        git("config", f"filter.its.own.{program}", str(spy))
+    git("config", "filter.its.own.required", "true")
     state = git_state()
     assert state is not None
     assert state["changed"]
     assert not (tmp_path / "trace").exists()
+
+    git("config", "filter.a=b.clean", str(spy))  # an option -c would name another one
+    (tmp_path / ".gitattributes").write_text("file filter=a=b\n")
+    assert git_state() is None
+    assert not (tmp_path / "trace").exists()
+
+
+def test_git_fetches_nothing_that_a_repository_lacks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def git(*words):
+        name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        return subprocess.run(["git", *name, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init")
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-m", "first")
+    tree = git("rev-parse", "HEAD^{tree}")
+    (tmp_path / ".git" / "objects" / tree[:2] / tree[2:]).unlink()
+    trace = tmp_path / "trace"
+    settings = {"core.repositoryFormatVersion": "1", "extensions.partialClone": "origin"}
+    settings |= {"remote.origin.url": f"ext::sh -c touch% {trace}", "remote.origin.promisor": "true"}
+    settings |= {"protocol.ext.allow": "always"}
+    for name, value in settings.items():
+        git("config", name, value)
+    git_state()
+    assert not trace.exists()
 
 
 def test_git_never_fails_a_run(tmp_path, monkeypatch):

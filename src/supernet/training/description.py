@@ -184,6 +184,10 @@ def _digests_of_the_command() -> dict[str, str | None] | None:
         return None
 
 
+# What a partial clone lacks is not fetched, which may run any program that its configuration names.
+_NOTHING_FETCHED = {"GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": ""}
+
+
 def git_state(directory: str | os.PathLike[str] | None = None) -> dict[str, Any] | None:
     """Return the commit of a directory, and whether files differ from it; None where git cannot say.
 
@@ -191,14 +195,34 @@ def git_state(directory: str | os.PathLike[str] | None = None) -> dict[str, Any]
         directory: whose. Default: the working directory.
     """
     try:
-        commit = _ask_git(directory, "rev-parse", "HEAD")
-        changed = _ask_git(directory, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all")
+        commit = _ask_git(directory, "rev-parse", "HEAD").decode(errors="replace").strip()
+        options = _without_filters(directory)
+        changed = _ask_git(
+            directory, *options, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all"
+        )
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return {"commit": commit, "changed": bool(changed)}
+    return {"commit": commit, "changed": bool(changed.strip())}
 
 
-def _ask_git(directory: str | os.PathLike[str] | None, *arguments: str) -> str:
+def _without_filters(directory: str | os.PathLike[str] | None) -> list[str]:
+    """Return options by which git runs none of the programs by which a repository wants its files filtered."""
+    asked = ("config", "-z", "--name-only", "--get-regexp", r"^filter\..*\.(clean|smudge|process|required)$")
+    try:
+        names = os.fsdecode(_ask_git(directory, *asked)).split("\0")
+    except subprocess.CalledProcessError as error:
+        if error.returncode != 1:
+            raise
+        return []  # there is none
+    names = [name for name in dict.fromkeys(names) if name]
+    if any("=" in name for name in names):
+        raise ValueError("a filter whose name cannot be said in an option of git")
+    # One that is required and has no program would be an error.
+    values = {name: "false" if name.endswith(".required") else "" for name in names}
+    return [word for name, value in values.items() for word in ("-c", f"{name}={value}")]
+
+
+def _ask_git(directory: str | os.PathLike[str] | None, *arguments: str) -> bytes:
     """Return what git says, without running a program that the repository names, and without waiting for anybody."""
     options = ["-c", "core.fsmonitor=", "-c", f"core.hooksPath={os.devnull}"]
     result = subprocess.run(
@@ -208,6 +232,6 @@ def _ask_git(directory: str | os.PathLike[str] | None, *arguments: str) -> str:
         timeout=10,
         cwd=directory,
         stdin=subprocess.DEVNULL,
-        env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"},
+        env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", **_NOTHING_FETCHED},
     )
-    return result.stdout.decode(errors="replace").strip()
+    return result.stdout
