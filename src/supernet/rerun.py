@@ -69,8 +69,11 @@ def differences(first: Path, second: Path) -> list[str]:
     """Return in what the results of two finished runs differ, a line each; what time and memory cost aside."""
     found = []
     descriptions = [read_description(directory) for directory in (first, second)]
-    if descriptions[0].get("result") != descriptions[1].get("result"):
-        found.append("weights or architecture parameters differ")
+    results = [result if isinstance(result := of_one.get("result"), dict) else {} for of_one in descriptions]
+    for name in sorted({"weights"} | (results[0].keys() & results[1].keys())):  # older runs have digests of less
+        if results[0].get(name) != results[1].get(name):
+            what = "weights" if name == "weights" else "architecture parameters or other state of the trainer"
+            found.append(f"{what} differ")
     if _architecture(first) != _architecture(second):
         found.append(f"architectures differ: {_architecture(first)} and {_architecture(second)}")
     histories = [[_without_cost(record) for record in read_metrics(directory)] for directory in (first, second)]

@@ -20,6 +20,7 @@ from supernet.data.seeding import SeededIterator, mixed_seed, numbers_kept
 from supernet.errors import DataError
 from supernet.execution.state import reseed
 from supernet.execution.structure import leaves_of
+from supernet.files.digests import bits
 
 __all__: list[str] = []
 
@@ -185,7 +186,8 @@ def digest_of(value: Any) -> str:
     result = hashlib.sha256()
     for leaf in leaves_of(value):
         if isinstance(leaf, torch.Tensor):
-            leaf = (leaf.dtype, tuple(leaf.shape), leaf.detach().cpu().flatten().tolist())
+            result.update(bits(leaf).data)
+            leaf = (leaf.dtype, tuple(leaf.shape))
         result.update(repr(leaf).encode())
     return result.hexdigest()
 

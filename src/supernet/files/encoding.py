@@ -59,13 +59,18 @@ def check_can_be_saved(value: Any, where: str, classes: Iterable[type] | None = 
     _encoded(value, where, None if classes is None else set(classes))
 
 
-def encoded(value: Any, where: str) -> Encoded:
+def encoded(value: Any, where: str, order_of_sets: Callable[[Any], str] | None = None) -> Encoded:
     """Return the tree as a table. Its tensors are not copied; they are those of the tree or views of them.
+
+    Args:
+        value: the tree.
+        where: what it is called in messages.
+        order_of_sets: by what the items of sets are ordered. Default: as they are, which differs between processes.
 
     Raises:
         TrainingError: something in it cannot be held; names its place and its type.
     """
-    return _encoded(value, where, None)
+    return _encoded(value, where, None, order_of_sets)
 
 
 def decoded(table: Encoded, classes: Iterable[type] = (), device: torch.device | str = "cpu") -> Any:
@@ -104,7 +109,9 @@ class _Frame(NamedTuple):
     parts: list[Any]
 
 
-def _encoded(root: Any, where: str, classes: set[type] | None) -> Encoded:
+def _encoded(
+    root: Any, where: str, classes: set[type] | None, order_of_sets: Callable[[Any], str] | None = None
+) -> Encoded:
     table = Encoded([], None, [])
     numbers: dict[int, int] = {}  # id of a value -> its node
     begun: dict[int, str] = {}  # id of a value whose parts are not all encoded yet -> where it is
@@ -124,6 +131,8 @@ def _encoded(root: Any, where: str, classes: set[type] | None) -> Encoded:
                 begun[id(value)] = place
                 alive.append(value)
                 kind, notes, parts = _taken_apart(value, place, table.tensors, classes)
+                if order_of_sets is not None and kind in ("set", "frozenset"):
+                    parts = sorted(parts, key=lambda part: order_of_sets(part[1]))
                 stack.append(_Frame(value, place, kind, notes, iter(parts), []))
                 break
         else:
@@ -297,7 +306,7 @@ _NATIVE = {
     *(torch.int8, torch.uint8, torch.bool),
 }
 _ROWS, _COLUMNS = ("crow_indices", "col_indices", "values"), ("ccol_indices", "row_indices", "values")
-_PARTS_OF_SPARSE = {
+PARTS_OF_SPARSE = {
     torch.sparse_coo: ("_indices", "_values"),
     **dict.fromkeys((torch.sparse_csr, torch.sparse_bsr), _ROWS),
     **dict.fromkeys((torch.sparse_csc, torch.sparse_bsc), _COLUMNS),
@@ -312,8 +321,8 @@ def _tensor(value: torch.Tensor, where: str, tensors: list[torch.Tensor]) -> tup
     if plain.is_meta or plain.is_quantized:
         what = "on the device meta" if plain.is_meta else f"of {plain.dtype}"
         raise TrainingError(f"{where} is a tensor {what}, which a checkpoint cannot hold")
-    if plain.layout in _PARTS_OF_SPARSE:
-        parts = [(f".{part}()", getattr(plain, part)()) for part in _PARTS_OF_SPARSE[plain.layout]]
+    if plain.layout in PARTS_OF_SPARSE:
+        parts = [(f".{part}()", getattr(plain, part)()) for part in PARTS_OF_SPARSE[plain.layout]]
         is_coalesced = plain.is_coalesced() if plain.layout == torch.sparse_coo else None
         return [about, str(plain.layout), list(plain.shape), is_coalesced], parts
     if plain.layout != torch.strided:
@@ -353,7 +362,7 @@ def _make_tensor(reader: _Reader, notes: Any, parts: list[Any]) -> torch.Tensor:
 
 def sparse(layout: str, size: list[int], is_coalesced: bool | None, parts: list[torch.Tensor]) -> torch.Tensor:
     """Return a sparse tensor of these parts, having looked whether they make one."""
-    kind = {str(known): known for known in _PARTS_OF_SPARSE}[layout]
+    kind = {str(known): known for known in PARTS_OF_SPARSE}[layout]
     make: Any = torch.sparse_compressed_tensor
     options: dict[str, Any] = {"layout": kind}
     if kind == torch.sparse_coo:

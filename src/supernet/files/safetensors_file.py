@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import torch
 
 from supernet.errors import FileFormatError, TrainingError
+from supernet.files.digests import bits
 from supernet.files.encoding import OUT_OF_MEMORY
 from supernet.space.files import replacing
 
@@ -64,7 +65,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata:
         )
     with replacing(path) as file:
         digest = hashlib.sha256()
-        contents = (_bytes_of(tensor.detach().cpu().contiguous()) for _, tensor in ordered if tensor.numel())
+        contents: Iterator[Any] = (bits(tensor).data for _, tensor in ordered if tensor.numel())
         for content in chain((len(text).to_bytes(8, "little"), text), contents):
             file.write(content)
             digest.update(content)
@@ -119,7 +120,7 @@ def _read(file: BinaryIO) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
         if end > size - 8 - length:
             raise ValueError(f"tensor {name} is cut off")
         content = _memory(end - begin)
-        view = _bytes_of(content)
+        view = bits(content).data
         if numel and file.readinto(view) != end - begin:  # type: ignore[attr-defined]
             raise ValueError(f"tensor {name} is cut off")
         digest.update(view)
@@ -145,8 +146,3 @@ def _memory(size: int) -> torch.Tensor:
         return torch.empty(size, dtype=torch.uint8)
     except RuntimeError as error:  # as which torch tells that the CPU has no memory
         raise MemoryError(f"no memory of {size:,} bytes: {error}") from error
-
-
-def _bytes_of(tensor: torch.Tensor) -> Any:
-    """Return the bytes of a contiguous tensor, where they are, as a buffer."""
-    return tensor.reshape(-1).view(torch.uint8).numpy()

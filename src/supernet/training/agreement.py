@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset
 from supernet.data.loaders import given_dataset, stateful_dataset
 from supernet.data.part import Part
 from supernet.execution.state import seeded
+from supernet.files.digests import bits
 from supernet.processes.fabric import keep_from_ddp
 from supernet.training.options import OF_EACH_PROCESS
 
@@ -200,10 +201,7 @@ def _digest_of_samples(part: Part, trainer: TrainingLoop) -> str | None:
 
 def _take_in(digest: Any, value: Any) -> None:
     if isinstance(value, torch.Tensor):
-        if value.layout == torch.strided and not value.is_quantized:
-            digest.update(
-                value.detach().cpu().resolve_conj().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-            )
+        digest.update(bits(value).data)
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             digest.update(repr(key).encode())

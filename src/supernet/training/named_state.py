@@ -29,6 +29,7 @@ from torch import nn
 from supernet.errors import FileFormatError, TrainingError
 from supernet.execution.state import overwritten
 from supernet.files.checkpoint import StateDict
+from supernet.files.digests import bits, digest_of
 from supernet.files.encoding import check_can_be_saved, encoded
 
 if TYPE_CHECKING:
@@ -153,6 +154,10 @@ class NamedState:
         named = self._named()
         return dict(sorted({**named, **self._scanned(named)}.items()))
 
+    def digest(self) -> str:
+        """Return a digest of all that a checkpoint holds of what is named and what is scanned."""
+        return digest_of(_for_saving(self.values(), {}))
+
     def plain(self) -> dict[str, Any]:
         """Return the attributes that are numbers and texts, which may be options that were not noted."""
         return {n: v for n, v in self._others().items() if isinstance(v, bool | int | float | str)}
@@ -260,7 +265,7 @@ class NamedState:
             digest = hashlib.sha256(json.dumps([table.nodes, table.root]).encode())
             for tensor in table.tensors:
                 if _memory_of(tensor) not in memory:
-                    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+                    digest.update(bits(tensor).data)
             yield name, digest.hexdigest()
 
     def _warn_of_forgotten(self, named: Mapping[str, Any]) -> None:

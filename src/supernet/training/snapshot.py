@@ -13,6 +13,7 @@ from torch import nn
 from supernet.errors import FileFormatError, TrainingError
 from supernet.execution.slot import former_names
 from supernet.execution.state import RandomState, overwritten
+from supernet.files.digests import bits
 from supernet.training.named_state import load_optimizer
 from supernet.training.state_of_processes import gathered, state_of
 
@@ -108,7 +109,7 @@ def digest(tensors: Iterable[torch.Tensor]) -> str:
     """Return a digest of the tensors' bits."""
     result = hashlib.sha256()
     for tensor in tensors:
-        result.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        result.update(bits(tensor).data)
     return result.hexdigest()
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from supernet.files.digests import bits
 from supernet.files.encoding import Encoded, decoded, encoded
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _places(digests: Sequence[bytes], of_first: Sequence[bytes]) -> list[int | N
 def _digest(tensor: torch.Tensor) -> bytes:
     """Return a digest of a dense tensor's bits, and of how they are to be read."""
     result = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}".encode())
-    result.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    result.update(bits(tensor).data)
     return result.digest()
 
 
