@@ -38,7 +38,10 @@ class Callback:
         """Called after each step, `trainer.step` (from 0) of the epoch."""
 
     def epoch_ended(self, trainer: TrainingLoop, record: Mapping[str, Any]) -> None:
-        """Called after each epoch. An error ends the search; the epoch is saved before."""
+        """Called after each epoch. An error ends the search.
+
+        The epoch is saved before; of several processes, only where a checkpoint is due.
+        """
 
     def fit_ended(self, trainer: TrainingLoop) -> None:
         """Called at the end, also where an error or a signal ends the search; an error in it is a warning."""
