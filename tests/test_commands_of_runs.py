@@ -88,6 +88,10 @@ def test_the_file_of_a_module_is_found_without_importing_anything(directory):
     assert "package" not in sys.modules
 
 
+def test_a_directory_is_run_by_its_main_file(directory):
+    assert list(digests(parsed(["python", "package", "x"]), directory)) == [str(directory / "package" / "__main__.py")]
+
+
 def test_a_runner_is_known_by_the_script_that_it_runs_too(directory):
     command = parsed(["python", "-m", "supernet.retiarii", "--over-real-nni", "show.py", "other.py"])
     assert [Path(path).name for path in digests(command, directory)] == ["__main__.py", "show.py"]
@@ -122,6 +126,11 @@ def run(directory):
         ({"script": {}}, TrainingError, "search.py is not the file that made it"),
         ({"script": None}, TrainingError, "search.py is not the file that made it"),
         ({"command": ["python", "absent.py"]}, TrainingError, "absent.py, which made it, is not there"),
+        (
+            {"command": ["python", "-m", "absent.one"]},
+            TrainingError,
+            "absent.one, which made it, is not found",
+        ),
         ({"command": ["python", "show.py"]}, TrainingError, "show.py is not the file that made it"),
         ({"command": ["python", "-m", "timeit", "open('trace', 'w')"]}, TrainingError, "may run any code"),
         ({"command": ["python", "-ucopen('trace', 'w')"]}, TrainingError, "code on the command line"),

@@ -126,6 +126,11 @@ def _check_script(description: Mapping[str, Any], command: Command, directory: P
         )
     known, present = description.get("script"), digests(command, directory)
     absent = [path for path, digest in present.items() if digest is None]
+    if absent and command.module is not None:
+        raise TrainingError(
+            f"{run_dir} cannot be run again, for the module {command.module}, which made it, is not found; is "
+            "PYTHONPATH as it was?"
+        )
     if absent:
         raise TrainingError(f"{run_dir} cannot be run again, for {absent[0]}, which made it, is not there")
     if known != present:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from supernet import DartsTrainer, LayerChoice
-from supernet.processes.messages import _difference
+from supernet.processes.messages import _difference, is_about_processes
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 SCRIPT = Path(__file__).with_name("searches_that_end.py")
@@ -138,3 +138,17 @@ def test_a_timeout_that_cannot_be_is_refused():
             torch.utils.data.TensorDataset(torch.zeros(8, 2), torch.zeros(8).long()),
             process_timeout=0,
         )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1",
+        "Application timeout caused pair closure",
+        "NCCL communicator was aborted on rank 1",
+        "timed out waiting for a key",
+    ],
+)
+def test_what_torch_says_of_a_peer_that_is_gone_is_known(text):
+    assert is_about_processes(RuntimeError(text))
+    assert not is_about_processes(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

@@ -38,6 +38,8 @@ NUMBERS = 6  # of one message, at most
 MEND = "; where it is not stuck but takes longer, give a larger process_timeout"
 SECONDS_BETWEEN_MESSAGES = 0.5  # of the steps, so that a signal is honoured within about a second
 
+_OF_PROCESSES = "gloo|NCCL|timed out waiting|by peer|pair closure|application timeout"
+
 _groups: dict[float, tuple[Any, Any]] = {}  # timeout -> the default group, and that of the messages
 
 
@@ -372,7 +374,7 @@ class Processes:
 def is_about_processes(error: RuntimeError) -> bool:
     """Say whether torch has raised this since another process is gone, or does not come."""
     kinds = getattr(distributed, "DistError", ())
-    return isinstance(error, kinds) or re.search(r"gloo|NCCL|timed out waiting|by peer", str(error), re.I) is not None
+    return isinstance(error, kinds) or re.search(_OF_PROCESSES, str(error), re.IGNORECASE) is not None
 
 
 def set_timeout(seconds: float) -> None:

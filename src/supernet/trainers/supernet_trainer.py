@@ -161,6 +161,8 @@ class SupernetTrainer(TrainingLoop, BaseOneShotTrainer):
 
     def _conclude(self) -> None:
         self._found = self.export()  # some processes share the work
+        found = {"the architecture": dict(self._found)}
+        self.processes.compare(found, "the processes have found different architectures")
         if self._standing not in (None, self.space.canonical(self._found)):
             raise TrainingError(
                 f"the run is finished with the architecture {self._standing}, and now the search gives {self._found}: "

@@ -100,7 +100,10 @@ def digests(command: Command, directory: Path) -> dict[str, str | None]:
 
     They are the script, or the file of the module, and where that runs another script, that one.
     """
-    files = [directory / command.script] if command.script is not None else [_file_of(str(command.module), directory)]
+    files = [_file_of(str(command.module), directory)]
+    if command.script is not None:
+        script = directory / command.script
+        files = [script / "__main__.py" if script.is_dir() else script]
     if (command.module or Path(str(command.script)).name) in _RUNNERS:
         files += [directory / word for word in command.arguments if not word.startswith("-")][:1]
     return {str(file): _digest(file) for file in files}
