@@ -104,6 +104,16 @@ class TrainingLoop:
     leaves_parameters_unused = False  # whether a step may give some weights no gradient, as one of a path does
     measures_in_eval_form = False  # whether the search itself does
 
+    # What is not there before `_set_up`, or the end.
+    supernet: Supernet
+    optimizer: Any
+    weights: list[nn.Parameter]
+    nas_modules: list[tuple[str, nn.Module]]
+    _steps: OptimizerSteps
+    _without_gradient: dict[str, int]  # what is trained -> losses so far, if none of them had a gradient
+    _found: Any
+    _ours: set[str]
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "__init__" in vars(cls):
@@ -237,18 +247,8 @@ class TrainingLoop:
         self.note_options(free=True, **free)
         self.given_options["optimizer"], self.given_options["scheduler"] = settings(optimizer), schedule(scheduler)
         self.given_options["batch_size"] = [batch_size_of(train_loader), batch_size_of(valid_loader)]
-        of_the_loop = (
-            "supernet",
-            "optimizer",
-            "weights",
-            "nas_modules",
-            "_steps",
-            "_without_gradient",
-            "_found",
-            "_ours",
-        )
         its_own = {name for name, value in set_before.items() if vars(self)[name] is value}
-        self._ours = {*vars(self), *of_the_loop} - its_own  # all other attributes are the algorithm's
+        self._ours = {*vars(self), *TrainingLoop.__annotations__} - its_own  # all other attributes are the algorithm's
 
     def note_options(self, *, free: bool = False, **options: Any) -> None:
         """Note options as they were given, for `run.json`.
@@ -302,7 +302,7 @@ class TrainingLoop:
             loss=self.loss,
         )
         self._steps = OptimizerSteps(self.fabric, self.supernet, self.accumulate)
-        self._without_gradient: dict[str, int] = {}  # what is trained -> losses so far, if none of them had a gradient
+        self._without_gradient = {}
         self.nas_modules, self.weights = self.supernet.replaced, self.supernet.weights
         self.optimizer = self.supernet.optimizer
         with seeded(self.seed, self.device), self._forms.kept():
