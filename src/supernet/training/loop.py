@@ -50,7 +50,7 @@ from supernet.training.options import FREE, SAME
 from supernet.training.progress import written
 from supernet.training.run_directory import Checkpointing, RunDirectory, failing_softly
 from supernet.training.running import Rest, end_described, old_objects_left_alone
-from supernet.training.snapshot import bring_back, digest, snapshot
+from supernet.training.snapshot import bring_back, check_own_state, checked, digest, snapshot
 from supernet.training.steps import OptimizerSteps
 from supernet.training.stopping import StoppingRule, StoppingRules
 
@@ -403,11 +403,12 @@ class TrainingLoop:
         found = self._newest_checkpoint_of(finished)
         assert found is not None, "a finished run has one"
         try:
-            with random_numbers_kept(self.device):
-                bring_back(self, found[1], found[0])
+            checked(self, found[1], found[0])
         except TrainingError as error:
             logger.warning("%s has to be run again too: %s", finished.path, error)
             return False
+        with random_numbers_kept(self.device):
+            bring_back(self, found[1], found[0])
         self.stopped = self._stopping.begin(self.history)
         logger.info("%s is not the run that is run again; its result is taken as it is", finished.path)
         return True
@@ -442,6 +443,8 @@ class TrainingLoop:
         if source is None and resume is not None:
             raise TrainingError("resume='auto' goes on from run_dir, but the trainer has none; give run_dir")
         found = None if source is None or resume is None else self._newest_checkpoint_of(source)
+        if self._run is not None:
+            check_own_state(self)
         if found is None:
             if resume is not None and str(resume) != "auto":
                 raise TrainingError(f"{resume} holds no checkpoint to go on from")
@@ -496,6 +499,10 @@ class TrainingLoop:
         self._describes = True
         logger.info("goes on after %s", self._position())
         self._describe("running")
+
+    def is_brought_back(self) -> None:
+        """Note that a checkpoint's state takes the place of this trainer's own, so neither can begin here any more."""
+        self._has_begun, self._rest = True, None
 
     def _come_to_rest(self) -> None:
         """Note that the trainer stands between two steps, so that a `fit()` after this one can go on exactly."""

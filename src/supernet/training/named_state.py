@@ -109,24 +109,10 @@ class NamedState:
             TrainingError: the trainer cannot take it; names what.
         """
         trainer, named = self._trainer, self._named()
-        scanned = self._scanned(named)
-        if missing := [name for name in named if name not in tree["named"]]:
-            raise FileFormatError(f"{source} has no state of {', '.join(missing)}, which {self._method()} names")
-        for name in [name for name in scanned if name not in tree["scanned"]]:
-            if name in (self._before_fit or ()):
-                raise FileFormatError(f"{source} has no state of {name}, which the constructor makes")
+        restoration, here, wanted = self._paired(tree, held, read, source)
+        for name in [name for name in self._scanned(named) if name not in here]:
             delattr(trainer, name)  # training made it, after the checkpoint
-            del scanned[name]
-        made = {name for name in tree["made_in_training"] if name not in scanned}
-        kept = {n: v for n, v in tree["scanned"].items() if n in scanned or n in made}
-        wanted = {**tree["named"], **kept}
-        here = {**named, **scanned}
-        restoration = _Restoration(source)
-        restoration.pair(held, read)
-        restoration.take_as_done()
-        restoration.pair(here, wanted)
         for name, value in wanted.items():
-            restoration.where = name
             result = restoration.result(value)
             if result is here.get(name, _MISSING):
                 continue
@@ -137,7 +123,48 @@ class NamedState:
                 )
             setattr(trainer, name, result)
 
-    def load_version_1(self, kept: Mapping[str, Any], made: list[str], source: Any) -> None:
+    def check(self, tree: Mapping[str, Any], held: Any, read: Any, source: Any) -> None:
+        """Look whether `load` can take these, as far as that can be known; the trainer stays as it is.
+
+        Raises:
+            TrainingError: it cannot; names what.
+            FileFormatError: something is lacking.
+        """
+        restoration, _, wanted = self._paired(tree, held, read, source)
+        for name, value in wanted.items():
+            restoration.check(name, value)
+
+    def _paired(
+        self, tree: Mapping[str, Any], held: Any, read: Any, source: Any
+    ) -> tuple[_Restoration, dict[str, Any], dict[str, Any]]:
+        """Return what restores, and by name what is here and what is to be."""
+        named = self._named()
+        scanned = self._scanned(named)
+        if missing := [name for name in named if name not in tree["named"]]:
+            raise FileFormatError(f"{source} has no state of {', '.join(missing)}, which {self._method()} names")
+        for name in [name for name in scanned if name not in tree["scanned"]]:
+            if name in (self._before_fit or ()):
+                raise FileFormatError(f"{source} has no state of {name}, which the constructor makes")
+            del scanned[name]  # training made it, after the checkpoint
+        made = {name for name in tree["made_in_training"] if name not in scanned}
+        kept = {n: v for n, v in tree["scanned"].items() if n in scanned or n in made}
+        wanted, here = {**tree["named"], **kept}, {**named, **scanned}
+        restoration = _Restoration(source)
+        restoration.pair(held, read)
+        restoration.take_as_done()
+        restoration.pair(here, wanted)
+        return restoration, here, wanted
+
+    def check_version_1(self, kept: Mapping[str, Any], made: list[str], source: Any) -> None:
+        """Look whether `load_version_1` can take these, as far as that can be known; the trainer stays as it is."""
+        named = self._named()
+        for name in {**named, **self._scanned(named)}:
+            if name not in kept and name in (self._before_fit or ()):
+                raise FileFormatError(f"{source} has no state of {name}, which this trainer has")
+        for name in set(made) - vars(self._trainer).keys():
+            _check_plain(name, kept[name], source)
+
+    def load_version_1(self, kept: Mapping[str, Any], made: list[str]) -> None:
         """Bring back what a checkpoint of version 1 holds: attributes by name, whether they are named now or not."""
         trainer, named = self._trainer, self._named()
         for name, value in {**named, **self._scanned(named)}.items():
@@ -146,7 +173,6 @@ class NamedState:
             else:  # training made it, after the checkpoint
                 delattr(trainer, name)
         for name in set(made) - vars(trainer).keys():
-            _check_plain(name, kept[name], source)
             setattr(trainer, name, kept[name])
 
     def values(self) -> dict[str, Any]:
@@ -465,7 +491,7 @@ class _Restoration:
     """
 
     def __init__(self, source: Any) -> None:
-        self._source, self.where = source, ""
+        self._source = source
         self._here: dict[int, Any] = {}  # id of what was read -> the object that is to become it
         self._taken: set[int] = set()  # objects here, each of which becomes one thing alone
         self._memory: Counter[int] = Counter()  # of tensors here -> how many stand in it
@@ -498,17 +524,21 @@ class _Restoration:
         """Leave all that has been paired as it is."""
         self._done |= self._here
 
+    def check(self, name: str, read: Any) -> None:
+        """Raise if an object's state was read, and the object is not here."""
+        for value in _objects(read):
+            if isinstance(value, StateDict) and id(value) not in self._here:
+                raise TrainingError(
+                    f"{self._source} has the state of a {value.kind} in {name!r}, which this trainer makes only while "
+                    "it trains; make it in the constructor, where it can be brought back"
+                )
+
     def result(self, read: Any) -> Any:
         """Return what stands for it here: the object that has become it, or where there is none what was read."""
         if id(read) in self._done:
             return self._done[id(read)]
         here = self._here.get(id(read), read)
         if isinstance(read, StateDict):
-            if here is read:
-                raise TrainingError(
-                    f"{self._source} has the state of a {read.kind} in {self.where!r}, which this trainer makes only "
-                    "while it trains; make it in the constructor, where it can be brought back"
-                )
             self._load(here, read)
         elif type(read) is frozenset:
             here = frozenset(map(self.result, read))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from supernet.errors import FileFormatError, TrainingError
 from supernet.execution.slot import former_names
 from supernet.execution.state import RandomState, overwritten
 from supernet.files.digests import bits
+from supernet.files.encoding import OUT_OF_MEMORY, check_can_be_saved
 from supernet.training.named_state import load_optimizer
 from supernet.training.state_of_processes import gathered, state_of
 
@@ -27,8 +29,28 @@ logger = logging.getLogger("supernet")
 
 def snapshot(trainer: TrainingLoop) -> dict[str, Any]:
     """Return everything that a search needs to go on exactly. All processes must call it together."""
-    optimizer: Any = trainer.given_optimizer
-    shared = {
+    own, random = {**_own_state(trainer), "algorithm": trainer.named_state.to_tree()}, RandomState(trainer.device)
+    shared = _shared_state(trainer)
+    if trainer.processes.count == 1:
+        return {**shared, "random": [random.to_tree()], **own}
+    own["shares_buffers"] = trainer.supernet.shares_buffers_next()
+    entries, numbers = gathered(trainer.processes, own, random.to_tree())
+    return {**shared, "random": numbers, "processes": entries}
+
+
+def check_own_state(trainer: TrainingLoop) -> None:
+    """Look before the first step whether what the loop itself holds can be saved and brought back.
+
+    Raises:
+        TrainingError: something of it cannot be; names it.
+    """
+    state = {**_shared_state(trainer), **_own_state(trainer)}
+    check_can_be_saved(state, "state", trainer.named_state.classes())
+
+
+def _shared_state(trainer: TrainingLoop) -> dict[str, Any]:
+    """Return what is the same in all processes."""
+    return {
         "identity": trainer.identity(),
         "epoch": trainer.epoch,
         "step": trainer.step,
@@ -38,43 +60,49 @@ def snapshot(trainer: TrainingLoop) -> dict[str, Any]:
         "data": [trainer.train_part.state_dict(), trainer.valid_part.state_dict()],
         "history": trainer.history,
         "seconds": trainer.seconds(),
-        "random": trainer.processes.all_gather_object(
-            "the states of random numbers", RandomState(trainer.device).to_tree()
-        ),
     }
-    own = {
-        "parameters": dict(trainer.model.named_parameters()),
-        "buffers": dict(trainer.model.named_buffers()),
-        "loss": dict(_named_state(trainer.loss)),
-        "outside": trainer.parameters_outside(),
+
+
+def _own_state(trainer: TrainingLoop) -> dict[str, Any]:
+    """Return what each process has of its own, but for what the trainer names."""
+    optimizer: Any = trainer.given_optimizer
+    return {
+        "parameters": _plain(trainer.model.named_parameters()),
+        "buffers": _plain(trainer.model.named_buffers()),
+        "loss": _plain(_named_state(trainer.loss)),
+        "outside": list(_plain(_numbered(trainer.parameters_outside()).items()).values()),
         "optimizer": optimizer.state_dict(),
         "scheduler": None if trainer.scheduler is None else trainer.scheduler.state_dict(),
         "precision": trainer.fabric.strategy.precision.state_dict(),
         "meters": {part: meter.state_dict() for part, meter in trainer.meters.items()},
         "means": trainer.means.state_dict(),
-        "algorithm": trainer.named_state.to_tree(),
     }
-    if trainer.processes.count == 1:
-        return {**shared, **own}
-    own["shares_buffers"] = trainer.supernet.shares_buffers_next()
-    return {**shared, "processes": gathered(trainer.processes, own)}
+
+
+def _plain(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return tensors of whatever class as those that a checkpoint can hold; these are brought back by their values."""
+    return {
+        name: t if type(t) in (torch.Tensor, nn.Parameter) else t.detach().as_subclass(torch.Tensor)
+        for name, t in tensors
+    }
 
 
 def bring_back(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> None:
     """Put a trainer into a state that `snapshot` returned.
 
+    What does not pass `checked` leaves the trainer as it is. Whatever else fails leaves it as one that has begun, so
+    that it does not train from what is neither its own nor the checkpoint's.
+
     Raises:
         TrainingError: it is the state of another search; says what differs.
         FileFormatError: it lacks something, or something in it does not fit.
     """
-    try:
-        _check_identity(state["identity"], trainer.identity(), source)
+    state = checked(trainer, state, source)
+    with _errors_named(source):
+        trainer.is_brought_back()
         trainer.epoch, trainer.step = int(state["epoch"]), int(state["step"])
         trainer.global_step, trainer.skipped_steps = int(state["global_step"]), int(state["skipped_steps"])
-        _check_epochs(trainer.num_epochs, int(state["epoch"]), int(state["step"]), source)
         if "processes" in state:
-            classes = trainer.named_state.classes()
-            state = {**state, **state_of(state["processes"], trainer.processes.rank, classes, trainer.device)}
             trainer.supernet.share_buffers_next(state["shares_buffers"])
         # Older checkpoints lack it: each epoch began a round.
         trainer.valid_part.enter(*map(int, state.get("validation", (trainer.epoch, trainer.step))))
@@ -83,10 +111,10 @@ def bring_back(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> 
         trainer.history = list(state["history"])
         of_epochs = sum(record["cost"]["seconds"] for record in trainer.history)
         trainer.seconds_before = float(state.get("seconds", of_epochs))  # older ones lack it
-        _copy_into_model(trainer.model, dict(trainer.model.named_parameters()), state["parameters"])
-        _copy_into_model(trainer.model, dict(trainer.model.named_buffers()), state["buffers"])
-        _copy_into(dict(_named_state(trainer.loss)), state.get("loss", {}))  # older ones lack it
-        _copy_into(_numbered(trainer.parameters_outside()), _numbered(state.get("outside", [])))
+        with torch.no_grad():
+            for here, saved in _tensors(trainer, state):
+                for name, tensor in here.items():
+                    overwritten(tensor, saved[name])
         load_optimizer(trainer.given_optimizer, state["optimizer"])
         if trainer.scheduler is not None:
             trainer.scheduler.load_state_dict(state["scheduler"])
@@ -97,9 +125,40 @@ def bring_back(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> 
         if "algorithm" in state:
             trainer.named_state.load(state["algorithm"], *_held(trainer, state), source)
         else:  # version 1
-            trainer.named_state.load_version_1(state["of_the_algorithm"], state.get("made_in_training", []), source)
+            trainer.named_state.load_version_1(state["of_the_algorithm"], state.get("made_in_training", []))
         RandomState.from_tree(state["random"][trainer.fabric.global_rank], trainer.device).put_back()
-    except (TrainingError, FileFormatError):
+
+
+def checked(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> dict[str, Any]:
+    """Return what of a state is for this process, if the trainer can be put into it, which stays as it is.
+
+    Raises:
+        TrainingError: it is the state of another search; says what differs.
+        FileFormatError: it lacks something, or something in it does not fit.
+    """
+    with _errors_named(source):
+        _check_identity(state["identity"], trainer.identity(), source)
+        _check_epochs(trainer.num_epochs, int(state["epoch"]), int(state["step"]), source)
+        own: Mapping[str, Any] = {}
+        if "processes" in state:
+            classes = trainer.named_state.classes()
+            own = state_of(state["processes"], trainer.processes.rank, classes, trainer.device)
+        state = {**state, **own}
+        for here, saved in _tensors(trainer, state):
+            _check_shapes(here, saved)
+        if "algorithm" in state:
+            trainer.named_state.check(state["algorithm"], *_held(trainer, state), source)
+        else:  # version 1
+            made = state.get("made_in_training", [])
+            trainer.named_state.check_version_1(state["of_the_algorithm"], made, source)
+        return state
+
+
+@contextmanager
+def _errors_named(source: Any) -> Iterator[None]:
+    try:
+        yield
+    except (TrainingError, FileFormatError, OSError, *OUT_OF_MEMORY):
         raise
     except Exception as error:  # whatever a wrong value leads to in whatever takes it
         raise FileFormatError(f"{source} does not fit this search: {type(error).__name__}: {error}") from error
@@ -153,21 +212,28 @@ def _held(trainer: TrainingLoop, state: Mapping[str, Any]) -> tuple[list[Any], l
     return here, [state[name] for name in ("parameters", "buffers", "loss", "outside")]
 
 
-def _copy_into_model(model: nn.Module, tensors: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]) -> None:
-    if list(saved) == former_names(model, list(tensors)):
-        saved = dict(zip(tensors, saved.values(), strict=True))
-    _copy_into(tensors, saved)
+Tensors = Mapping[str, torch.Tensor]
 
 
-def _copy_into(tensors: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]) -> None:
+def _tensors(trainer: TrainingLoop, state: Mapping[str, Any]) -> Iterator[tuple[Tensors, Tensors]]:
+    """Yield name -> tensor here, and name -> what was read for it."""
+    model = trainer.model
+    for here, saved in (
+        (dict(model.named_parameters()), state["parameters"]),
+        (dict(model.named_buffers()), state["buffers"]),
+    ):
+        is_of_former_names = list(saved) == former_names(model, list(here))
+        yield here, dict(zip(here, saved.values(), strict=True)) if is_of_former_names else saved
+    yield dict(_named_state(trainer.loss)), state.get("loss", {})  # older ones lack it
+    yield _numbered(trainer.parameters_outside()), _numbered(state.get("outside", []))
+
+
+def _check_shapes(tensors: Tensors, saved: Tensors) -> None:
     if list(tensors) != list(saved):
         raise ValueError(f"its tensors are {list(saved)[:5]}..., those of this model {list(tensors)[:5]}...")
     for name, tensor in tensors.items():
         if tensor.shape != saved[name].shape:
             raise ValueError(f"{name} is {tuple(saved[name].shape)} in it, {tuple(tensor.shape)} here")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            overwritten(tensor, saved[name])
 
 
 def _named_state(loss: Any) -> Iterator[tuple[str, torch.Tensor]]:

@@ -23,12 +23,13 @@ __all__: list[str] = []
 WHAT = "the states of the processes"
 
 
-def gathered(processes: Processes, state: Mapping[str, Any]) -> list[dict[str, Any]]:
+def gathered(processes: Processes, state: Mapping[str, Any], aside: Any) -> tuple[list[dict[str, Any]], list[Any]]:
     """Return what a checkpoint holds of each process's state; in other processes than the first one nothing.
 
     Args:
         processes: all of which call it together.
         state: of this process.
+        aside: of this process too, what is different in each: it is returned as it is, of all.
     """
     nodes, root, tensors = encoded(dict(state), "state")
     content = json.dumps([nodes, root], ensure_ascii=False, separators=(",", ":"))
@@ -37,15 +38,17 @@ def gathered(processes: Processes, state: Mapping[str, Any]) -> list[dict[str, A
     places = _places(digests, of_first[1])
     lacking = [tensor.cpu() for tensor, place in zip(tensors, places, strict=True) if place is None]
     told = None if _digest_of(content) == of_first[0] else content
-    others = processes.gather_object(WHAT, None if processes.rank == 0 else (told, places, lacking))
+    others = processes.gather_object(WHAT, None if processes.rank == 0 else (told, places, lacking, aside))
     if processes.rank != 0:
-        return []
+        return [], []
     entries = [{"content": content, "tensors": tensors}]
-    for told, places, lacking in others[1:]:
+    every_aside = [aside]
+    for told, places, lacking, of_other in others[1:]:
+        every_aside.append(of_other)
         own = iter(lacking)  # any other is the first process's, and the same tensor in two entries is written once
         every = [next(own) if place is None else tensors[place] for place in places]
         entries.append({"content": told, "tensors": every})
-    return entries
+    return entries, every_aside
 
 
 def state_of(
