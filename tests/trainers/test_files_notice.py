@@ -197,22 +197,25 @@ def check_bytes(name, mutated, count):
 
 
 def check_bytes_of_version_1(tmp_path, count):
-    rng, trainer = random.Random(2), search("first order")
+    rng, trainer, refused = random.Random(2), search("first order"), 0
     for number in range(count):
         file = ("darts", "single_path")[number % 2]
         content = changed_bytes((OLD / f"{file}.safetensors").read_bytes(), rng)
-        check_state(trainer, outcome(lambda d: read_checkpoint(d / "old"), tmp_path, "old", content))
+        refused += is_refused(trainer, outcome(lambda d: read_checkpoint(d / "old"), tmp_path, "old", content))
+    assert refused > 0.8 * count
 
 
-def check_state(trainer, state):
-    """Raise unless a trainer takes the state, or refuses it by an error of ours."""
+def is_refused(trainer, state):
+    """Whether a trainer refuses the state by an error of ours; any other is raised."""
     if state == "refused":
-        return
+        return True
     with torch.random.fork_rng(), within(20):
         try:
             bring_back(trainer, state, "this file")
         except SupernetError as error:
             assert "this file" in str(error)
+            return True
+    return False
 
 
 # --- structure ---------------------------------------------------------------------------------------------
@@ -250,6 +253,7 @@ def check_structure_of_json(name, mutated, count):
 def check_structure_of_checkpoints(mutated, count):
     """Trees and headers that say other things, with digests that fit."""
     name, rng, trainer = "checkpoint.safetensors", random.Random(4), search("first order")
+    refused = 0
     metadata, tensors = read_safetensors(mutated / name)
     del metadata["digest"]
     tree = json.loads(bytes(tensors["tree"].tolist()))
@@ -267,7 +271,8 @@ def check_structure_of_checkpoints(mutated, count):
             header |= rng.choice([{}, {"version": "1", "tree": json.dumps(changed_tree(tree, rng))}])
         write_safetensors(mutated / "written", content, header)
         state = outcome(READERS[name], mutated, name, (mutated / "written").read_bytes())
-        check_state(trainer, state)
+        refused += is_refused(trainer, state)
+    assert refused > 0.5 * count
 
 
 @pytest.mark.parametrize("name", READERS)

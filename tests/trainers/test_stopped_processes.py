@@ -39,14 +39,25 @@ def check_cycles(run_dir, processes, names, seed, stops):
     assert found[0]["stops"] >= len(names)
 
 
+def steps_saved(run_dir):
+    return sorted(int(path.stem.removeprefix("step-")) for path in (run_dir / "checkpoints").glob("step-*.safetensors"))
+
+
 def check_signals(run_dir, processes, name, rng, signals):
     """Give one process a signal before one of its steps, again and again."""
     for number in signals:
         before, rank = rng.randint(1, 3), rng.randrange(processes)
         stop = ("--die", number.name, "--before", str(before), "--rank", str(rank))
+        begun_at = max(steps_saved(run_dir), default=0)
         ended = torchrun(processes, "search", run_dir, name, *stop, check=False)
-        if ended.returncode == 0:  # it was finished before
+        description = json.loads((run_dir / "run.json").read_text())
+        if description["status"] == "finished":  # fewer steps were left, so no signal was given
+            assert steps_saved(run_dir)[-1] < begun_at + before
             break
+        assert ended.returncode != 0
+        if number == signal.SIGTERM:
+            assert (description["status"], description["signal"]) == ("interrupted", "SIGTERM")
+            assert steps_saved(run_dir)[-1] >= begun_at + before  # that step was finished, and saved
     torchrun(processes, "search", run_dir, name)
     assert [one["differing"] for one in results(run_dir, processes)] == [[]] * processes
 
