@@ -25,7 +25,7 @@ from supernet.data.loaders import (
 from supernet.data.order import Batches, GivenBatches, set_epoch, share_of
 from supernet.data.seeding import mixed_seed
 from supernet.data.streams import Stream, StreamRound, digest_of
-from supernet.errors import DataError
+from supernet.errors import DataError, TrainingError
 
 __all__: list[str] = []
 
@@ -105,6 +105,12 @@ class Part:
         assert stream is not None
         place = entered if entered is not None and stream.stateful is not None else None
         if entered is not None and entered["depends"] and place is None:
+            if self._last is not None:  # what it was given in the beginning, it is no more
+                raise TrainingError(
+                    f"{name} keeps something from round to round, and this trainer has read it: it cannot be brought "
+                    "back to where the search was left; make data, model and trainer anew and go on from the "
+                    "checkpoint by fit(resume='auto'), or give it state_dict and load_state_dict"
+                )
             logger.info("%s keeps a state of its own: %d epochs of it are read again", name, round)
             for earlier in range(round):
                 self._last = stream.open(earlier, seed_of(earlier), self._last, None)
