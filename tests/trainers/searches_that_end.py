@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from supernet import DartsTrainer, LayerChoice, SinglePathTrainer, accuracy
+from supernet import DartsTrainer, LayerChoice, SinglePathTrainer, accuracy, evaluate
 from supernet.trainers import Callback, Checkpointing
 
 BY_TORCHRUN = "TORCHELASTIC_RUN_ID" in os.environ  # else Fabric launches the second process
@@ -152,6 +152,11 @@ def outcome(mode, run_dir):
         spoil(trainer, mode)
         trainer.fit()
         told |= {"stopped": trainer.stopped, "architecture": trainer.export(), "losses": losses(trainer)}
+        if mode == "buffers of any dtype":
+            network = nn.Linear(4, 2)
+            network.register_buffer("odd", torch.zeros(2, dtype=torch.int16))
+            dataset = TensorDataset(torch.zeros(4, 4), torch.zeros(4).long())
+            evaluate(network, loss=nn.functional.cross_entropy, metrics=None, dataset=dataset)
         told["buffers"] = [str(buffer.tolist()) for buffer in trainer.model.buffers()]
     except BaseException as raised:
         told["error"] = f"{type(raised).__name__}: {raised}"

@@ -19,7 +19,7 @@ from supernet.data.part import Part
 from supernet.errors import DataError, UnresolvedChoiceError
 from supernet.execution.recalibration import statistics_anew
 from supernet.execution.state import Forms, random_numbers_kept, seeded
-from supernet.processes.fabric import new_fabric
+from supernet.processes.fabric import keep_from_ddp, new_fabric
 from supernet.space import SearchSpace
 from supernet.space import freeze as frozen
 from supernet.training.forward import Forward, ForwardFn, LossFn, checked_loss
@@ -178,6 +178,7 @@ def evaluate(
     loader = loader_of(dataset, batch_size=batch_size, workers=workers, seed=0, shuffle=False)
     loss = loss.to(fabric.device) if isinstance(loss, nn.Module) else loss
     meter = Meter(metrics, fabric.device)
+    keep_from_ddp(network)
     module = fabric.setup_module(network)
     with torch.no_grad(), Forms(network).evaluating(loss):
         for X, y in Part(loader, fabric.to_device, split=run.split).batches(0):
@@ -221,6 +222,7 @@ def recalibrate(
     run = Forward(network, forward_fn, loss_fn)
     fabric = new_fabric(device, precision)
     part = Part(loader_of(dataset, batch_size=batch_size, workers=workers, seed=0), fabric.to_device, split=run.split)
+    keep_from_ddp(network)
     module, forms, batches = fabric.setup_module(network), Forms(network), 0
     with seeded(0, fabric.device), torch.no_grad(), forms.kept(), statistics_anew(network, forms) as norms:
         for X, _ in part.batches(0) if norms else ():
