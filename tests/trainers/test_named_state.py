@@ -139,6 +139,51 @@ def test_each_object_is_brought_back_in_place_so_that_others_who_hold_it_go_on_w
     assert torch.equal(first.weight, second.weight) and np.array_equal(first.table, second.table)
 
 
+@pytest.mark.parametrize(
+    "new",
+    [
+        lambda: np.arange(6.0).reshape(2, 3),
+        lambda: np.zeros((3, 4))[:, 1],
+        lambda: torch.zeros(3).numpy(),
+        lambda: torch.zeros(6)[:3],
+        lambda: torch.zeros(2, 3).t(),
+        lambda: torch.zeros(3, dtype=torch.complex64).real,
+    ],
+)
+def test_views_are_brought_back_in_place_where_nobody_else_holds_the_rest(tmp_path, new):
+    def change(trainer):
+        trainer.view += 1
+
+    first, second = resumed(tmp_path, lambda: {"view": new()}, change)
+    held = second.view
+    second.fit(resume="auto")
+    assert second.view is held
+    assert held.tolist() == first.view.tolist() == (new() + 2).tolist()
+
+
+def test_a_generator_without_a_seed_is_brought_back_in_place(tmp_path):
+    first, second = resumed(
+        tmp_path, lambda: {"noise": np.random.default_rng()}, lambda trainer: trainer.noise.random()
+    )
+    held = second.noise
+    second.fit(resume="auto")
+    assert second.noise is held
+    assert held.random(3).tolist() == first.noise.random(3).tolist()
+
+
+def test_a_part_of_what_others_hold_is_refused_under_a_name_that_is_no_attribute(tmp_path):
+    """It may have to be another object after a resume, which only an attribute can be set to."""
+    whole = np.zeros((3, 4))
+
+    class Elsewhere(Named):
+        def stateful(self):
+            return {**super().stateful(), "other": self.holder[0]}
+
+    trainer = Elsewhere(tmp_path, state=lambda: {"holder": [whole[1]]})
+    with pytest.raises(TrainingError, match="names 'other', a ndarray, which can only be set as an attribute"):
+        trainer.fit()
+
+
 def test_an_alias_stays_an_alias_of_the_models_tensors_too(tmp_path):
     def state():
         shared = [torch.zeros(2)]

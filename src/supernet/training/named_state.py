@@ -230,7 +230,7 @@ class NamedState:
     def _check(self, named: Mapping[str, Any], tree: Any) -> None:
         """Raise `TrainingError` unless what is named can be saved and brought back."""
         for name, value in named.items():
-            if _changes_in_place(value):
+            if _changes_in_place(value) and not _is_part_of_others(value):
                 continue
             if not _holds(self._trainer, name, value):
                 raise TrainingError(
@@ -579,8 +579,9 @@ class _Restoration:
         if isinstance(read, torch.Tensor):
             return self._tensor_becomes(here, read)
         if isinstance(read, np.ndarray):
-            is_own = here.base is None or id(here.base) in self._taken  # else others' data would change
-            alike = all(getattr(here, a) == getattr(read, a) for a in ("shape", "dtype", "strides"))
+            is_own = _is_of_its_own(here) or id(here.base) in self._taken  # else others' data would change
+            alike = all(getattr(here, a) == getattr(read, a) for a in ("shape", "dtype"))
+            alike &= here.strides == read.strides or here.base is not None  # a view keeps its own
             if not (is_own and alike and here.flags.writeable and read.flags.writeable):
                 return False
             here[...] = read
@@ -605,8 +606,8 @@ class _Restoration:
     def _tensor_becomes(self, here: torch.Tensor, read: torch.Tensor) -> bool:
         if not here.is_leaf or here.layout != torch.strided or read.layout != torch.strided:
             return False
-        is_part = here.numel() > 0 and here.untyped_storage().nbytes() > here.numel() * here.element_size()
-        if is_part and self._memory[_memory_of(here)] < 2:
+        is_part = _is_part(here)
+        if is_part and not _is_of_its_own(here) and self._memory[_memory_of(here)] < 2:
             return False  # it is a part of something else, the data say, which must not change
         alike = (here.shape, here.dtype) == (read.shape, read.dtype)
         with torch.no_grad():
@@ -620,9 +621,34 @@ class _Restoration:
         return True
 
 
+def _is_of_its_own(value: Any) -> bool:
+    """Say whether an array or a tensor is all that there is of its memory, or nobody else holds the rest."""
+    base = value._base if isinstance(value, torch.Tensor) else value.base
+    if base is None:
+        return not (isinstance(value, torch.Tensor) and _is_part(value))
+    return sys.getrefcount(base) <= 3  # by the view, by this function's name, and by the call
+
+
+def _is_part(tensor: torch.Tensor) -> bool:
+    """Say whether there is more in the memory of a dense tensor than the tensor itself."""
+    return tensor.numel() > 0 and tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size()
+
+
+def _is_part_of_others(value: Any) -> bool:
+    """Say whether what is brought back of an array or tensor may have to be a new one."""
+    if isinstance(value, torch.Tensor):
+        return value.layout != torch.strided or not value.is_leaf or (_is_part(value) and not _is_of_its_own(value))
+    return isinstance(value, np.ndarray) and not (_is_of_its_own(value) and value.flags.writeable)
+
+
 def _has_the_seeds(here: Any, read: Any) -> bool:
-    """Say whether a generator spawns what another one would, after letting it spawn as many as that has."""
+    """Say whether a generator spawns what another one would, after letting it spawn as many as that has.
+
+    Of one that has not spawned, and so is not known to, the seeds do not matter: it may have been made without any.
+    """
     ours, theirs = here.seed_seq, read.seed_seq
+    if ours is not None and theirs is not None and not theirs.state["n_children_spawned"]:
+        return True
     if ours is None or theirs is None:
         return ours is theirs
     spawned, wanted = ours.state["n_children_spawned"], theirs.state["n_children_spawned"]
