@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import json
 import logging
 import random
 
@@ -462,8 +461,7 @@ def test_run_directory_holds_the_architecture_metrics_weights_and_plots(tmp_path
     names = {"run.json", "metrics.jsonl", "checkpoints", "architecture.json", "network.safetensors", ".lock"}
     plots = {f"{plot}.{kind}" for plot in ("architecture", "probabilities") for kind in ("png", "svg")}
     assert {path.name for path in (tmp_path / "run").iterdir()} == names | plots
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == trainer.history
+    assert read_metrics(tmp_path / "run") == trainer.history
     architecture = load_architecture(tmp_path / "run" / "architecture.json", SearchSpace(Net()))
     assert architecture == trainer.export()
     network, expected = freeze(Net(), architecture), freeze(trainer.model, architecture)
