@@ -29,6 +29,7 @@ from supernet.data.loaders import loaders_of_two_parts
 from supernet.data.part import Part
 from supernet.errors import ChoiceError, DataError, NonFiniteError, TakenOverError, TrainingError
 from supernet.execution import InputSlot, LayerSlot
+from supernet.training.run_directory import read_metrics
 
 LOSS = nn.functional.cross_entropy
 
