@@ -24,8 +24,8 @@ from supernet.execution import (
     restore,
 )
 from supernet.execution.memory_format import agree, channels_last_inputs, choose_memory_format, lay_out_weights
-from supernet.execution.numbers_of_inputs import check_numbers_of_inputs
 from supernet.execution.plan import is_in_reentrant_checkpoint
+from supernet.execution.risks import check_risks
 from supernet.execution.selection import is_mixture
 from supernet.execution.state import Buffers, Forms, held
 from supernet.execution.structure import copied, is_as_noted, mapped, noted
@@ -113,7 +113,7 @@ class Supernet:
             forms.note()  # of what stands in the choices' places too
             with forms.kept(), self._noting_reentrant_checkpoints():
                 self._plan.fast = False  # first as written: what is wrong with a model is said in its own terms
-                check_numbers_of_inputs(model, self._plan, self.replaced, lambda: leaving_no_trace(X))
+                check_risks(model, self._plan, self.replaced, lambda: leaving_no_trace(X))
                 self._channels_last = choose_memory_format(model, X, lambda X: leaving_no_trace(X)[1])
                 self._is_laid_out = self._channels_last
                 self._check_changed_inputs(lambda: leaving_no_trace(self._prepared(X)))

@@ -1,4 +1,4 @@
-"""Whether a model bears each number of inputs that its choices may take: tried before a search meets it."""
+"""Whether a model bears each decision that its choices may make: risky ones are tried before a search meets them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Place(NamedTuple):
     inside: dict[str, Decision]
 
 
-def check_numbers_of_inputs(
+def check_risks(
     model: nn.Module, plan: Plan, replaced: Sequence[tuple[str, nn.Module]], trial: Callable[[], Any]
 ) -> None:
     """Try the model with each decision whose result it may not bear, such as an InputChoice that takes nothing.
