@@ -175,8 +175,9 @@ def main():
     results = {f"{case}/{name}": value for case, do in CASES.items() for name, value in do().items()}
     save_file(results, f"{sys.argv[1]}-{PROCESSES}-{RANK}.safetensors")
     if PROCESSES > 1:
-        print("SHARDED", refused(DataLoader(Stream(24, of_this_process_alone=True), B)))
-        print("OTHERS", refused(DataLoader(images(24), B, sampler=DistributedSampler(images(24), 3, RANK))))
+        sharded = refused(DataLoader(Stream(24, of_this_process_alone=True), B))
+        others = refused(DataLoader(images(24), B, sampler=DistributedSampler(images(24), 3, RANK)))
+        sys.stdout.write(f"\nSHARDED {sharded}\nOTHERS {others}\n")  # at once, or lines of two processes mix
 
 
 if __name__ == "__main__":
