@@ -32,7 +32,12 @@ def results(run_dir, processes):
     return [load_file(run_dir / f"result-{rank}.safetensors") for rank in range(processes)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# That loaders are shared so is tested of every trainer in one run; here the data are a dataset.
+FAST = ("first order", "second order", "enas")
+EACH = [pytest.param(kind, marks=() if kind in FAST else pytest.mark.slow) for kind in KINDS]
+
+
+@pytest.mark.parametrize("kind", EACH)
 def test_two_processes_with_half_the_batch_give_what_one_gives(tmp_path, kind):
     torchrun(1, kind, tmp_path / "one", options={**PLAIN, "batch_size": 8})
     torchrun(2, kind, tmp_path / "two", options={**PLAIN, "batch_size": 4})
