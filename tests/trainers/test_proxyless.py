@@ -156,15 +156,15 @@ def test_an_architecture_step_runs_two_candidates_and_a_weight_step_one():
 
 
 def saved_bytes(step):
-    sizes = {}
+    storages = {}  # alive until they are counted, or another one could get the address of one that is gone
 
     def pack(tensor):
-        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         step()
-    return sum(sizes.values())
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def test_no_more_than_two_candidates_are_held_however_many_there_are():
