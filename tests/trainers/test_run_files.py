@@ -101,7 +101,7 @@ def test_no_mutated_checkpoint_gets_anything_else_out_than_our_error(run_dir, tm
     (source, *_) = (run_dir / "checkpoints").iterdir()
     path, trainer = tmp_path / "mutated.safetensors", search("first order")
     refused = 0
-    for content in mutations(source.read_bytes(), 1500):
+    for content in mutations(source.read_bytes(), 300):
         path.write_bytes(content)
         try:
             state = read_checkpoint(path)
@@ -117,20 +117,20 @@ def test_no_mutated_checkpoint_gets_anything_else_out_than_our_error(run_dir, tm
         except (FileFormatError, TrainingError) as error:
             assert "mutated.safetensors" in str(error)
             refused += 1
-    assert refused > 700
+    assert refused > 140
 
 
 @pytest.mark.parametrize(("name", "reader"), [("run.json", read_description), ("metrics.jsonl", read_metrics)])
 def test_no_mutated_text_file_gets_anything_else_out_than_our_error(run_dir, tmp_path, name, reader):
     refused = 0
-    for content in mutations((run_dir / name).read_bytes(), 1500):
+    for content in mutations((run_dir / name).read_bytes(), 300):
         (tmp_path / name).write_bytes(content)
         try:
             reader(tmp_path)
         except FileFormatError as error:
             assert name in str(error)
             refused += 1
-    assert refused > 700
+    assert refused > 140
 
 
 @pytest.mark.parametrize(
