@@ -78,6 +78,7 @@ def test_a_process_that_raises_brings_the_others_down_with_its_error(tmp_path):
     assert time.monotonic() - began < 90  # not a hang
 
 
+@pytest.mark.slow  # stopped processes are tested in a file of their own
 def test_two_processes_resume_exactly_and_only_the_first_writes_and_prints(tmp_path):
     torchrun(2, "path", tmp_path / "whole")
     torchrun(2, "path", tmp_path / "parts", options={"num_epochs": 1})

@@ -34,7 +34,7 @@ TREES = st.recursive(
 )
 
 
-@settings(max_examples=100, derandomize=True, deadline=None)
+@settings(max_examples=20, derandomize=True, deadline=None)
 @given(TREES)
 def test_a_state_of_plain_values_comes_back_as_it_was(tmp_path_factory, tree):
     path = tmp_path_factory.mktemp("checkpoint") / "state.safetensors"
