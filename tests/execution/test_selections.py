@@ -82,6 +82,14 @@ def test_some_inputs_are_a_mixture_of_these_alone_and_sets_of_them_are_reduced_f
     torch.testing.assert_close(slot(inputs), 0.25 * (X + X + 1) + 0.75 * (X + 1 + X.exp()))
 
 
+def test_sets_of_inputs_have_a_weight_each():
+    slot = InputSlot(InputChoice(3, 2, label="i"), Plan(i=Selection(([0, 1], [1, 2]), weights(0.2, 0.3, 0.5), 1)))
+    with pytest.raises(
+        ChoiceError, match="choice 'i' is to run 2 options by 3 weights; let the plan have one for each"
+    ):
+        slot([X, X, X])
+
+
 @pytest.mark.parametrize(
     ("entry", "match"),
     [

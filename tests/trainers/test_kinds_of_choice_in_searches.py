@@ -206,6 +206,25 @@ def test_a_set_that_no_mixture_is_known_of_is_refused_by_its_name():
     assert isinstance(model[1], Subset)
 
 
+@pytest.mark.parametrize(
+    ("model", "entry", "match"),
+    [
+        (lambda: Depth(nn.Tanh(), nn.Tanh(), nn.Tanh(), label="c"), torch.ones(4), "is to run 3 options by 4 weights"),
+        (
+            lambda: Depth(nn.Tanh(), nn.Tanh(), nn.Tanh(), label="c"),
+            Selection((1, 2), torch.ones(3), 1),
+            "is to run 2 options by 3 weights",
+        ),
+        (lambda: Subset(nn.Tanh(), nn.ReLU(), nn.Tanh(), label="c"), torch.ones(3), "of which no mixture is known"),
+    ],
+)
+def test_weights_that_a_plan_comes_to_have_later_are_refused_by_name(model, entry, match):
+    model = nn.Sequential(model())
+    slotted(model)["c"] = entry
+    with pytest.raises(ChoiceError, match=match):
+        model(torch.randn(2, 4))
+
+
 class Width(Choice):
     def domain(self):
         return Domain(str(self.label), ("narrow", "wide"), values=(4, 8))

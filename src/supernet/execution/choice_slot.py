@@ -11,7 +11,7 @@ from supernet.errors import ChoiceError
 from supernet.execution.apart import Apart
 from supernet.execution.mixing import mixed
 from supernet.execution.plan import Plan
-from supernet.execution.selection import selection_of
+from supernet.execution.selection import check_weights, selection_of
 from supernet.execution.structure import mapped
 from supernet.nn import Choice
 
@@ -70,6 +70,9 @@ class ChoiceSlot(nn.Module):
         for option in every:  # each once, with as many others as there must be
             others = [other for other in every if other != option][: max(self._domain.bounds[0], 1) - 1]
             self.resolved(self._domain.decision([option, *others]))
+        self._check_mixture(entry)
+
+    def _check_mixture(self, entry: Any) -> None:
         if self._domain.is_set and isinstance(entry, torch.Tensor):
             raise ChoiceError(
                 f"choice {self.label!r} takes {self._domain}, of which no mixture is known; use a trainer that samples"
@@ -81,8 +84,10 @@ class ChoiceSlot(nn.Module):
         selection = selection_of(entry)
         if selection.weights is None:
             return self.resolved(selection.active[0])(*args, **kwargs)
+        self._check_mixture(entry)
         decisions = list(self._domain) if isinstance(entry, torch.Tensor) else selection.active
         running = {str(decision): self.resolved(decision) for decision in decisions}
+        check_weights(selection.weights, len(decisions), self.label)
         names, active = list(running), len(decisions) - selection.detached
         outputs: dict[str, Any] = {}
         if torch.is_grad_enabled():

@@ -15,7 +15,7 @@ from supernet.execution.fast.shared import Shared
 from supernet.execution.fast.weighted_sum import Term, weighted_sum
 from supernet.execution.mixing import mixed, weighted
 from supernet.execution.plan import Plan
-from supernet.execution.selection import Selection, positions_of, selection_of
+from supernet.execution.selection import Selection, check_weights, positions_of, selection_of
 from supernet.nn import InputChoice
 from supernet.nn.domain import in_words
 
@@ -97,6 +97,7 @@ class InputSlot(nn.Module):
         return self._mixture(selection, selection.weights, inputs)
 
     def _gated(self, selection: Selection, weights: torch.Tensor, inputs: Any) -> Any:
+        check_weights(weights, len(selection.active), self.label)
         active = len(selection.active) - selection.detached
         outputs = {str(chosen): self.decided(chosen)(inputs) for chosen in selection.active[:active]}
         if torch.is_grad_enabled():

@@ -42,6 +42,14 @@ def selection_of(entry: Any) -> Selection:
     return Selection((entry,))
 
 
+def check_weights(weights: torch.Tensor, count: int, label: str) -> None:
+    """Raise `ChoiceError` unless there is a weight for each of `count` options that run."""
+    if len(weights) != count:
+        raise ChoiceError(
+            f"choice {label!r} is to run {count} options by {len(weights)} weights; let the plan have one for each"
+        )
+
+
 def positions_of(selection: Selection, names: Sequence[str], label: str) -> list[int]:
     """Return the positions of what is selected among options of these names.
 
@@ -50,8 +58,8 @@ def positions_of(selection: Selection, names: Sequence[str], label: str) -> list
     """
     known = {name: position for position, name in enumerate(names)}
     weights = selection.weights
-    if weights is not None and len(weights) != len(selection.active):
-        raise ChoiceError(f"choice {label!r} is to run {len(selection.active)} options by {len(weights)} weights")
+    if weights is not None:
+        check_weights(weights, len(selection.active), label)
     try:
         positions = [
             known[option] if isinstance(option, str) else range(len(names))[option] for option in selection.active
