@@ -21,7 +21,7 @@ from torch.utils.data import TensorDataset
 from benchmarks import networks
 from supernet import DartsTrainer, LayerChoice
 from supernet.execution import Plan, slot
-from supernet.execution.fast import reading, segment
+from supernet.execution.fast import segment, tracing
 from supernet.execution.fast.shared import Shared
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]  # trn_X, trn_y, val_X, val_y
@@ -253,7 +253,7 @@ REMEDIES: dict[str, Adapter] = {
     "supernet, candidate by candidate": without(slot, "can_be_fast", lambda x, p: False),
     "supernet without routes of convolutions": without(segment, "has_fast_routes", lambda x: False),
     "supernet without shared work": without(Plan, "shared_now", lambda plan: Shared()),
-    "supernet without BatchNorm in the mixture": without(reading, "_can_be_folded", lambda module: False),
+    "supernet without BatchNorm in the mixture": without(tracing, "_can_be_folded", lambda module: False),
     "supernet": supernet,
     "supernet, lean": partial(supernet, memory="lean"),
 }

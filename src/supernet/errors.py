@@ -6,7 +6,7 @@ SupernetError
 ├── SpaceError             the choices of a model do not make one search space
 ├── ArchitectureError      an architecture does not belong to the space, or is incomplete
 ├── ReplacementError       a choice could not be replaced, or what replaced it cannot be read
-│   └── TakenOverError     the model's choices have been replaced already
+│   └── AlreadyReplacedError  the model's choices have been replaced already
 ├── DataError              a dataset, loader or batch cannot be used as asked
 ├── TrainingError          a trainer or its arguments cannot work, or training broke down
 │   └── NonFiniteError     a loss or an architecture parameter is NaN or infinite
@@ -15,7 +15,10 @@ SupernetError
 └── MissingExtraError      an optional dependency is not installed
 """
 
+import warnings
+
 __all__ = [
+    "AlreadyReplacedError",
     "ArchitectureError",
     "ChoiceError",
     "DataError",
@@ -26,7 +29,6 @@ __all__ = [
     "ReplacementError",
     "SpaceError",
     "SupernetError",
-    "TakenOverError",
     "TrainingError",
     "UnresolvedChoiceError",
 ]
@@ -56,7 +58,7 @@ class ReplacementError(SupernetError, RuntimeError):
     """A choice could not be replaced, or what replaced it does not hold what it must."""
 
 
-class TakenOverError(ReplacementError):
+class AlreadyReplacedError(ReplacementError):
     """The model's choices have been replaced already; `restore(model)` puts them back."""
 
 
@@ -82,3 +84,11 @@ class MissingExtraError(SupernetError, ImportError):
 
 class NameTakenError(SupernetError, ImportError):
     """A real nni is installed, so its names cannot be given to our classes unasked."""
+
+
+def __getattr__(name: str) -> type[SupernetError]:
+    """Give what has another name now."""
+    if name == "TakenOverError":
+        warnings.warn("TakenOverError is called AlreadyReplacedError now", DeprecationWarning, stacklevel=2)
+        return AlreadyReplacedError
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

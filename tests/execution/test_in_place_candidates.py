@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 from supernet import DartsTrainer, LayerChoice, ProxylessTrainer, SinglePathTrainer, freeze, replace_layer_choice
 from supernet.errors import ChoiceError
 from supernet.execution import LayerSlot, Plan, Selection
-from supernet.execution.fast.reading import read
+from supernet.execution.fast.tracing import read
 
 C = 3
 

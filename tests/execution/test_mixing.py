@@ -7,7 +7,7 @@ from torch import nn
 from supernet import LayerChoice, SearchSpace
 from supernet.errors import ChoiceError, UnresolvedChoiceError
 from supernet.execution import InputSlot, LayerSlot, Plan
-from supernet.execution.mixing import mixed
+from supernet.execution.mixing import weighted_sum
 from supernet.nn import InputChoice
 
 WEIGHTS = torch.tensor([0.2, 0.8])
@@ -16,7 +16,7 @@ WEIGHTS = torch.tensor([0.2, 0.8])
 def test_every_tensor_of_a_structure_is_mixed_and_none_stays_none():
     a, b = torch.randn(2, 3), torch.randn(2, 3)
     first, second = (a, {"k": [b, None]}), (b, {"k": [a, None]})
-    left, right = mixed({"a": first, "b": second}, WEIGHTS, "op")
+    left, right = weighted_sum({"a": first, "b": second}, WEIGHTS, "op")
     torch.testing.assert_close(left, 0.2 * a + 0.8 * b)
     torch.testing.assert_close(right["k"][0], 0.2 * b + 0.8 * a)
     assert right["k"][1] is None
@@ -42,7 +42,7 @@ def test_candidates_that_take_and_return_several_things_are_mixed():
 )
 def test_what_cannot_be_mixed_is_refused(outputs, match):
     with pytest.raises(ChoiceError, match=match):
-        mixed(outputs, WEIGHTS, "op")
+        weighted_sum(outputs, WEIGHTS, "op")
 
 
 def test_inputs_come_as_the_choice_says():

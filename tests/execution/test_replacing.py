@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from supernet import InputChoice, LayerChoice, SearchSpace, freeze, replace_input_choice, replace_layer_choice, restore
-from supernet.errors import ReplacementError, SpaceError, TakenOverError
+from supernet.errors import AlreadyReplacedError, ReplacementError, SpaceError
 
 
 class First(nn.Module):
@@ -191,7 +191,7 @@ def test_a_candidate_itself_or_any_module_may_stand_in_the_place():
 def test_replacing_what_has_been_replaced_is_refused():
     model = nested()
     replace_layer_choice(model, First)
-    with pytest.raises(TakenOverError, match=r"each LayerChoice .* replaced already; restore\(model\)"):
+    with pytest.raises(AlreadyReplacedError, match=r"each LayerChoice .* replaced already; restore\(model\)"):
         replace_layer_choice(model, First)
     replace_input_choice(model, Sum)
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from supernet import LayerChoice, replace_layer_choice
 from supernet.execution import LayerSlot, Plan
-from supernet.execution.fast.reading import read
+from supernet.execution.fast.tracing import read
 
 C = 3
 THIS = sys.modules[__name__]

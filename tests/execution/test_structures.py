@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from supernet import LayerChoice
 from supernet.errors import ChoiceError
 from supernet.execution import LayerSlot, Plan, replace_layer_choice
-from supernet.execution.mixing import mixed
+from supernet.execution.mixing import weighted_sum
 
 WEIGHTS = torch.tensor([0.25, 0.75])
 A, B = torch.tensor([1.0, 2.0]), torch.tensor([5.0, 10.0])
@@ -74,14 +74,14 @@ def tagged(x):
     ],
 )
 def test_a_mixture_has_the_type_of_its_candidates_outputs(make, read):
-    out = mixed({"a": make(A), "b": make(B)}, WEIGHTS, "op")
+    out = weighted_sum({"a": make(A), "b": make(B)}, WEIGHTS, "op")
     assert type(out) is type(make(A))
     torch.testing.assert_close(read(out), MIXTURE)
 
 
 def test_outputs_are_left_as_they_are():
     first, second = Record(A), Record(B)
-    mixed({"a": first, "b": second}, WEIGHTS, "op")
+    weighted_sum({"a": first, "b": second}, WEIGHTS, "op")
     assert first.state is A
     assert second.state is B
 
@@ -102,7 +102,7 @@ def test_outputs_are_left_as_they_are():
 )
 def test_what_cannot_be_weighted_comes_out_as_it_is_where_all_candidates_agree(value):
     twin = value.clone() if isinstance(value, torch.Tensor) else value
-    state, out = mixed({"a": (A, value), "b": (B, twin)}, WEIGHTS, "op")
+    state, out = weighted_sum({"a": (A, value), "b": (B, twin)}, WEIGHTS, "op")
     torch.testing.assert_close(state, MIXTURE)
     assert type(out) is type(value)
     if isinstance(value, torch.Tensor):
@@ -128,19 +128,19 @@ def test_what_cannot_be_weighted_comes_out_as_it_is_where_all_candidates_agree(v
 def test_what_cannot_be_weighted_and_differs_is_refused_by_name(first, second, match):
     for wrap in (lambda v: (A, v), lambda v: Record(A, {"k": v})):
         with pytest.raises(ChoiceError, match=f"choice 'op' hold what cannot be mixed.*{match}"):
-            mixed({"a": wrap(first), "b": wrap(second)}, WEIGHTS, "op")
+            weighted_sum({"a": wrap(first), "b": wrap(second)}, WEIGHTS, "op")
 
 
 def test_records_of_different_types_differ():
     with pytest.raises(ChoiceError, match=r"choice 'op' differ in shape.*Record.*FrozenRecord"):
-        mixed({"a": Record(A), "b": FrozenRecord(B)}, WEIGHTS, "op")
+        weighted_sum({"a": Record(A), "b": FrozenRecord(B)}, WEIGHTS, "op")
 
 
 def test_complex_outputs_are_mixed_with_the_gradient_of_their_weights():
     """d|sum_k p_k z_k|^2 / dp_k = 2 Re(conj(m) z_k)."""
     z = torch.randn(2, 3, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
     p = torch.tensor([0.25, 0.75], dtype=torch.float64, requires_grad=True)
-    m = mixed({"a": z[0], "b": z[1]}, p, "op")
+    m = weighted_sum({"a": z[0], "b": z[1]}, p, "op")
     assert torch.equal(m, 0.25 * z[0] + 0.75 * z[1])
     m.abs().square().sum().backward()
     torch.testing.assert_close(p.grad, 2 * (m.detach().conj() * z).real.sum(1))
@@ -166,7 +166,7 @@ def test_lengths_and_masks_of_a_mixture_can_index(lean):
     features, lengths, mask = model(torch.randn(2, 5, 3))
     packed = pack_padded_sequence(features, lengths, batch_first=True)
     assert features[mask].shape == (7, 3)
-    out = mixed({"a": packed, "b": packed}, WEIGHTS, "op")
+    out = weighted_sum({"a": packed, "b": packed}, WEIGHTS, "op")
     assert type(out) is PackedSequence
     torch.testing.assert_close(out.data, packed.data)
     assert torch.equal(out.batch_sizes, packed.batch_sizes)

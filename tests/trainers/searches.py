@@ -80,7 +80,7 @@ class PathTrainer(SupernetTrainer):
         super().__init__(*args, **options)
         self.generator = torch.Generator().manual_seed(self.seed)  # the same in all processes
         self.counts = {}
-        self.take_over(LayerSlot, InputSlot, self.decisions())
+        self.build_supernet(LayerSlot, InputSlot, self.decisions())
 
     def stateful(self):
         return {**super().stateful(), "generator": self.generator, "counts": self.counts}
@@ -91,8 +91,8 @@ class PathTrainer(SupernetTrainer):
     def train_step(self, trn_X, trn_y, val_X, val_y):
         path = self.decisions()
         self.counts[path["stem"]] = self.counts.get(path["stem"], 0) + 1
-        loss = self.measure("train", self.forward(trn_X, path), trn_y)
-        self.descend(loss, self.optimizer, clip=self.grad_clip)
+        loss = self.compute_loss("train", self.forward(trn_X, path), trn_y)
+        self.optimizer_step(loss, self.optimizer, clip=self.grad_clip)
 
     def export(self):
         return {"stem": max(sorted(self.counts), key=self.counts.get), "act": 0, "skip": 0}

@@ -23,7 +23,7 @@ from torch.utils.data import (
 
 from supernet import DartsTrainer, LayerChoice, SinglePathTrainer, accuracy, evaluate
 from supernet.data.loaders import first_batch, loader_of, loaders_of_two_parts
-from supernet.data.part import Part
+from supernet.data.split import DataSplit
 from supernet.errors import DataError
 from supernet.files.checkpoint import read_checkpoint, write_checkpoint
 from supernet.trainers import Callback, Checkpointing
@@ -50,7 +50,7 @@ def as_it_is(batch):
 
 def rounds(loader, *numbers):
     """The batches of each of these rounds, as lists of indices."""
-    part = Part(loader, as_it_is)
+    part = DataSplit(loader, as_it_is)
     return [[X.reshape(-1).tolist() for X, _ in part.batches(number)] for number in numbers]
 
 
@@ -146,12 +146,12 @@ def test_where_each_sample_is_a_batch_each_half_gives_single_samples():
         loader = DataLoader(Indices(9), batch_size=None, shuffle=shuffle)
         first, second = halves(loader)
         assert [len(part) for part in (first, second)] == [4, 5]
-        assert all(X.dim() == 0 for part in (first, second) for X, _ in Part(part, as_it_is).batches(0))
+        assert all(X.dim() == 0 for part in (first, second) for X, _ in DataSplit(part, as_it_is).batches(0))
         assert sorted(seen(first) + seen(second)) == list(range(9))
         made = loader_of(loader, batch_size=64, workers=0, seed=0)
         assert (seen(made) == list(range(9))) is not shuffle
         assert sorted(seen(made)) == list(range(9))
-        assert seen(Part(made, as_it_is).whole(shuffle=False).loader) == list(range(9))
+        assert seen(DataSplit(made, as_it_is).unsharded(shuffle=False).loader) == list(range(9))
 
 
 class Graphs(Dataset):
@@ -219,8 +219,8 @@ def test_every_option_of_a_loader_survives_wherever_one_is_made_of_it(how):
         "first half": halves(given)[0],
         "second half": halves(given)[1],
         "for evaluation": loader_of(given, batch_size=64, workers=0, seed=0, shuffle=False),
-        "whole": Part(train, as_it_is).whole(shuffle=True).loader,
-        "whole, in order": Part(train, as_it_is).whole(shuffle=False).loader,
+        "whole": DataSplit(train, as_it_is).unsharded(shuffle=True).loader,
+        "whole, in order": DataSplit(train, as_it_is).unsharded(shuffle=False).loader,
     }
     for name, loader in made.items():
         for option in OPTIONS:
@@ -340,7 +340,7 @@ class Drawn(Sampler):
 def test_what_samples_and_batches_draw_depends_on_seed_and_round_and_batch_alone(how):
     def part(seed, workers):
         loader = DataLoader(Noisy(), collate_fn=mixed_up, num_workers=workers, **how)
-        return Part(loader_of(loader, batch_size=64, workers=0, seed=seed), as_it_is)
+        return DataSplit(loader_of(loader, batch_size=64, workers=0, seed=seed), as_it_is)
 
     def batches(part, round, start=0):
         return [X for X, _ in part.batches(round, start)]

@@ -141,11 +141,11 @@ def test_whoever_takes_the_lock_removes_what_dead_processes_have_left_and_nothin
     others = [".mine.tmp", "checkpoints/.notes.1.tmp", ".run.json.bak", "run.json.7.tmp"]
     for name in strays + others:
         (tmp_path / name).touch()
-    with RunDirectory(tmp_path).held():
+    with RunDirectory(tmp_path).locked():
         assert not any((tmp_path / name).exists() for name in strays)
         assert all((tmp_path / name).exists() for name in others)
         (tmp_path / strays[0]).touch()  # of the one that runs here now
-        with pytest.raises(TrainingError, match="in use by another live process"), RunDirectory(tmp_path).held():
+        with pytest.raises(TrainingError, match="in use by another live process"), RunDirectory(tmp_path).locked():
             pass
         assert (tmp_path / strays[0]).exists()
 
@@ -154,7 +154,7 @@ def test_a_worker_that_outlives_its_run_does_not_keep_the_directory(tmp_path):
     script = f"""
 import os, sys, time
 from supernet.training.run_directory import RunDirectory
-with RunDirectory({str(tmp_path)!r}).held():
+with RunDirectory({str(tmp_path)!r}).locked():
     if os.fork() == 0:
         print("forked", flush=True)
         time.sleep(30)
@@ -168,7 +168,7 @@ with RunDirectory({str(tmp_path)!r}).held():
     try:
         assert process.stdout.readline() == "forked\n"
         process.wait(timeout=30)
-        with RunDirectory(tmp_path).held():
+        with RunDirectory(tmp_path).locked():
             pass
     finally:
         os.killpg(process.pid, 9)

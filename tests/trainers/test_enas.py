@@ -288,9 +288,9 @@ def test_export_is_the_best_by_reward_of_what_the_controller_draws():
 
 
 def drawn_by(trainer, count):
-    from supernet.data.loaders import mixed_seed
+    from supernet.data.loaders import derive_seed
 
-    generator = torch.Generator().manual_seed(mixed_seed(trainer.seed, 3))
+    generator = torch.Generator().manual_seed(derive_seed(trainer.seed, 3))
     return [{"architecture": trainer.controller(generator=generator).architecture} for _ in range(count)]
 
 

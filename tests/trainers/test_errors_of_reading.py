@@ -121,9 +121,9 @@ def test_a_directory_is_free_again_where_what_a_dead_process_left_cannot_be_remo
     failing_once(monkeypatch, Path, "unlink", PermissionError(errno.EACCES, "no"))
     first, second = RunDirectory(tmp_path), RunDirectory(tmp_path)
     left = r"\.run\.json\.7\.tmp, which a process has left, cannot be removed"
-    with pytest.raises(TrainingError, match=left), first.held():
+    with pytest.raises(TrainingError, match=left), first.locked():
         pass
-    with second.held():
+    with second.locked():
         assert not (tmp_path / ".run.json.7.tmp").exists()
 
 

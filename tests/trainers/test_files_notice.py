@@ -23,7 +23,7 @@ from supernet.rerun import differences
 from supernet.runs import print_runs
 from supernet.space.files import digest_of_json
 from supernet.training.run_directory import read_description, read_metrics
-from supernet.training.snapshot import bring_back
+from supernet.training.snapshot import load_state
 
 OLD = Path(__file__).parent / "checkpoints"
 
@@ -211,7 +211,7 @@ def is_refused(trainer, state):
         return True
     with torch.random.fork_rng(), within(20):
         try:
-            bring_back(trainer, state, "this file")
+            load_state(trainer, state, "this file")
         except SupernetError as error:
             assert "this file" in str(error)
             return True

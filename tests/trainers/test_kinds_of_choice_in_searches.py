@@ -127,7 +127,7 @@ def test_every_trainer_searches_it_and_exports_what_it_has_trained(kind, tmp_pat
     measured = searched.evaluate(architecture)
     network = freeze(model, architecture)
     inputs, targets = map(
-        torch.stack, zip(*searched.valid_part.whole(shuffle=False).loader.dataset.dataset, strict=True)
+        torch.stack, zip(*searched.valid_part.unsharded(shuffle=False).loader.dataset.dataset, strict=True)
     )
     with torch.no_grad():
         loss = nn.functional.cross_entropy(network.eval()(inputs), targets)

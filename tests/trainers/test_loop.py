@@ -26,8 +26,8 @@ from supernet import (
     restore,
 )
 from supernet.data.loaders import loaders_of_two_parts
-from supernet.data.part import Part
-from supernet.errors import ChoiceError, DataError, NonFiniteError, TakenOverError, TrainingError
+from supernet.data.split import DataSplit
+from supernet.errors import AlreadyReplacedError, ChoiceError, DataError, NonFiniteError, TrainingError
 from supernet.execution import InputSlot, LayerSlot
 from supernet.training.run_directory import read_metrics
 
@@ -180,7 +180,7 @@ class Recorded(Dataset):
 
 
 def indices_of(loader, round=0):
-    return [int(i) for X, _ in Part(loader, lambda batch: batch).batches(round) for i in X]
+    return [int(i) for X, _ in DataSplit(loader, lambda batch: batch).batches(round) for i in X]
 
 
 def test_the_two_halves_share_no_sample_and_miss_none():
@@ -207,23 +207,23 @@ def test_a_loader_over_a_map_style_dataset_is_made_anew_and_shuffles_if_it_did()
         made, _ = loaders_of_two_parts(given, Recorded(4), batch_size=64, workers=0, seed=0)
         assert (indices_of(made) == list(range(10))) is not shuffle
         assert sorted(indices_of(made)) == list(range(10))
-        assert [len(X) for X, _ in Part(made, lambda batch: batch).batches(0)] == [4, 4, 2]
+        assert [len(X) for X, _ in DataSplit(made, lambda batch: batch).batches(0)] == [4, 4, 2]
         assert indices_of(made, 1) == indices_of(made, 1)
 
 
 def test_a_part_can_be_entered_at_any_batch():
     loader, _ = loaders_of_two_parts(Recorded(40), None, batch_size=5, workers=0, seed=0)
-    part = Part(loader, lambda batch: batch)
+    part = DataSplit(loader, lambda batch: batch)
     whole = [X.tolist() for X, _ in part.batches(3)]
     assert [X.tolist() for X, _ in part.batches(3, 2)] == whole[2:]
     part.enter(3, 0)
     places, unrolled = [], []
     for _ in range(10):
         places.append((part.round, part.position))
-        unrolled.append(next(part.without_end())[0].tolist())
+        unrolled.append(next(part.cycle())[0].tolist())
     for start in (1, 4, 6, 9):  # in the first round, at its end, and in later ones
         part.enter(*places[start])
-        assert [next(part.without_end())[0].tolist() for _ in range(10 - start)] == unrolled[start:]
+        assert [next(part.cycle())[0].tolist() for _ in range(10 - start)] == unrolled[start:]
 
 
 def test_each_epoch_has_an_order_of_its_own_that_the_seed_decides():
@@ -535,11 +535,11 @@ def test_an_optimizer_that_lacks_parameters_is_refused_and_they_are_named():
 def test_a_model_that_has_been_taken_over_is_refused_until_it_is_restored():
     model = Net()
     net_trainer(model)
-    with pytest.raises(TakenOverError, match=r"restore\(model\)"):
+    with pytest.raises(AlreadyReplacedError, match=r"restore\(model\)"):
         net_trainer(model)
     restore(model)
     replace_layer_choice(model, lambda choice: choice[0])
-    with pytest.raises(TakenOverError, match=r"restore\(model\)"):
+    with pytest.raises(AlreadyReplacedError, match=r"restore\(model\)"):
         net_trainer(model)
 
 
@@ -617,7 +617,7 @@ class GumbelTrainer(SupernetTrainer):
         self.temperature = temperature
         self.alphas = {label: nn.Parameter(torch.zeros(len(list(domain)))) for label, domain in self.space.items()}
         self.architecture_optimizer = torch.optim.Adam(self.alphas.values(), 0.05)
-        self.take_over(LayerSlot, InputSlot, self.plan())
+        self.build_supernet(LayerSlot, InputSlot, self.plan())
 
     def stateful(self):
         return {"alphas": self.alphas, "architecture_optimizer": self.architecture_optimizer}
@@ -626,11 +626,13 @@ class GumbelTrainer(SupernetTrainer):
         return {k: nn.functional.gumbel_softmax(alpha, self.temperature) for k, alpha in self.alphas.items()}
 
     def train_step(self, trn_X, trn_y, val_X, val_y):
-        with self.weights_held():
+        with self.frozen_weights():
             output = self.forward(val_X, self.plan())
-            self.descend(self.measure("valid", output, val_y), self.architecture_optimizer)
+            self.optimizer_step(self.compute_loss("valid", output, val_y), self.architecture_optimizer)
         plan = {label: weights.detach() for label, weights in self.plan().items()}
-        self.descend(self.measure("train", self.forward(trn_X, plan), trn_y), self.optimizer, clip=self.grad_clip)
+        self.optimizer_step(
+            self.compute_loss("train", self.forward(trn_X, plan), trn_y), self.optimizer, clip=self.grad_clip
+        )
 
     def export(self):
         return {label: int(alpha.argmax()) for label, alpha in self.alphas.items()}

@@ -45,10 +45,10 @@ class Scanned(SupernetTrainer):
         for name, value in state().items():
             setattr(self, name, value)
             self.names.append(name)
-        self.take_over(LayerSlot, InputSlot, {"op": "0"})
+        self.build_supernet(LayerSlot, InputSlot, {"op": "0"})
 
     def train_step(self, trn_X, trn_y, val_X, val_y):
-        self.descend(self.measure("train", self.forward(trn_X, {"op": "0"}), trn_y), self.optimizer)
+        self.optimizer_step(self.compute_loss("train", self.forward(trn_X, {"op": "0"}), trn_y), self.optimizer)
         self.change(self)
 
     def export(self):

@@ -110,10 +110,10 @@ def test_no_mutated_checkpoint_gets_anything_else_out_than_our_error(run_dir, tm
             refused += 1
             continue
         try:
-            from supernet.training.snapshot import bring_back
+            from supernet.training.snapshot import load_state
 
             with torch.random.fork_rng():
-                bring_back(trainer, state, path)
+                load_state(trainer, state, path)
         except (FileFormatError, TrainingError) as error:
             assert "mutated.safetensors" in str(error)
             refused += 1

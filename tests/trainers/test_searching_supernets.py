@@ -222,7 +222,7 @@ def test_a_train_step_of_one_s_own_is_called_on_batches_of_both_parts(kind):
             assert len(trn_X) == len(trn_y) == 8
             assert len(val_X) == len(val_y)
             self.train_model_weight(trn_X, trn_y)
-            self.measure("valid", self.supernet.alone(val_X, self.sample()), val_y)
+            self.compute_loss("valid", self.supernet.forward_local(val_X, self.sample()), val_y)
 
     more = {"reward_function": lambda o, y: -loss(o, y)} if kind is EnasTrainer else {}
     trainer = plain(Own, num_epochs=2, **more)
@@ -245,7 +245,7 @@ class SameBatch(SinglePathTrainer):
     """Steps of its own, which call nothing of the class above."""
 
     def train_step(self, trn_X, trn_y, val_X, val_y):
-        self.descend(self.measure("train", self.forward(trn_X, self.sample()), trn_y), self.optimizer)
+        self.optimizer_step(self.compute_loss("train", self.forward(trn_X, self.sample()), trn_y), self.optimizer)
 
 
 def test_what_was_found_before_a_training_is_not_what_is_exported_after_it(tmp_path):

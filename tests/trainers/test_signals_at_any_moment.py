@@ -38,7 +38,7 @@ class OwnEpochs(KINDS["path"][0]):
     """A trainer of somebody else that writes its own epochs, with numbers of its own in between."""
 
     def train_epoch(self):
-        validation = self.valid_part.without_end()
+        validation = self.valid_part.cycle()
         for trn_X, trn_y in self.train_part.batches(self.epoch, self.step):
             with self.one_step():
                 self.train_step(trn_X + 0.1 * torch.randn(()), trn_y, *next(validation))
@@ -139,7 +139,7 @@ def in_save_of(patch, step):
 
 
 MOMENTS = {
-    "before the lock": lambda patch, trainer: patched(patch, RunDirectory, "held"),
+    "before the lock": lambda patch, trainer: patched(patch, RunDirectory, "locked"),
     "as the run begins": lambda patch, trainer: patched(patch, RunDirectory, "begin", after=True),
     "as it is described": lambda patch, trainer: patched(patch, RunDirectory, "describe"),
     "as callbacks begin": lambda patch, trainer: trainer.callbacks.append(Sends("fit_began")),
@@ -207,15 +207,15 @@ def test_a_finished_run_stays_so_where_a_signal_comes_as_it_is_read(tmp_path, mo
 def test_a_signal_in_the_validation_of_a_network_leaves_between_two_batches(tmp_path, nth):
     """The validation part has two batches: the signal comes in the first, in the second, or in the next epoch."""
     trainer = network(tmp_path)
-    inner, calls = trainer.supernet.alone, []
+    inner, calls = trainer.supernet.forward_local, []
 
-    def alone(*args):
+    def forward_local(*args):
         calls.append(1)
         if len(calls) == nth:
             send()
         return inner(*args)
 
-    trainer.supernet.alone = alone
+    trainer.supernet.forward_local = forward_local
     with pytest.raises(SystemExit):
         trainer.fit()
     assert len(calls) == nth

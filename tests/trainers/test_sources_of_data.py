@@ -275,11 +275,11 @@ class OnePath(SupernetTrainer):
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
-        self.take_over(LayerSlot, InputSlot, {"a": "0"})
+        self.build_supernet(LayerSlot, InputSlot, {"a": "0"})
 
     def train_step(self, trn_X, trn_y, val_X, val_y):
         for part, X, y in (("valid", val_X, val_y), ("train", trn_X, trn_y)):
-            self.descend(self.measure(part, self.forward(X, {"a": "0"}), y), self.optimizer)
+            self.optimizer_step(self.compute_loss(part, self.forward(X, {"a": "0"}), y), self.optimizer)
 
     def export(self):
         return {"a": "0"}

@@ -28,9 +28,9 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from supernet.data.order import Batches, GivenBatches, Key, Rounds, is_stateful
-from supernet.data.seeding import mixed_seed, numbers_kept
+from supernet.data.seeding import derive_seed, numbers_kept
 from supernet.errors import DataError
-from supernet.execution.state import random_numbers_kept, reseed
+from supernet.execution.state import preserve_random_numbers, reseed
 from supernet.processes.interruption import outliving_one_signal
 
 __all__: list[str] = []
@@ -78,12 +78,12 @@ class Reseeded(Dataset[Any]):
 
     def _batch(self, keys: Sequence[Key], collate: Callable[[list[Any]], Any]) -> Any:
         samples = []
-        with random_numbers_kept():  # loading in the trainer's own process must not move the trainer's numbers
+        with preserve_random_numbers():  # loading in the trainer's own process must not move the trainer's numbers
             for key in keys:
-                reseed(mixed_seed(self.seed, *key.numbers))
+                reseed(derive_seed(self.seed, *key.numbers))
                 samples.append(self.dataset[key.index])
             if keys:
-                reseed(mixed_seed(self.seed, *keys[0].numbers, -1))
+                reseed(derive_seed(self.seed, *keys[0].numbers, -1))
             return collate(samples)
 
 
@@ -117,7 +117,7 @@ def loaders_of_two_parts(
         "rank": rank,
         "world_size": world_size,
     }
-    seeds = seed, mixed_seed(seed, 1)
+    seeds = seed, derive_seed(seed, 1)
     if valid_data is not None:
         _check_apart(data, valid_data)
         first, second = loader_of(data, seed=seeds[0], **options), loader_of(valid_data, seed=seeds[1], **options)
@@ -159,7 +159,7 @@ def loader_of(
     Args:
         data: a dataset of either kind, or a loader. A loader over a map-style dataset is made anew with all its
             options, in an order of ours if it shuffles, else in its sampler's. A stream, and a loader that iterates in
-            a way of its own, are taken as they are: every process reads them whole, and `Part` shares them.
+            a way of its own, are taken as they are: every process reads them whole, and `DataSplit` shares them.
         batch_size: samples a batch in each process. When shuffled, a last batch of all processes that is not full is
             dropped, unless it is the only one: BatchNorm does not bear a batch of one sample. A loader drops as it
             says.
@@ -242,7 +242,7 @@ def _made_anew(loader: DataLoader[Any], *, seed: int, shuffle: bool, rank: int, 
     if generator is None:
         options["generator"] = torch.Generator().manual_seed(seed)
     else:
-        seed = mixed_seed(seed, generator.initial_seed())
+        seed = derive_seed(seed, generator.initial_seed())
     if not options["in_order"]:
         logger.warning("the loader has in_order=False, which no search could repeat; its batches come in order")
         options["in_order"] = True
@@ -272,7 +272,7 @@ def _made_anew(loader: DataLoader[Any], *, seed: int, shuffle: bool, rank: int, 
             dataset=dataset,
             records=loader.num_workers > 0,
         )
-        rounds = rounds if shuffle else rounds.whole(shuffle=False)
+        rounds = rounds if shuffle else rounds.unsharded(shuffle=False)
     return loader_in_rounds(Reseeded(dataset, seed, loader.collate_fn), rounds, options)
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from supernet.data.seeding import SeededIterator, mixed_seed
+from supernet.data.seeding import SeededIterator, derive_seed
 from supernet.errors import DataError
 
 __all__: list[str] = []
@@ -90,7 +90,7 @@ class Rounds(Sampler[Any]):
         """Return what shows that all processes have the same batches."""
         return ""
 
-    def whole(self, *, shuffle: bool) -> Rounds:
+    def unsharded(self, *, shuffle: bool) -> Rounds:
         """Return the batches of all processes, each as large as one of this process's.
 
         Args:
@@ -128,7 +128,7 @@ class Batches(Rounds):
         whole, rest = divmod(count, self._together)
         self._length = whole + (1 if rest and not drop_last else 0)
 
-    def whole(self, *, shuffle: bool) -> Batches:
+    def unsharded(self, *, shuffle: bool) -> Batches:
         """See `Rounds`."""
         shuffled, dropped = shuffle and self._shuffle, shuffle and self._drop_last
         return Batches(self._count, self._given_size, seed=self._seed, shuffle=shuffled, drop_last=dropped)
@@ -140,7 +140,7 @@ class Batches(Rounds):
         """See `Rounds`."""
         number = self.seed_of(round)
         if self._shuffle:
-            generator = torch.Generator().manual_seed(mixed_seed(self._seed, number))
+            generator = torch.Generator().manual_seed(derive_seed(self._seed, number))
             order = torch.randperm(self._count, generator=generator).tolist()
         else:
             order = list(range(self._count))
@@ -246,7 +246,7 @@ class GivenBatches(Rounds):
                 "that no resumed search could bring it back; give it state_dict and load_state_dict, or set_epoch"
             ) from error
 
-    def whole(self, *, shuffle: bool) -> GivenBatches:
+    def unsharded(self, *, shuffle: bool) -> GivenBatches:
         """See `Rounds`."""
         given = self._copy()
         drops = shuffle and self._drop_last
@@ -331,7 +331,7 @@ class GivenBatches(Rounds):
         generators = [g for g in (getattr(owner, "generator", None) for owner in self._owners) if g is not None]
         set_epoch(round, *self._owners)
         self._is_midway, self._shares, self._states = True, {}, {}
-        self._reading = SeededIterator(self.given, mixed_seed(self._seed, self.seed_of(round)), generators, numbers)
+        self._reading = SeededIterator(self.given, derive_seed(self._seed, self.seed_of(round)), generators, numbers)
         return self._reading
 
     def beginning(self) -> str:

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from supernet.execution.state import RandomState, random_numbers_kept, reseed
+from supernet.execution.state import RandomState, preserve_random_numbers, reseed
 
 __all__: list[str] = []
 
 
-def mixed_seed(*numbers: int) -> int:
+def derive_seed(*numbers: int) -> int:
     """Return one seed for several numbers, far apart for neighbours, below 2**63."""
     digest = hashlib.blake2b(" ".join(map(str, numbers)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
@@ -41,7 +41,7 @@ class SeededIterator(Iterator[Any]):
         with numbers_kept(generators):
             reseed(seed)
             for generator in generators:
-                generator.manual_seed(mixed_seed(seed, generator.initial_seed()))
+                generator.manual_seed(derive_seed(seed, generator.initial_seed()))
             self._iterator = iter(given)
             self._note()
         if numbers is not None:
@@ -71,7 +71,7 @@ def numbers_kept(generators: Sequence[torch.Generator]) -> Iterator[None]:
     """Put all random numbers, and those of the generators, back after this context."""
     states = [generator.get_state() for generator in generators]
     try:
-        with random_numbers_kept():
+        with preserve_random_numbers():
             yield
     finally:
         for generator, state in zip(generators, states, strict=True):

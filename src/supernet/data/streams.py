@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from supernet.data.order import is_stateful, set_epoch
-from supernet.data.seeding import SeededIterator, mixed_seed, numbers_kept
+from supernet.data.seeding import SeededIterator, derive_seed, numbers_kept
 from supernet.errors import DataError
 from supernet.execution.state import reseed
 from supernet.execution.structure import leaves_of
@@ -129,7 +129,7 @@ class Stream:
         set_epoch(round, loader, loader.dataset, loader.sampler, loader.batch_sampler)
         if self.stateful is None and loader.persistent_workers:
             loader._iterator = None  # workers that start anew have the dataset as it is here
-        return SeededIterator(loader, mixed_seed(self._seed, seed), self._generators, numbers)
+        return SeededIterator(loader, derive_seed(self._seed, seed), self._generators, numbers)
 
 
 class StreamRound(Iterator[Any]):

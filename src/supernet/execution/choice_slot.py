@@ -9,7 +9,7 @@ from torch import nn
 
 from supernet.errors import ChoiceError
 from supernet.execution.apart import Apart
-from supernet.execution.mixing import mixed
+from supernet.execution.mixing import weighted_sum
 from supernet.execution.plan import Plan
 from supernet.execution.selection import check_weights, selection_of
 from supernet.execution.structure import mapped
@@ -95,7 +95,7 @@ class ChoiceSlot(nn.Module):
                 outputs = {name: self._apart.run(name, running[name], args, kwargs) for name in names[active:]}
             outputs = mapped(outputs, torch.Tensor.detach)
         outputs = {name: self._apart.run(name, running[name], args, kwargs) for name in names[:active]} | outputs
-        return mixed(outputs, selection.weights[: len(outputs)], self.label)
+        return weighted_sum(outputs, selection.weights[: len(outputs)], self.label)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_resolved": {}}  # a copy has modules of its own

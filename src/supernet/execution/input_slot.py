@@ -12,8 +12,8 @@ from supernet.errors import ChoiceError
 from supernet.execution.expected_mean import weights_of_mean
 from supernet.execution.fast.candidates import can_be_fast
 from supernet.execution.fast.shared import Shared
-from supernet.execution.fast.weighted_sum import Term, weighted_sum
-from supernet.execution.mixing import mixed, weighted
+from supernet.execution.fast.weighted_sum import Term, fused_weighted_sum
+from supernet.execution.mixing import weighted, weighted_sum
 from supernet.execution.plan import Plan
 from supernet.execution.selection import Selection, check_weights, positions_of, selection_of
 from supernet.nn import InputChoice
@@ -103,7 +103,7 @@ class InputSlot(nn.Module):
         if torch.is_grad_enabled():
             with torch.no_grad():
                 outputs |= {str(chosen): self.decided(chosen)(inputs) for chosen in selection.active[active:]}
-        return mixed(outputs, weights[: len(outputs)], self.label)
+        return weighted_sum(outputs, weights[: len(outputs)], self.label)
 
     def _mixture(self, selection: Selection, weights: torch.Tensor, inputs: Any) -> Any:
         self.check(selection)
@@ -118,8 +118,8 @@ class InputSlot(nn.Module):
             parts = [weighted(weight, x) for weight, x in zip(weights.unbind(), tensors, strict=True)]
             return torch.cat(parts, 1) if self._reduction == "concat" else parts
         if self.plan.fast and all(can_be_fast(x, weights) and x.shape == tensors[0].shape for x in tensors):
-            return weighted_sum(weights, [Term(k, x) for k, x in enumerate(tensors)], Shared())
-        return mixed(named, weights, self.label)
+            return fused_weighted_sum(weights, [Term(k, x) for k, x in enumerate(tensors)], Shared())
+        return weighted_sum(named, weights, self.label)
 
     def _named(self, inputs: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
         if self.by_name:

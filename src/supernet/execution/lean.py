@@ -70,7 +70,7 @@ def _as_then(
     drawn.put_back()
     _follow(plan, followed, fast)
     try:
-        with buffers.kept():
+        with buffers.preserve():
             buffers.put(noted)
             yield
     finally:

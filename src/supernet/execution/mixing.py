@@ -14,7 +14,7 @@ from supernet.execution.structure import outline_of, parts_of, rebuilt
 __all__: list[str] = []
 
 
-def mixed(outputs: Mapping[str, Any], weights: torch.Tensor, label: str) -> Any:
+def weighted_sum(outputs: Mapping[str, Any], weights: torch.Tensor, label: str) -> Any:
     """Return `sum_k weights[k] * outputs[k]`, in each tensor of the structure that all outputs have.
 
     What is no floating point or complex tensor cannot be weighted: positions, lengths, masks, numbers, texts. It is to
@@ -36,7 +36,7 @@ def mixed(outputs: Mapping[str, Any], weights: torch.Tensor, label: str) -> Any:
                 f"the outputs of choice {label!r} differ in shape, so they cannot be mixed: "
                 f"{name!r} gives {outline}, {other!r} gives {outline_of(output)}"
             )
-    return _mixed(list(outputs.values()), weights, label, list(outputs))
+    return _weighted_sum(list(outputs.values()), weights, label, list(outputs))
 
 
 def weighted(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -46,7 +46,7 @@ def weighted(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     )  # a weight has no dimensions: those of x win, if it has any
 
 
-def _mixed(values: Sequence[Any], weights: torch.Tensor, label: str, names: Sequence[str]) -> Any:
+def _weighted_sum(values: Sequence[Any], weights: torch.Tensor, label: str, names: Sequence[str]) -> Any:
     first = values[0]
     if all(isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex()) for value in values):
         # Added one by one: stacking them would hold every output twice.
@@ -56,7 +56,7 @@ def _mixed(values: Sequence[Any], weights: torch.Tensor, label: str, names: Sequ
         return total
     if (parts := parts_of(first)) is not None:
         each = [parts_of(value) or {} for value in values]
-        return rebuilt(first, {key: _mixed([p[key] for p in each], weights, label, names) for key in parts})
+        return rebuilt(first, {key: _weighted_sum([p[key] for p in each], weights, label, names) for key in parts})
     for name, value in zip(names, values, strict=True):
         if not _is_equal(first, value):
             raise ChoiceError(

@@ -9,11 +9,10 @@ from typing import TypeVar
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from supernet.errors import ReplacementError, TakenOverError, TrainingError
+from supernet.errors import AlreadyReplacedError, ReplacementError, TrainingError
 from supernet.nn import Choice, InputChoice, LayerChoice
 from supernet.space.freeze import check_held
-from supernet.space.strides import give_back_strides
-from supernet.space.written import (
+from supernet.space.original import (
     all_parents,
     is_replaced,
     pinned_choices,
@@ -21,6 +20,7 @@ from supernet.space.written import (
     remember,
     replaced_children,
 )
+from supernet.space.strides import give_back_strides
 
 __all__ = ["replace_input_choice", "replace_layer_choice", "replace_other_choices", "restore"]
 
@@ -47,7 +47,7 @@ def replace_layer_choice(
         `modules`, with (label, new module) of each choice appended, outer before inner.
 
     Raises:
-        TakenOverError: these choices have been replaced already.
+        AlreadyReplacedError: these choices have been replaced already.
         ReplacementError: `init_fn` returns no module. What it raises itself is passed on.
         SpaceError: one label means two different choices.
             After any of these the model is as it was.
@@ -107,7 +107,7 @@ def _replace(
                 places[child].append((parent, name))
     waiting = [choice for choice in choices if places[choice]]
     if choices and not waiting:
-        raise TakenOverError(
+        raise AlreadyReplacedError(
             f"each {kind.__name__} of this model has been replaced already; restore(model) puts them back"
         )
     made: dict[Choice, nn.Module] = {}
@@ -133,9 +133,9 @@ def _replace(
 
 
 def check_not_taken(model: nn.Module) -> None:
-    """Raise `TakenOverError` if any choice of the model has been replaced."""
+    """Raise `AlreadyReplacedError` if any choice of the model has been replaced."""
     if is_replaced(model):
-        raise TakenOverError(
+        raise AlreadyReplacedError(
             "the choices of this model have been replaced already, by a trainer or by replace_*; "
             "restore(model) puts them back, then another trainer may take it"
         )

@@ -12,7 +12,7 @@ from supernet.execution import ChoiceSlot, InputSlot, LayerSlot, Plan, Selection
 from supernet.nn import Choice
 from supernet.nn.choice import Risk
 from supernet.space import Decision
-from supernet.space.written import branches_as_written, children_as_written
+from supernet.space.original import original_branches, original_children
 
 __all__: list[str] = []
 
@@ -104,12 +104,12 @@ def _find(module: nn.Module, inside: dict[str, Decision], places: dict[str, Plac
         return
     seen.add(id(module))
     if not isinstance(module, Choice):
-        for _, child in children_as_written(module):
+        for _, child in original_children(module):
             _find(child, inside, places, seen)
         return
     label, domain = str(module.label), module.domain()
     places.setdefault(label, Place(module, inside))
-    for position, branch in enumerate(branches_as_written(module)):
+    for position, branch in enumerate(original_branches(module)):
         reaching = next(decision for decision in domain if position in domain.positions(decision))
         for child in branch:
             _find(child, {**inside, label: reaching}, places, seen)

@@ -11,12 +11,12 @@ from torch import nn
 
 from supernet.execution.apart import Apart
 from supernet.execution.fast.candidates import Candidates, can_be_fast
-from supernet.execution.fast.reading import Known
+from supernet.execution.fast.tracing import TraceCache
 from supernet.execution.lean import recomputed
-from supernet.execution.mixing import mixed
+from supernet.execution.mixing import weighted_sum
 from supernet.execution.plan import Plan, is_checkpointed
 from supernet.execution.selection import Selection, is_mixture, positions_of, selection_of, weights_of
-from supernet.execution.state import Buffers, random_numbers_kept
+from supernet.execution.state import Buffers, preserve_random_numbers
 from supernet.execution.structure import copied, mapped
 from supernet.nn import LayerChoice
 from supernet.nn.layer_choice import ByNameAndPosition
@@ -110,8 +110,8 @@ class LayerSlot(ByNameAndPosition, nn.Module):
         if self.plan.fast and is_of_all and can_be_fast(args[0], weights):
             candidates = self._read or self.read({})
             if candidates.common is None:
-                outputs = candidates.mixed(args[0], weights, self.plan.shared_now(), self.apart)
-                return outputs if isinstance(outputs, torch.Tensor) else mixed(outputs, weights, self.label)
+                outputs = candidates.weighted_sum(args[0], weights, self.plan.shared_now(), self.apart)
+                return outputs if isinstance(outputs, torch.Tensor) else weighted_sum(outputs, weights, self.label)
         return self.plain(*args, **kwargs)
 
     def plain(self, *args: Any, **kwargs: Any) -> Any:
@@ -122,7 +122,7 @@ class LayerSlot(ByNameAndPosition, nn.Module):
             outputs = {name: candidate(*args, **kwargs) for name, candidate in of_candidates}
         else:
             outputs = {name: run(name, candidate, args, kwargs) for name, candidate in of_candidates}
-        return mixed(outputs, weights_of(selection), self.label)
+        return weighted_sum(outputs, weights_of(selection), self.label)
 
     def _gated(self, selection: Selection, weights: torch.Tensor, args: Any, kwargs: Any) -> Any:
         """Run what is active, and the others for their outputs only.
@@ -135,7 +135,7 @@ class LayerSlot(ByNameAndPosition, nn.Module):
         if not torch.is_grad_enabled():
             others = []
         if not others and len(active) == 1:
-            return mixed({active[0]: candidates[active[0]](*args, **kwargs)}, weights[:1], self.label)
+            return weighted_sum({active[0]: candidates[active[0]](*args, **kwargs)}, weights[:1], self.label)
         # Before the active ones, which may change the input, as they do where they run alone.
         with torch.no_grad():
             of_others = {other: apart.run(other, candidates[other], args, kwargs) for other in others}
@@ -145,14 +145,14 @@ class LayerSlot(ByNameAndPosition, nn.Module):
         if apart.may_change(last, candidates[last]):
             of_others, outputs = copied((of_others, outputs))
         outputs[last] = apart.run_last(last, candidates[last], args, kwargs)
-        return mixed({**outputs, **of_others}, weights[: len(outputs) + len(of_others)], self.label)
+        return weighted_sum({**outputs, **of_others}, weights[: len(outputs) + len(of_others)], self.label)
 
     @contextmanager
     def changed_by(self, name: str) -> Iterator[None]:
         """Let the input be, after the mixture inside this context, as the named candidate alone would leave it."""
 
         def change(_: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-            with random_numbers_kept(self.plan[self.label].device):
+            with preserve_random_numbers(self.plan[self.label].device):
                 self.candidates[name](*args, **kwargs)
 
         handle = self.register_forward_hook(change, with_kwargs=True)
@@ -161,7 +161,7 @@ class LayerSlot(ByNameAndPosition, nn.Module):
         finally:
             handle.remove()
 
-    def read(self, known: Known) -> Candidates:
+    def read(self, known: TraceCache) -> Candidates:
         """Find out what the candidates are made of, now that all inside them is in its place.
 
         Args:

@@ -15,7 +15,7 @@ __all__: list[str] = []
 
 
 @contextmanager
-def held(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+def no_grad_for(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """Compute no gradient of these parameters inside this context."""
     wanted = [p for p in parameters if p.requires_grad]
     for p in wanted:
@@ -28,7 +28,7 @@ def held(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 
 @contextmanager
-def kept(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+def preserve_values(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     """Bring these parameters back to their values, bit by bit, after this context."""
     before = [p.detach().clone() for p in parameters]
     try:
@@ -66,7 +66,7 @@ class Buffers:
         self._used = [(module, name) for module, name in self._places if type(module).__module__ not in _NORMS]
 
     @contextmanager
-    def kept(self, only_after: type[Exception] | None = None) -> Iterator[None]:
+    def preserve(self, only_after: type[Exception] | None = None) -> Iterator[None]:
         """Bring the buffers back to their values after this context, also where a forward puts in new tensors.
 
         Args:
@@ -118,7 +118,7 @@ class Forms:
         _put_into([(m, m.training and m not in self._in_eval) for m in self._model.modules()])
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
+    def preserve(self) -> Iterator[None]:
         """Bring each module back to its form after this context."""
         before = [(module, module.training) for module in self._model.modules()]
         try:
@@ -129,7 +129,7 @@ class Forms:
     @contextmanager
     def evaluating(self, loss: Any = None) -> Iterator[None]:
         """Let the model, and a loss that is a module, be in eval form in this context, and all as it was after it."""
-        with self.kept(), Forms(loss).kept() if isinstance(loss, nn.Module) else nullcontext():
+        with self.preserve(), Forms(loss).preserve() if isinstance(loss, nn.Module) else nullcontext():
             self._model.eval()
             if isinstance(loss, nn.Module):
                 loss.eval()
@@ -193,7 +193,7 @@ class RandomState:
 
 
 @contextmanager
-def random_numbers_kept(device: torch.device | None = None) -> Iterator[None]:
+def preserve_random_numbers(device: torch.device | None = None) -> Iterator[None]:
     """Put all random numbers back after this context, as if nothing had been drawn inside."""
     state = RandomState(device)
     try:
@@ -205,7 +205,7 @@ def random_numbers_kept(device: torch.device | None = None) -> Iterator[None]:
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed Python's, NumPy's and torch's random numbers inside this context, and put them back after."""
-    with random_numbers_kept(device):
+    with preserve_random_numbers(device):
         reseed(seed)
         if device.type == "cuda":
             torch.cuda.manual_seed(seed)

@@ -27,7 +27,7 @@ from supernet.execution.memory_format import agree, channels_last_inputs, choose
 from supernet.execution.plan import is_in_reentrant_checkpoint
 from supernet.execution.risks import check_risks
 from supernet.execution.selection import is_mixture
-from supernet.execution.state import Buffers, Forms, held
+from supernet.execution.state import Buffers, Forms, no_grad_for
 from supernet.execution.structure import copied, is_as_noted, mapped, noted
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space.strides import give_back_strides, let_state_follow
@@ -102,22 +102,22 @@ class Supernet:
             mixtures = [isinstance(slot, _SLOTS) and is_mixture(plan.get(label)) for label, slot in self.replaced]
             self._copies_batches = not all(mixtures)
 
-            def leaving_no_trace(X: Any) -> tuple[Any, Any]:
+            def dry_run(X: Any) -> tuple[Any, Any]:
                 X = copied(X)
                 before = noted(X)
-                with self._buffers.kept(), self._plan.one_pass():
+                with self._buffers.preserve(), self._plan.one_pass():
                     result = trial(X)
                 self._copies_batches |= not is_as_noted(X, before)
                 return result
 
             forms.note()  # of what stands in the choices' places too
-            with forms.kept(), self._noting_reentrant_checkpoints():
+            with forms.preserve(), self._noting_reentrant_checkpoints():
                 self._plan.fast = False  # first as written: what is wrong with a model is said in its own terms
-                check_risks(model, self._plan, self.replaced, lambda: leaving_no_trace(X))
-                self._channels_last = choose_memory_format(model, X, lambda X: leaving_no_trace(X)[1])
+                check_risks(model, self._plan, self.replaced, lambda: dry_run(X))
+                self._channels_last = choose_memory_format(model, X, lambda X: dry_run(X)[1])
                 self._is_laid_out = self._channels_last
-                self._check_changed_inputs(lambda: leaving_no_trace(self._prepared(X)))
-                self._go_fast(lambda: leaving_no_trace(self._prepared(X)))
+                self._check_changed_inputs(lambda: dry_run(self._prepared(X)))
+                self._go_fast(lambda: dry_run(self._prepared(X)))
             self._module, self.optimizer = fabric.setup(model, optimizer)  # DDP notes the strides of training
             if self._is_laid_out:
                 self._give_back()
@@ -206,7 +206,7 @@ class Supernet:
         """Run the model on a batch, its choices following the plan."""
         self._plan.update(self._through_leaves(plan))
         needs_no_gradient = not any(w.requires_grad for w in self.weights[:1])
-        with self.unsynced(needs_no_gradient), self._plan.one_pass():
+        with self.no_grad_sync(needs_no_gradient), self._plan.one_pass():
             return self._run(self._module, self._prepared(X))
 
     def _prepared(self, X: Any) -> Any:
@@ -250,11 +250,11 @@ class Supernet:
         with torch.autocast(self._fabric.device.type, enabled=False), self._plan.one_pass():
             return self._run(self.model, self._prepared(X))
 
-    def alone(self, X: Any, plan: dict[str, Any]) -> Any:
+    def forward_local(self, X: Any, plan: dict[str, Any]) -> Any:
         """Run the model on a batch as `__call__` does, but apart from the other processes: without a gradient."""
         self._plan.update(plan)
         with torch.no_grad(), self._plan.one_pass():
-            return self._run(_Alone(self.model, self._fabric.strategy.precision), self._prepared(X))
+            return self._run(_Local(self.model, self._fabric.strategy.precision), self._prepared(X))
 
     def _through_leaves(self, plan: dict[str, Any]) -> dict[str, Any]:
         """Return the plan for a pass.
@@ -301,21 +301,21 @@ class Supernet:
         ]
         return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
 
-    def statistics_kept(self, only_after: type[Exception] | None = None) -> AbstractContextManager[None]:
+    def preserve_buffers(self, only_after: type[Exception] | None = None) -> AbstractContextManager[None]:
         """Bring running statistics, and all other buffers, back after this context: always, or if it is left so."""
-        return self._buffers.kept(only_after)
+        return self._buffers.preserve(only_after)
 
     @contextmanager
-    def weights_held(self) -> Iterator[None]:
+    def frozen_weights(self) -> Iterator[None]:
         """Compute no gradient of the weights in this context, and bring running statistics back after it."""
-        with self.without_gradients(), self._buffers.kept():
+        with self.without_gradients(), self._buffers.preserve():
             yield
 
     @contextmanager
     def without_gradients(self) -> Iterator[None]:
         """Compute no gradient of the weights in this context."""
         if not self._plan.reentrant:
-            with held(self.weights):
+            with no_grad_for(self.weights):
                 yield
             return
         # There a gradient comes only from where an input has one.
@@ -328,7 +328,7 @@ class Supernet:
             for w, grad in zip(self.weights, before, strict=True):
                 w.grad = grad
 
-    def unsynced(self, enabled: bool) -> AbstractContextManager[Any]:
+    def no_grad_sync(self, enabled: bool) -> AbstractContextManager[Any]:
         """Keep DDP from waiting for gradients of the weights that a pass does not give, or does not give yet."""
         if self._fabric.world_size == 1 or not enabled:
             return nullcontext()
@@ -346,7 +346,7 @@ class Supernet:
         arranging = [wrapper for wrapper in self._wrappers() if not wrapper.find_unused_parameters]
         if self._fabric.world_size < 3 or not arranging:
             return
-        with self._buffers.kept():
+        with self._buffers.preserve():
             result = loss()
             if result.requires_grad:
                 self.backward(result)
@@ -392,7 +392,7 @@ def _averaged(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.div_(distributed.get_world_size())
 
 
-class _Alone:
+class _Local:
     """A model that is called in a precision as Fabric's wrapper would, but apart from the other processes."""
 
     def __init__(self, model: nn.Module, precision: Any) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 from torch import fx, nn
 
 from supernet.nn import Choice
-from supernet.space.space import Architecture
-from supernet.space.written import (
+from supernet.space.original import (
     all_parents,
-    branches_as_written,
-    children_as_written,
     modules_as_written,
+    original_branches,
+    original_children,
     replaced_children,
 )
+from supernet.space.space import Architecture
 
 __all__: list[str] = []
 
@@ -58,7 +58,7 @@ def outline(model: nn.Module, architecture: Architecture) -> list[Step]:
     """
     choices: dict[int, Choice] = {}
     for parent in all_parents(model):
-        choices |= {id(child): child for _, child in children_as_written(parent) if isinstance(child, Choice)}
+        choices |= {id(child): child for _, child in original_children(parent) if isinstance(child, Choice)}
         choices |= {id(replaced.module): replaced.choice for replaced in replaced_children(parent).values()}
     try:
         graph = _ChoicesAreLeaves(choices).trace(model)
@@ -108,7 +108,7 @@ def _decided(choice: Choice, architecture: Architecture) -> Step:
 
 def _inside(choice: Choice, architecture: Architecture, depth: int) -> Iterator[str]:
     """Yield a line for each choice inside what is chosen, and those inside it, to any depth."""
-    branches = branches_as_written(choice)
+    branches = original_branches(choice)
     for position in choice.domain().positions(architecture[str(choice.label)]) if branches else ():
         for inner in (inner for module in branches[position] for inner in _outermost(module, architecture)):
             yield f"{'  ' * depth}{inner.label}: {_written(inner, architecture)}"

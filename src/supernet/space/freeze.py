@@ -14,9 +14,9 @@ from supernet.nn import Choice
 from supernet.nn.cell import Composed
 from supernet.nn.choice import constructors_follow
 from supernet.space.copying import with_what_cannot_be_copied
+from supernet.space.original import all_parents, forget, original_branches, original_children, replaced_children
 from supernet.space.space import SearchSpace
 from supernet.space.strides import give_back_strides
-from supernet.space.written import all_parents, branches_as_written, children_as_written, forget, replaced_children
 
 __all__ = ["fixed_architecture", "freeze"]
 
@@ -72,7 +72,7 @@ def _copy_chosen(
     decision, domain = decisions[module.label], module.domain()
     inside = (replaced for parent in all_parents(module) for replaced in replaced_children(parent).values())
     replacements = {id(replaced.choice): replaced.module for replaced in inside}
-    branches, as_written = module.branches(), branches_as_written(module)
+    branches, as_written = module.branches(), original_branches(module)
     for position in domain.positions(decision) if branches else ():
         for present, chosen in zip(branches[position], as_written[position], strict=True):
             if replacement is not None:
@@ -93,7 +93,7 @@ def _copy_chosen(
 def _children(parent: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
     """Yield each child's name, the child as written, and what stands in its place if that is another."""
     replaced = replaced_children(parent)
-    for name, child in children_as_written(parent):
+    for name, child in original_children(parent):
         yield name, child, replaced[name].module if name in replaced else None
 
 

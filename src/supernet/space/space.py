@@ -16,7 +16,7 @@ from supernet.errors import ArchitectureError, SpaceError
 from supernet.nn import Choice
 from supernet.nn.domain import Decision, Domain
 from supernet.space.counting import Counter, Node, Nodes, node_of
-from supernet.space.written import branches_as_written, children_as_written, pinned_choices
+from supernet.space.original import original_branches, original_children, pinned_choices
 
 __all__ = ["Architecture", "SearchSpace"]
 
@@ -305,7 +305,7 @@ def _nodes(module: nn.Module, known: dict[int, Nodes], within: list[int]) -> Nod
     if isinstance(module, Choice):
         nodes = frozenset([_node(module, known, within)])
     else:
-        nodes = frozenset().union(*(_nodes(child, known, within) for _, child in children_as_written(module)))
+        nodes = frozenset().union(*(_nodes(child, known, within) for _, child in original_children(module)))
     within.pop()
     known[id(module)] = nodes
     return nodes
@@ -316,7 +316,7 @@ def _node(choice: Choice, known: dict[int, Nodes], within: list[int]) -> Node:
     domain = choice.domain()
     options = [
         frozenset[Node]().union(*(_nodes(module, known, within) for module in branch))
-        for branch in branches_as_written(choice)
+        for branch in original_branches(choice)
     ]
     if any(options) and domain.size > MAX_BRANCHES:
         raise SpaceError(

@@ -15,7 +15,7 @@ from supernet.checks import check_numbers
 from supernet.data.loaders import Data
 from supernet.errors import TrainingError
 from supernet.execution import InputSlot, LayerSlot
-from supernet.execution.state import RandomState, held, kept
+from supernet.execution.state import RandomState, no_grad_for, preserve_values
 from supernet.relaxations import most_probable, new_logits, probabilities
 from supernet.space import Architecture
 from supernet.trainers.supernet_trainer import SupernetTrainer
@@ -47,7 +47,7 @@ class DartsTrainer(SupernetTrainer):
         alphas: label -> logits (K,), of float32 at least. They are in no optimizer of the weights and in no module.
 
     Raises:
-        TrainingError, TakenOverError, DataError, SpaceError: as `SupernetTrainer`; `unrolled` with an optimizer
+        TrainingError, AlreadyReplacedError, DataError, SpaceError: as `SupernetTrainer`; `unrolled` with an optimizer
             whose virtual step is not known, with "16-mixed", whose scaled gradients it cannot use, or with weights of
             16 bits.
         ChoiceError: candidates' outputs differ in shape, or a reduction is one that a mixture cannot stand for.
@@ -90,7 +90,7 @@ class DartsTrainer(SupernetTrainer):
         self.architecture_optimizer: Any = self.fabric.setup_optimizers(
             Adam(self.alphas.values(), arc_learning_rate, betas=(0.5, 0.999), weight_decay=1e-3)
         )
-        self.take_over(partial(LayerSlot, lean=memory == "lean"), InputSlot, self.plan())
+        self.build_supernet(partial(LayerSlot, lean=memory == "lean"), InputSlot, self.plan())
 
     def stateful(self) -> dict[str, Any]:
         """Return what a checkpoint holds of the algorithm: see `SupernetTrainer`."""
@@ -118,16 +118,16 @@ class DartsTrainer(SupernetTrainer):
             self._take_unrolled_gradient(val_X, val_y, trn_X, trn_y)
             self.architecture_optimizer.step()
         else:
-            with self.weights_held():
+            with self.frozen_weights():
                 output = self.forward(val_X, self.plan())
-                self.descend(self.measure("valid", output, val_y), self.architecture_optimizer)
+                self.optimizer_step(self.compute_loss("valid", output, val_y), self.architecture_optimizer)
         self.check_finite(torch.cat(list(self.alphas.values())), "an architecture parameter")
 
     def train_model_weight(self, trn_X: Any, trn_y: Any) -> None:
         """Take a step of the weights on a training batch."""
-        with held(self.alphas.values()):
+        with no_grad_for(self.alphas.values()):
             output = self.forward(trn_X, self.plan())
-            self.descend(self.measure("train", output, trn_y), self.optimizer, clip=self.grad_clip)
+            self.optimizer_step(self.compute_loss("train", output, trn_y), self.optimizer, clip=self.grad_clip)
 
     def export(self, epoch: int | Literal["best"] | None = None) -> Architecture:
         """Return the most probable architecture: that of the largest alphas.
@@ -142,7 +142,7 @@ class DartsTrainer(SupernetTrainer):
             return self.architecture_of(epoch)
         return most_probable(self.space, self.alphas)
 
-    def preferred(self) -> Architecture:
+    def derive(self) -> Architecture:
         """Return what `export` returns, a subclass's own too."""
         return self.export()
 
@@ -159,14 +159,14 @@ class DartsTrainer(SupernetTrainer):
         """
         alphas = list(self.alphas.values())
         noise = RandomState(self.device)  # dropout's: the passes over the training batch must see the same
-        with kept(self.weights):
+        with preserve_values(self.weights):
             # What a pass does to buffers is undone after it, for each must find the same.
-            with self.supernet.statistics_kept(), held(alphas):
+            with self.supernet.preserve_buffers(), no_grad_for(alphas):
                 trn_loss = self.shared("train", self.loss_of(self.forward(trn_X, self.plan()), trn_y))
                 gradients = self.supernet.gradients(trn_loss, self.weights)
             taken = _virtual_step(self.given_optimizer, self.weights, gradients)
-            with self.supernet.statistics_kept():
-                val_loss = self.measure("valid", self.forward(val_X, self.plan()), val_y)
+            with self.supernet.preserve_buffers():
+                val_loss = self.compute_loss("valid", self.forward(val_X, self.plan()), val_y)
                 of_both = self.supernet.gradients(val_loss, [*alphas, *self.weights])
         if not val_loss.requires_grad:  # the batch moves nothing
             self.architecture_optimizer.zero_grad()
@@ -177,7 +177,7 @@ class DartsTrainer(SupernetTrainer):
         norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else alphas[0].new_zeros(())
         # Without a direction both sides are equal, and the term is 0 whatever eps is.
         eps = 0.01 / norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
-        with kept(self.weights), self.supernet.without_gradients():
+        with preserve_values(self.weights), self.supernet.without_gradients():
             above = self._training_gradient_at(direction, eps, trn_X, trn_y, noise)
             below = self._training_gradient_at(direction, -2 * eps, trn_X, trn_y, noise)
         for alpha, g, a, b in zip(alphas, direct, above, below, strict=True):
@@ -193,7 +193,7 @@ class DartsTrainer(SupernetTrainer):
         noise.put_back()
         # The difference of two losses so near to each other is lost in what bfloat16 rounds.
         run = self.supernet.in_float32 if self.precision.endswith("-mixed") else self.forward
-        with self.supernet.statistics_kept():
+        with self.supernet.preserve_buffers():
             loss = self.shared("train", self.loss_of(run(trn_X, self.plan()), trn_y))
             return self.supernet.gradients(loss, list(self.alphas.values()))
 

@@ -13,7 +13,7 @@ from torch.optim import Adam, Optimizer
 from typing_extensions import Unpack
 
 from supernet.checks import check_counts, check_numbers
-from supernet.data.loaders import Data, mixed_seed
+from supernet.data.loaders import Data, derive_seed
 from supernet.errors import ChoiceError, TrainingError
 from supernet.nn.domain import in_words
 from supernet.space import Architecture, Decision, SearchSpace
@@ -229,7 +229,7 @@ class EnasTrainer(SampledTrainer):
         baseline: the moving average of rewards.
 
     Raises:
-        TrainingError, TakenOverError, DataError, SpaceError: as `SupernetTrainer`.
+        TrainingError, AlreadyReplacedError, DataError, SpaceError: as `SupernetTrainer`.
         ChoiceError: an InputChoice has too many sets of inputs.
     """
 
@@ -277,7 +277,7 @@ class EnasTrainer(SampledTrainer):
         self.controller_optimizer = Adam(self.controller.parameters(), ctrl_lr)
         self.baseline: float | None = None
         self.pending: list[dict[str, Any]] = []  # architectures and advantages of the controller's next step
-        self.take_over_paths()
+        self.build_path_supernet()
 
     def stateful(self) -> dict[str, Any]:
         """Return what a checkpoint holds of the algorithm: see `SupernetTrainer`."""
@@ -303,9 +303,9 @@ class EnasTrainer(SampledTrainer):
         """Take the reward of an architecture on a validation batch, and every so often a step of the controller."""
         architecture = self.sample()
         with self._forms.evaluating(self.loss):
-            output = self.supernet.alone(val_X, architecture)
+            output = self.supernet.forward_local(val_X, architecture)
         with torch.no_grad():
-            self.measure("valid", output, val_y)
+            self.compute_loss("valid", output, val_y)
             reward = self.mean_over_processes(self.reward_function(*judged(output, val_y)), "valid")
         if not math.isfinite(reward):
             raise TrainingError(f"reward_function returned {reward} for {architecture}; it must return a finite number")
@@ -349,7 +349,7 @@ class EnasTrainer(SampledTrainer):
         return self.search_once(self._evaluate_drawn, self.num_samples)
 
     def _evaluate_drawn(self) -> Architecture:
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, 3))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, 3))
         with torch.no_grad():
             drawn = [self.controller(generator=generator).architecture for _ in range(self.num_samples)]
         return self.best(drawn, 1)[0]

@@ -13,7 +13,7 @@ from torch.optim import Adam, Optimizer
 from typing_extensions import Unpack
 
 from supernet.checks import check_counts, check_functions, check_numbers
-from supernet.data.loaders import Data, mixed_seed
+from supernet.data.loaders import Data, derive_seed
 from supernet.errors import ChoiceError, TrainingError
 from supernet.execution import InputSlot, LayerSlot, Selection
 from supernet.execution.selection import weights_of
@@ -67,8 +67,8 @@ class ProxylessTrainer(SupernetTrainer):
             weights.
 
     Raises:
-        TrainingError, TakenOverError, DataError, SpaceError: as `SupernetTrainer`; the cost names what the space has
-            not, or lacks a candidate.
+        TrainingError, AlreadyReplacedError, DataError, SpaceError: as `SupernetTrainer`; the cost names what the
+            space has not, or lacks a candidate.
         ChoiceError: an InputChoice has too many sets of inputs, or ones between which gates cannot stand: such as
             none at all, unless absent inputs are zeros.
     """
@@ -125,7 +125,7 @@ class ProxylessTrainer(SupernetTrainer):
         dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
         self._distribution = DecisionDistribution(self.space, seed=self.seed, dtype=dtype, device=self.device)
         self.alphas = self._distribution.logits
-        self.generator = torch.Generator().manual_seed(mixed_seed(self.seed, 2))  # the same in all processes
+        self.generator = torch.Generator().manual_seed(derive_seed(self.seed, 2))  # the same in all processes
         self._drawn: dict[str, list[int]] = {}
         self.architecture_optimizer: Any = self.fabric.setup_optimizers(
             Adam(self.alphas.values(), arc_learning_rate, betas=(0.0, 0.999))
@@ -133,7 +133,7 @@ class ProxylessTrainer(SupernetTrainer):
         drawn = self.space.draw(torch.Generator().manual_seed(self.seed))
         one = torch.ones(1, device=self.device)
         gates = {label: Selection((decision,), one) for label, decision in drawn.items()}  # of one that is active
-        self.take_over(LayerSlot, InputSlot, gates if estimator == "gates" else drawn)
+        self.build_supernet(LayerSlot, InputSlot, gates if estimator == "gates" else drawn)
 
     def stateful(self) -> dict[str, Any]:
         """Return what a checkpoint holds of the algorithm: see `SupernetTrainer`."""
@@ -169,26 +169,26 @@ class ProxylessTrainer(SupernetTrainer):
         warming_up = self.epoch < self.warmup_epochs
         path = (self.space if warming_up else self._distribution).sample(self.generator)
         output = self.forward(trn_X, path)
-        self.descend(self.measure("train", output, trn_y), self.optimizer, clip=self.grad_clip)
+        self.optimizer_step(self.compute_loss("train", output, trn_y), self.optimizer, clip=self.grad_clip)
 
     def _train_two_of_each(self, val_X: Any, val_y: Any) -> None:
         if self.step % self.accumulate == 0:  # the same two for all batches of one step
             self._drawn = self._distribution.draw(2, self.generator)
         gates = self._gates()
-        with self.weights_held():
+        with self.frozen_weights():
             output = self.forward(val_X, gates)
-            loss = self.measure("valid", output, val_y)
-            self.descend(loss + self._cost_of(gates), self.architecture_optimizer)
+            loss = self.compute_loss("valid", output, val_y)
+            self.optimizer_step(loss + self._cost_of(gates), self.architecture_optimizer)
 
     def _apply(self, optimizer: Any, *, synced: bool = True) -> None:
         if optimizer is not self.architecture_optimizer or self.estimator == "reinforce":
             super()._apply(optimizer, synced=synced)
             return
-        mass = {label: self._mass_of_two(label) for label in self.alphas}
+        mass = {label: self._pair_logsumexp(label) for label in self.alphas}
         super()._apply(optimizer, synced=synced)
         with torch.no_grad():
             for label, drawn in self._drawn.items():
-                self.alphas[label][drawn] += mass[label] - self._mass_of_two(label)
+                self.alphas[label][drawn] += mass[label] - self._pair_logsumexp(label)
 
     def _gates(self) -> dict[str, Selection]:
         """Return label -> the two decisions drawn, the active one first, and their gates."""
@@ -202,7 +202,7 @@ class ProxylessTrainer(SupernetTrainer):
             gates[label] = Selection(decisions, binary_gates(self.alphas[label], order, 0), detached=len(order) - 1)
         return gates
 
-    def _mass_of_two(self, label: str) -> torch.Tensor:
+    def _pair_logsumexp(self, label: str) -> torch.Tensor:
         """Return the logarithm of `exp(alpha_i) + exp(alpha_j)` of the two drawn."""
         return torch.logsumexp(self.alphas[label].detach()[self._drawn[label]], -1)
 
@@ -228,15 +228,15 @@ class ProxylessTrainer(SupernetTrainer):
 
     def _reinforce(self, val_X: Any, val_y: Any) -> None:
         path = self._distribution.sample(self.generator)
-        with torch.no_grad(), self.weights_held():
+        with torch.no_grad(), self.frozen_weights():
             output = self.forward(val_X, path)
-            loss = self.measure("valid", output, val_y)
+            loss = self.compute_loss("valid", output, val_y)
             reward = -loss if self.reward_function is None else self.reward_function(*judged(output, val_y))
         reward = self.mean_over_processes(reward, "valid") - self.cost_weight * self.cost_of(path)
         self.means.update("reward", reward)
         advantage = 0.0 if self.baseline is None else reward - self.baseline
         self.baseline = reward - self.baseline_decay * advantage
-        self.descend(-advantage * self._distribution.log_prob(path), self.architecture_optimizer)
+        self.optimizer_step(-advantage * self._distribution.log_prob(path), self.architecture_optimizer)
 
     def export(self, epoch: int | Literal["best"] | None = None) -> Architecture:
         """Return the architecture of the largest alphas.
@@ -251,7 +251,7 @@ class ProxylessTrainer(SupernetTrainer):
             return self.architecture_of(epoch)
         return self._distribution.most_probable()
 
-    def preferred(self) -> Architecture:
+    def derive(self) -> Architecture:
         """Return what `export` returns, a subclass's own too."""
         return self.export()
 

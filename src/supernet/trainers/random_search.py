@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from typing_extensions import Unpack
 
 from supernet.checks import check_counts, check_functions
-from supernet.data.loaders import Data, mixed_seed
+from supernet.data.loaders import Data, derive_seed
 from supernet.search.evolution import draw_allowed
 from supernet.space import Architecture
 from supernet.trainers.sampled import SampledOptions, SampledTrainer
@@ -37,7 +37,7 @@ class RandomTrainer(SampledTrainer):
         options: the keyword arguments of `SampledTrainer` and `SupernetTrainer`.
 
     Raises:
-        TrainingError, TakenOverError, DataError, SpaceError: as `SupernetTrainer`; no architecture that keeps the
+        TrainingError, AlreadyReplacedError, DataError, SpaceError: as `SupernetTrainer`; no architecture that keeps the
             constraint is found.
     """
 
@@ -63,7 +63,7 @@ class RandomTrainer(SampledTrainer):
         self.num_samples, self.num_finalists = num_samples, num_finalists
         self.constraint = constraint
         draw_allowed(self.space, constraint, torch.Generator().manual_seed(self.seed))
-        self.take_over_paths()
+        self.build_path_supernet()
 
     def sample(self) -> Architecture:
         """Return an architecture drawn by the priors from those that keep the constraint."""
@@ -77,6 +77,6 @@ class RandomTrainer(SampledTrainer):
         return self.search_once(self._evaluate_drawn, self.num_samples + self.num_finalists)
 
     def _evaluate_drawn(self) -> Architecture:
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, 3))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, 3))
         drawn = [draw_allowed(self.space, self.constraint, generator) for _ in range(self.num_samples)]
         return self.best(self.best(drawn, self.num_finalists, num_batches=1), 1)[0]

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from typing_extensions import Unpack
 
 from supernet.checks import check_counts, check_functions
-from supernet.data.loaders import Data, mixed_seed
+from supernet.data.loaders import Data, derive_seed
 from supernet.errors import SpaceError
 from supernet.execution import InputSlot, LayerSlot
 from supernet.search import Scored
@@ -44,7 +44,7 @@ class SampledTrainer(SupernetTrainer):
     An epoch is a pass over the training part, each batch on a path of its own, then one over the validation part.
     A step touches the weights of its path only: those of others keep value, momentum and decay.
 
-    A subclass calls `take_over_paths`, says what `sample` draws, and writes `export`, which ranks architectures
+    A subclass calls `build_path_supernet`, says what `sample` draws, and writes `export`, which ranks architectures
     by `evaluated` or `best` inside `search_once`. `fit` ends with that search.
 
     Args:
@@ -83,7 +83,7 @@ class SampledTrainer(SupernetTrainer):
         self.note_options(free=True, score=score)
         self.recalibration_samples = recalibration_samples
         self.score = score or _least_loss
-        self.generator = torch.Generator().manual_seed(mixed_seed(self.seed, 2))
+        self.generator = torch.Generator().manual_seed(derive_seed(self.seed, 2))
         self.evaluations: dict[str, dict[str, float]] = {}
         self.found: Architecture | None = None
         self.training_steps = 0  # of this epoch, once they are done
@@ -99,9 +99,9 @@ class SampledTrainer(SupernetTrainer):
             "training_steps": self.training_steps,
         }
 
-    def take_over_paths(self) -> None:
+    def build_path_supernet(self) -> None:
         """Let the model's choices follow the path that the plan has."""
-        self.take_over(LayerSlot, InputSlot, self.space.draw(torch.Generator().manual_seed(self.seed)))
+        self.build_supernet(LayerSlot, InputSlot, self.space.draw(torch.Generator().manual_seed(self.seed)))
 
     def sample(self) -> Architecture:
         """Return the architecture that is trained next: by default each choice uniform, or by its prior."""
@@ -131,12 +131,12 @@ class SampledTrainer(SupernetTrainer):
         """Take a step of the weights of one sampled path on a training batch."""
         self.forget_evaluations()
         output = self.forward(trn_X, self.sample())
-        self.descend(self.measure("train", output, trn_y), self.optimizer, clip=self.grad_clip)
+        self.optimizer_step(self.compute_loss("train", output, trn_y), self.optimizer, clip=self.grad_clip)
 
     def use_validation_batch(self, val_X: Any, val_y: Any) -> None:
         """Measure one sampled path on a validation batch, by the batch's own statistics, and move nothing."""
-        with torch.no_grad(), self.weights_held():
-            self.measure("valid", self.forward(val_X, self.sample()), val_y)
+        with torch.no_grad(), self.frozen_weights():
+            self.compute_loss("valid", self.forward(val_X, self.sample()), val_y)
 
     def steps_of_an_epoch(self) -> int | None:
         """Return how many batches both parts have."""

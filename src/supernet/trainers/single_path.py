@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from typing_extensions import Unpack
 
 from supernet.checks import check_counts, check_functions, check_numbers
-from supernet.data.loaders import Data, mixed_seed
+from supernet.data.loaders import Data, derive_seed
 from supernet.search import evolve
 from supernet.search.evolution import draw_allowed
 from supernet.space import Architecture
@@ -39,7 +39,7 @@ class SinglePathTrainer(SampledTrainer):
         options: the keyword arguments of `SampledTrainer` and `SupernetTrainer`.
 
     Raises:
-        TrainingError, TakenOverError, DataError, SpaceError: as `SupernetTrainer`; no architecture that keeps the
+        TrainingError, AlreadyReplacedError, DataError, SpaceError: as `SupernetTrainer`; no architecture that keeps the
             constraint is found.
     """
 
@@ -75,7 +75,7 @@ class SinglePathTrainer(SampledTrainer):
         self.mutation_probability, self.constraint = mutation_probability, constraint
         if constraint is not None:  # one that nothing keeps is better known before the training than after it
             draw_allowed(self.space, constraint, torch.Generator().manual_seed(self.seed))
-        self.take_over_paths()
+        self.build_path_supernet()
 
     def export(self) -> Architecture:
         """Return the best architecture that evolution finds; it searches once, at the end of `fit`.
@@ -92,7 +92,7 @@ class SinglePathTrainer(SampledTrainer):
             self.space,
             scores,
             budget=self.num_evaluations,
-            generator=torch.Generator().manual_seed(mixed_seed(self.seed, 3)),
+            generator=torch.Generator().manual_seed(derive_seed(self.seed, 3)),
             population=self.population,
             num_parents=self.num_parents,
             mutation_probability=self.mutation_probability,

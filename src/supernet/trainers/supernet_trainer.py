@@ -12,7 +12,7 @@ from torch import nn
 from supernet.checks import check_counts
 from supernet.data.batches import batch_size
 from supernet.data.loaders import Data, loaders_of_two_parts
-from supernet.data.part import Part
+from supernet.data.split import DataSplit
 from supernet.errors import TrainingError
 from supernet.execution import Plan
 from supernet.execution.recalibration import statistics_anew
@@ -22,6 +22,7 @@ from supernet.execution.structure import are_finite
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space import Architecture, SearchSpace, freeze
 from supernet.trainers.base import BaseOneShotTrainer
+from supernet.trainers.former_names import FormerNames
 from supernet.training.health import entropies, share_without_parameters
 from supernet.training.loop import TrainingLoop
 from supernet.training.metrics import Meter
@@ -30,12 +31,12 @@ from supernet.training.run_directory import RunDirectory, failing_softly
 __all__ = ["SupernetTrainer"]
 
 
-class SupernetTrainer(TrainingLoop, BaseOneShotTrainer):
+class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
     """What our trainers inherit; a new algorithm is its plan, its steps and its read-off.
 
     A subclass calls `super().__init__`, which checks everything and leaves the model as it is; makes what it
-    trains; and calls `take_over`. It writes `train_step` (or `train_epoch`, where its steps alternate
-    otherwise), in which it calls `forward`, `measure` and `descend`, and it writes `export`.
+    trains; and calls `build_supernet`. It writes `train_step` (or `train_epoch`, where its steps alternate
+    otherwise), in which it calls `forward`, `compute_loss` and `optimizer_step`, and it writes `export`.
 
     What a subclass returns from `stateful` goes into checkpoints, so that it resumes exactly.
 
@@ -90,7 +91,7 @@ class SupernetTrainer(TrainingLoop, BaseOneShotTrainer):
 
     Raises:
         TrainingError: the model has no choices, the optimizer lacks parameters of it, or an argument cannot be.
-        TakenOverError: another trainer has taken the model over.
+        AlreadyReplacedError: another trainer has taken the model over.
         DataError: the data cannot be split or read.
         SpaceError: one label means two different choices.
             After any of these the model is as it was.
@@ -110,7 +111,7 @@ class SupernetTrainer(TrainingLoop, BaseOneShotTrainer):
     def _loaders(self, dataset: Data, valid_dataset: Data | None, **how: Any) -> tuple[Any, Any]:
         return loaders_of_two_parts(dataset, valid_dataset, **how)
 
-    def take_over(
+    def build_supernet(
         self,
         layer: Callable[[LayerChoice, Plan], nn.Module],
         input: Callable[[InputChoice, Plan], nn.Module],
@@ -135,7 +136,7 @@ class SupernetTrainer(TrainingLoop, BaseOneShotTrainer):
 
     def forward(self, X: Any, plan: dict[str, Any]) -> Any:
         """Run the supernet on a batch, its choices following the plan."""
-        with self.supernet.unsynced(not self._completes_a_step()):
+        with self.supernet.no_grad_sync(not self._completes_a_step()):
             return self.supernet(X, plan)
 
     def probabilities(self) -> dict[str, list[float]]:
@@ -143,7 +144,7 @@ class SupernetTrainer(TrainingLoop, BaseOneShotTrainer):
         return {}
 
     def _record_of_choices(self) -> dict[str, Any]:
-        probabilities, architecture = self.probabilities(), self.preferred()
+        probabilities, architecture = self.probabilities(), self.derive()
         record = {"probabilities": probabilities, "entropy": entropies(probabilities, self.space)}
         if architecture is not None:
             last = self.history[-1] if self.history else {}
@@ -201,12 +202,12 @@ class SupernetTrainer(TrainingLoop, BaseOneShotTrainer):
             for position, (X, y) in enumerate(self._borne(self._evaluation_part)):
                 if position == num_batches:
                     break
-                output = self.supernet.alone(X, path)
+                output = self.supernet.forward_local(X, path)
                 for meter in meters:
                     meter.update(self.loss_of(output, y) if meter is meters[0] else None, output, y, X)
         return {name: value for meter in meters for name, value in meter.read().items()}
 
-    def _borne(self, part: Part) -> Iterator[tuple[Any, Any]]:
+    def _borne(self, part: DataSplit) -> Iterator[tuple[Any, Any]]:
         """Yield a part's batches; where steps may be skipped, without those that hold what is not finite."""
         for X, y in part.batches(0):
             if self.on_nonfinite != "skip" or are_finite((X, y)):
@@ -239,13 +240,13 @@ class SupernetTrainer(TrainingLoop, BaseOneShotTrainer):
         """Let the model be in eval form in this context, BatchNorm's running statistics those of a path alone."""
         with ExitStack() as stack:
             stack.enter_context(seeded(self.seed, self.device))
-            stack.enter_context(self.supernet.statistics_kept())
+            stack.enter_context(self.supernet.preserve_buffers())
             stack.enter_context(self.supernet.laid_out())
             stack.enter_context(self._forms.evaluating(self.loss))
             with statistics_anew(self.model, self._forms) as norms:
                 seen = 0
                 for X, y in self._borne(self._recalibration_part) if norms else ():
-                    self.supernet.alone(X, path)
+                    self.supernet.forward_local(X, path)
                     seen += batch_size(y, X)
                     if seen >= self.recalibration_samples:
                         break

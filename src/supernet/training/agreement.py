@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.utils.data import IterableDataset
 
 from supernet.data.loaders import given_dataset, stateful_dataset
-from supernet.data.part import Part
+from supernet.data.split import DataSplit
 from supernet.execution.state import seeded
 from supernet.files.digests import bits
 from supernet.processes.fabric import keep_from_ddp
@@ -163,7 +163,7 @@ def _state_of_generator(value: Any) -> bytes | None:
     return json.dumps(state, default=lambda array: array.tolist()).encode()
 
 
-def _of_data(name: str, part: Part) -> dict[str, Any]:
+def _of_data(name: str, part: DataSplit) -> dict[str, Any]:
     dataset = given_dataset(part.loader)
     return {
         f"the class of {name}": type(dataset).__qualname__,
@@ -174,7 +174,7 @@ def _of_data(name: str, part: Part) -> dict[str, Any]:
     }
 
 
-def _digest_of_samples(part: Part, trainer: TrainingLoop) -> str | None:
+def _digest_of_samples(part: DataSplit, trainer: TrainingLoop) -> str | None:
     """Return a digest of what the first, a middle and the last sample hold, drawn alike in all processes.
 
     None where that says nothing: they cannot be read by number, differ from one reading to the next, or are of a

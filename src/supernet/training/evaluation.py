@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 from typing_extensions import Unpack
 
 from supernet.data.loaders import Data, loader_of
-from supernet.data.part import Part
+from supernet.data.split import DataSplit
 from supernet.errors import DataError, UnresolvedChoiceError
 from supernet.execution.recalibration import statistics_anew
-from supernet.execution.state import Forms, random_numbers_kept, seeded
+from supernet.execution.state import Forms, preserve_random_numbers, seeded
 from supernet.processes.fabric import keep_from_ddp, new_fabric
 from supernet.space import SearchSpace
 from supernet.space import freeze as frozen
@@ -71,20 +71,20 @@ class NetworkTrainer(TrainingLoop):
         """Go once over the data from `step` on."""
         for X, y in self.train_part.batches(self.epoch, self.step):
             with self.one_step():
-                with self.supernet.unsynced(not self._completes_a_step()):
+                with self.supernet.no_grad_sync(not self._completes_a_step()):
                     output = self.supernet(X, {})
-                self.descend(self.measure("train", output, y), self.optimizer, clip=self.grad_clip)
+                self.optimizer_step(self.compute_loss("train", output, y), self.optimizer, clip=self.grad_clip)
 
     def _validate(self) -> None:
         if not self.measures_in_eval_form:
             return
         # Each process measures all of it, so that no sample is left out where it cannot be shared evenly.
         self.meters["valid"].reset()  # where a signal left in the midst of it
-        with random_numbers_kept(self.device), self.supernet.statistics_kept(), self._forms.evaluating(self.loss):
+        with preserve_random_numbers(self.device), self.supernet.preserve_buffers(), self._forms.evaluating(self.loss):
             for X, y in self._evaluation_part.batches(0):
                 if self._is_asked_to_leave():
                     break
-                output = self.supernet.alone(X, {})
+                output = self.supernet.forward_local(X, {})
                 with torch.no_grad():
                     self.meters["valid"].update(self.loss_of(output, y), output, y, X)
         self._leave_if_asked()
@@ -181,7 +181,7 @@ def evaluate(
     keep_from_ddp(network)
     module = fabric.setup_module(network)
     with torch.no_grad(), Forms(network).evaluating(loss):
-        for X, y in Part(loader, fabric.to_device, split=run.split).batches(0):
+        for X, y in DataSplit(loader, fabric.to_device, split=run.split).batches(0):
             output = run(module, X)
             meter.update(None if loss is None else loss(output, y), output, y, X)
     return meter.read()
@@ -221,10 +221,12 @@ def recalibrate(
     _check_plain(network)
     run = Forward(network, forward_fn, loss_fn)
     fabric = new_fabric(device, precision)
-    part = Part(loader_of(dataset, batch_size=batch_size, workers=workers, seed=0), fabric.to_device, split=run.split)
+    part = DataSplit(
+        loader_of(dataset, batch_size=batch_size, workers=workers, seed=0), fabric.to_device, split=run.split
+    )
     keep_from_ddp(network)
     module, forms, batches = fabric.setup_module(network), Forms(network), 0
-    with seeded(0, fabric.device), torch.no_grad(), forms.kept(), statistics_anew(network, forms) as norms:
+    with seeded(0, fabric.device), torch.no_grad(), forms.preserve(), statistics_anew(network, forms) as norms:
         for X, _ in part.batches(0) if norms else ():
             run(module, X)
             batches += 1

@@ -24,15 +24,15 @@ from supernet.checks import check_counts, check_numbers
 from supernet.data.loaders import (
     Data,
     batch_size_of,
+    derive_seed,
     first_batch,
     length_of,
-    mixed_seed,
 )
-from supernet.data.part import Part
+from supernet.data.split import DataSplit
 from supernet.errors import NonFiniteError, TrainingError
 from supernet.execution import Plan
 from supernet.execution.replace import check_initialized
-from supernet.execution.state import Forms, RandomState, random_numbers_kept, seeded
+from supernet.execution.state import Forms, RandomState, preserve_random_numbers, seeded
 from supernet.execution.structure import copied, is_as_noted, noted
 from supernet.execution.supernet import Supernet
 from supernet.nn import InputChoice, LayerChoice
@@ -47,10 +47,10 @@ from supernet.training.health import peak_memory
 from supernet.training.metrics import Means, Meter, Metrics
 from supernet.training.named_state import NamedState
 from supernet.training.options import FREE, SAME
-from supernet.training.progress import written
+from supernet.training.progress import formatted
 from supernet.training.run_directory import Checkpointing, RunDirectory, failing_softly
 from supernet.training.running import Rest, end_described, old_objects_left_alone
-from supernet.training.snapshot import bring_back, check_own_state, checked, digest, snapshot
+from supernet.training.snapshot import check_own_state, checked, digest, load_state, snapshot
 from supernet.training.steps import OptimizerSteps
 from supernet.training.stopping import StoppingRule, StoppingRules
 
@@ -223,11 +223,11 @@ class TrainingLoop:
         check_scheduler(scheduler, scheduler_interval, num_epochs, length_of(train_loader), accumulate, optimizer)
         split = self._forward.split
         among: dict[str, Any] = {"rank": self.fabric.global_rank, "world_size": self.fabric.world_size}
-        self.train_part = Part(train_loader, self.fabric.to_device, seed, split, **among)
-        self.valid_part = Part(valid_loader, self.fabric.to_device, mixed_seed(seed, 1), split, **among)
+        self.train_part = DataSplit(train_loader, self.fabric.to_device, seed, split, **among)
+        self.valid_part = DataSplit(valid_loader, self.fabric.to_device, derive_seed(seed, 1), split, **among)
         self._trial_X, self._trial_y = split(self.fabric.to_device(first_batch(train_loader)))
-        self._recalibration_part = self.train_part.whole(shuffle=True)
-        self._evaluation_part = self.valid_part.whole(shuffle=False)
+        self._recalibration_part = self.train_part.unsharded(shuffle=True)
+        self._evaluation_part = self.valid_part.unsharded(shuffle=False)
         self._run = None if run_dir is None else RunDirectory(run_dir)
         self._checkpointing, self._saved_at = checkpointing, time.monotonic()
         self._signals: Interruption | None = None  # during `fit`
@@ -290,7 +290,7 @@ class TrainingLoop:
         input: Callable[[InputChoice, Plan], nn.Module],
         plan: dict[str, Any],
     ) -> None:
-        """Make the model run on its device and among the processes: see `SupernetTrainer.take_over`."""
+        """Make the model run on its device and among the processes: see `SupernetTrainer.build_supernet`."""
         if self.processes.count > 1:
             given = {**what_is_given(self), **some_samples(self)}
             self.processes.compare(given, "the processes are given different things")
@@ -305,7 +305,7 @@ class TrainingLoop:
         self._without_gradient = {}
         self.nas_modules, self.weights = self.supernet.replaced, self.supernet.weights
         self.optimizer = self.supernet.optimizer
-        with seeded(self.seed, self.device), self._forms.kept():
+        with seeded(self.seed, self.device), self._forms.preserve():
             self._forms.train()
             self.supernet.settle_order_of_sums(
                 lambda: self.loss_of(self.supernet(self._trial_X, _detached(plan)), self._trial_y)
@@ -384,11 +384,11 @@ class TrainingLoop:
                 given = {**what_is_given(self), "resume": as_json(resume)}
                 self.processes.compare(given, "the processes are given different things")
             if self._run is not None and self.fabric.is_global_zero:
-                stack.enter_context(self._run.held())
+                stack.enter_context(self._run.locked())
             if self._run is not None:
                 self.processes.check_same_files(self._run.path)
             stack.enter_context(seeded(self._own_seed(), self.device))
-            stack.enter_context(self._forms.kept())
+            stack.enter_context(self._forms.preserve())
             stack.enter_context(self.supernet.laid_out())
             stack.enter_context(end_described(self._describe, signals, self.processes.undisturbed))
             stack.enter_context(self.processes.errors_named(signals))
@@ -407,8 +407,8 @@ class TrainingLoop:
         except TrainingError as error:
             logger.warning("%s has to be run again too: %s", finished.path, error)
             return False
-        with random_numbers_kept(self.device):
-            bring_back(self, found[1], found[0])
+        with preserve_random_numbers(self.device):
+            load_state(self, found[1], found[0])
         self.stopped = self._stopping.begin(self.history)
         logger.info("%s is not the run that is run again; its result is taken as it is", finished.path)
         return True
@@ -420,7 +420,7 @@ class TrainingLoop:
     def _begin(self, resume: str | os.PathLike[str] | None) -> None:
         """Begin at the first epoch, or where a checkpoint says."""
         for rule in self.stop_when:
-            if getattr(rule, "needs_architecture", False) and self.preferred() is None:
+            if getattr(rule, "needs_architecture", False) and self.derive() is None:
                 raise TrainingError(
                     f"{type(rule).__name__} asks for the architecture of each epoch, which {type(self).__name__} does "
                     "not know before its search has ended; give a rule on figures of the record, such as valid_loss"
@@ -469,7 +469,7 @@ class TrainingLoop:
             checkpoint, state = found
             if self._run is not None and source is not self._run:
                 self._run.check_empty()
-            bring_back(self, state, checkpoint)
+            load_state(self, state, checkpoint)
             reason = self.processes.first("the answer of the stopping rules", self._stopping.begin(self.history))
             self.stopped = None if self.step else reason  # rules are asked at the end of an epoch
             logger.info("goes on from %s, after %s", checkpoint, self._position())
@@ -551,7 +551,7 @@ class TrainingLoop:
     def train_epoch(self) -> None:
         """Go once over the training part from `step` on, each step with a batch of the validation part beside it."""
         training = self.train_part.batches(self.epoch, self.step)
-        validation = self.valid_part.without_end()
+        validation = self.valid_part.cycle()
         for (trn_X, trn_y), (val_X, val_y) in zip(training, validation, strict=False):
             with self.one_step():
                 self.train_step(trn_X, trn_y, val_X, val_y)
@@ -564,7 +564,7 @@ class TrainingLoop:
     def one_step(self) -> Iterator[None]:
         """What a step stands in: it is counted, logged, and where it is time, saved."""
         try:
-            with self.supernet.statistics_kept(_SkippedStep) if self.on_nonfinite == "skip" else nullcontext():
+            with self.supernet.preserve_buffers(_SkippedStep) if self.on_nonfinite == "skip" else nullcontext():
                 yield
         except _SkippedStep:
             self.skipped_steps += 1
@@ -577,7 +577,7 @@ class TrainingLoop:
         if self.log_frequency and self.step % self.log_frequency == 0:
             self._check_noted()
             last = {f"{part}_{name}": v for part, meter in self.meters.items() for name, v in meter.last().items()}
-            logger.info("%s  %s", self.where(), written(self._read_meters(), last))
+            logger.info("%s  %s", self.where(), formatted(self._read_meters(), last))
         if not self._steps.waiting():
             self.save_between_steps()
 
@@ -796,7 +796,7 @@ class TrainingLoop:
 
     # --- what an algorithm's steps are made of -------------------------------------------------------------
 
-    def preferred(self) -> Any:
+    def derive(self) -> Any:
         """Return the architecture that would be exported, where knowing it costs nothing; None by default."""
         return None
 
@@ -812,10 +812,10 @@ class TrainingLoop:
         share = self._part(part).share
         return loss if share == 1.0 else loss + (share - 1.0) * (loss - loss.detach())
 
-    def _part(self, name: str) -> Part:
+    def _part(self, name: str) -> DataSplit:
         return self.train_part if name == "train" else self.valid_part
 
-    def measure(self, part: str, output: Any, target: Any) -> torch.Tensor:
+    def compute_loss(self, part: str, output: Any, target: Any) -> torch.Tensor:
         """Return the loss, and take it and the metrics into the epoch's means of "train" or "valid".
 
         Its gradient is that of `shared`.
@@ -830,7 +830,7 @@ class TrainingLoop:
         self.meters[part].update(loss, output, target, self.supernet.inputs, counts=self._part(part).share > 0)
         return self.shared(part, loss)
 
-    def descend(self, loss: torch.Tensor, optimizer: Any, *, clip: float | None = None) -> None:
+    def optimizer_step(self, loss: torch.Tensor, optimizer: Any, *, clip: float | None = None) -> None:
         """Take one step of an optimizer down the gradient of the loss; of `accumulate` losses, if that is not 1.
 
         A loss without a gradient (of a path without parameters, or where stochastic depth left out all that has
@@ -865,12 +865,12 @@ class TrainingLoop:
         """Say whether this batch is the last of those whose gradients make one step."""
         return (self.step + 1) % self.accumulate == 0 or self.step + 1 == self.train_part.length
 
-    def weights_held(self) -> AbstractContextManager[None]:
+    def frozen_weights(self) -> AbstractContextManager[None]:
         """Compute no gradient of the weights in this context, and bring running statistics back after it.
 
         What an architecture step stands in: validation data moves nothing on the weights' side.
         """
-        return self.supernet.weights_held()
+        return self.supernet.frozen_weights()
 
     def mean_over_processes(self, number: Any, part: str | None = None) -> float:
         """Return the mean of a number, or of a tensor of one, over all processes; this waits for the device.
@@ -918,7 +918,7 @@ class TrainingLoop:
     def _own_seed(self) -> int:
         """Return the seed of what this process draws, such as dropout's noise: its own beside the first's."""
         rank = self.fabric.global_rank
-        return mixed_seed(self.seed, rank) if rank else self.seed
+        return derive_seed(self.seed, rank) if rank else self.seed
 
 
 def check_optimizer(optimizer: Optimizer, model: nn.Module, loss: Any = None) -> None:

@@ -53,7 +53,7 @@ class ProgressBar:
 
     def end_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Show and log an epoch's metrics."""
-        line = f"{self.title} epoch {epoch + 1}/{self.num_epochs}  {written(metrics)}"
+        line = f"{self.title} epoch {epoch + 1}/{self.num_epochs}  {formatted(metrics)}"
         logger.info(line)
         if not self._bar.disable:
             self._bar.console.print(line, highlight=False, markup=False, emoji=False)
@@ -74,7 +74,7 @@ def numbers_of(record: Mapping[str, Any]) -> dict[str, float]:
     return {name: v for name, v in {**record, **cost}.items() if isinstance(v, int | float) and name != "epoch"}
 
 
-def written(metrics: Mapping[str, float], last: Mapping[str, float] | None = None) -> str:
+def formatted(metrics: Mapping[str, float], last: Mapping[str, float] | None = None) -> str:
     """Return metrics as one line; where there are last values beside them, as `name value (mean)`."""
     last = last or {}
     return "  ".join(

@@ -122,7 +122,7 @@ class RunDirectory:
         return first if first.is_finished() and first.newest_checkpoint() is not None else None
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Keep other processes out; the operating system lets go of it however this one ends.
 
         Raises:

@@ -17,7 +17,7 @@ from supernet.execution.state import RandomState, overwritten
 from supernet.files.digests import bits
 from supernet.files.encoding import OUT_OF_MEMORY, check_can_be_saved
 from supernet.training.named_state import load_optimizer
-from supernet.training.state_of_processes import gathered, state_of
+from supernet.training.state_of_processes import gather_states, state_of
 
 if TYPE_CHECKING:
     from supernet.training.loop import TrainingLoop
@@ -34,7 +34,7 @@ def snapshot(trainer: TrainingLoop) -> dict[str, Any]:
     if trainer.processes.count == 1:
         return {**shared, "random": [random.to_tree()], **own}
     own["shares_buffers"] = trainer.supernet.shares_buffers_next()
-    entries, numbers = gathered(trainer.processes, own, random.to_tree())
+    entries, numbers = gather_states(trainer.processes, own, random.to_tree())
     return {**shared, "random": numbers, "processes": entries}
 
 
@@ -87,7 +87,7 @@ def _plain(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tenso
     }
 
 
-def bring_back(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> None:
+def load_state(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> None:
     """Put a trainer into a state that `snapshot` returned.
 
     What does not pass `checked` leaves the trainer as it is. Whatever else fails leaves it as one that has begun, so

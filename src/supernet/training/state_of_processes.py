@@ -23,7 +23,7 @@ __all__: list[str] = []
 WHAT = "the states of the processes"
 
 
-def gathered(processes: Processes, state: Mapping[str, Any], aside: Any) -> tuple[list[dict[str, Any]], list[Any]]:
+def gather_states(processes: Processes, state: Mapping[str, Any], aside: Any) -> tuple[list[dict[str, Any]], list[Any]]:
     """Return what a checkpoint holds of each process's state; in other processes than the first one nothing.
 
     Args:

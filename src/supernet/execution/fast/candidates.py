@@ -10,9 +10,9 @@ from torch import nn
 from torch.autograd import forward_ad
 
 from supernet.execution.apart import Apart
-from supernet.execution.fast.reading import Known, read
 from supernet.execution.fast.shared import Shared
-from supernet.execution.fast.weighted_sum import Term, weighted_sum
+from supernet.execution.fast.tracing import TraceCache, read
+from supernet.execution.fast.weighted_sum import Term, fused_weighted_sum
 
 __all__ = ["Candidates", "can_be_fast"]
 
@@ -29,11 +29,13 @@ class Candidates:
         common: what two candidates have in common, for which all of them run as they are; else None.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], known: Known) -> None:
+    def __init__(self, modules: Mapping[str, nn.Module], known: TraceCache) -> None:
         self.readings = {name: read(module, known) for name, module in modules.items()}
         self.common = _common(modules)
 
-    def mixed(self, x: torch.Tensor, p: torch.Tensor, shared: Shared, apart: Apart) -> torch.Tensor | dict[str, Any]:
+    def weighted_sum(
+        self, x: torch.Tensor, p: torch.Tensor, shared: Shared, apart: Apart
+    ) -> torch.Tensor | dict[str, Any]:
         """Return `sum_k p[k] o_k(x)`; or, where that is no sum of tensors of one shape, name -> output."""
         terms: list[Term | None] = []
         for k, (name, reading) in enumerate(self.readings.items()):
@@ -45,7 +47,7 @@ class Candidates:
                 terms.append(reading.term(k, x, shared))
         present = [term for term in terms if term is not None]
         if present and _can_be_summed(present, p):
-            return weighted_sum(p, present, shared)
+            return fused_weighted_sum(p, present, shared)
         of_modules = zip(self.readings.items(), terms, strict=True)
         return {name: reading.module(x) if term is None else term.output() for (name, reading), term in of_modules}
 

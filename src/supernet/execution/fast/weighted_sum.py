@@ -29,7 +29,7 @@ from supernet.execution.fast.segment import (
 )
 from supernet.execution.fast.shared import Shared
 
-__all__ = ["Term", "weighted_sum"]
+__all__ = ["Term", "fused_weighted_sum"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Term:
         return self.tensor if self.norm is None else self.norm(self.tensor)
 
 
-def weighted_sum(p: torch.Tensor, terms: Sequence[Term], shared: Shared) -> torch.Tensor:
+def fused_weighted_sum(p: torch.Tensor, terms: Sequence[Term], shared: Shared) -> torch.Tensor:
     """Return `sum_k p[k] * norm_k(tensor_k)` over the terms; running statistics move as the norms' own would.
 
     Args:

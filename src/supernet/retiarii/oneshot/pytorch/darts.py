@@ -13,7 +13,7 @@ from torch.optim import SGD, Adam
 
 from supernet.errors import TrainingError
 from supernet.execution import InputSlot, LayerSlot, Plan, replace_input_choice, replace_layer_choice
-from supernet.execution.state import Buffers, RandomState, kept
+from supernet.execution.state import Buffers, RandomState, preserve_values
 from supernet.nn import InputChoice, LayerChoice
 from supernet.relaxations import most_probable_of, probabilities_of
 from supernet.retiarii.absent import names_absent_from
@@ -91,7 +91,7 @@ class _RetiariiDarts(RetiariiTrainer):
         meters, buffers, optimizer = AverageMeterGroup(), Buffers(self.model), self._given("model_optim")
         for step, ((trn_X, trn_y), (val_X, val_y)) in enumerate(self._pairs()):
             self.ctrl_optim.zero_grad()
-            with buffers.kept():  # validation data moves nothing on the weights' side
+            with buffers.preserve():  # validation data moves nothing on the weights' side
                 if self.unrolled:
                     self._unrolled_backward(trn_X, trn_y, val_X, val_y)
                 else:
@@ -124,10 +124,10 @@ class _RetiariiDarts(RetiariiTrainer):
         buffers, noise = Buffers(self.model), RandomState(self.device)
 
         def gradients(X: Any, y: Any, parameters: Sequence[torch.Tensor]) -> Sequence[torch.Tensor | None]:
-            with buffers.kept():
+            with buffers.preserve():
                 return torch.autograd.grad(self._logits_and_loss(X, y)[1], parameters, allow_unused=True)
 
-        with kept(weights):
+        with preserve_values(weights):
             taken = _virtual_step(optimizer, weights, gradients(trn_X, trn_y, weights))
             of_both = gradients(val_X, val_y, [*alphas, *weights])
         direct, v = of_both[: len(alphas)], of_both[len(alphas) :]
@@ -135,7 +135,7 @@ class _RetiariiDarts(RetiariiTrainer):
         norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(d) for d in direction]))
         eps = 0.01 / norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
         sides = []
-        with kept(weights):
+        with preserve_values(weights):
             for move in (eps, -2 * eps):
                 with torch.no_grad():
                     for w, d in zip(weights, direction, strict=True):
@@ -203,9 +203,9 @@ class DartsTrainer(_RetiariiDarts, OurDartsTrainer):
             **{**halves(dataset, split), **loop},
         )
 
-    def take_over(self, layer: Any, input: Any, plan: dict[str, Any]) -> None:
+    def build_supernet(self, layer: Any, input: Any, plan: dict[str, Any]) -> None:
         """Put modules of Retiarii's names in, each of which knows its alpha."""
-        super().take_over(partial(DartsLayerChoice, **layer.keywords), DartsInputChoice, plan)
+        super().build_supernet(partial(DartsLayerChoice, **layer.keywords), DartsInputChoice, plan)
         for label, module in self.nas_modules:
             module.alpha = self.alphas[label]
 

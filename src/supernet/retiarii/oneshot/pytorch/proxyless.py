@@ -12,7 +12,7 @@ from torch.optim import Adam
 
 from supernet.errors import TrainingError
 from supernet.execution import InputSlot, LayerSlot, Plan, Selection, replace_input_choice, replace_layer_choice
-from supernet.execution.state import Buffers, held
+from supernet.execution.state import Buffers, no_grad_for
 from supernet.nn import InputChoice, LayerChoice
 from supernet.relaxations import binary_gates
 from supernet.retiarii.absent import names_absent_from
@@ -109,9 +109,9 @@ class _RetiariiProxyless(RetiariiTrainer):
     optimizer = Assignable("optimizer", "_use_optimizer")
     ctrl_optim = Assignable("architecture_optimizer", "_use_architecture_optimizer")
 
-    def take_over(self, layer: Any, input: Any, plan: dict[str, Any]) -> None:
+    def build_supernet(self, layer: Any, input: Any, plan: dict[str, Any]) -> None:
         """Put modules of Retiarii's names in, each of which knows its alpha."""
-        super().take_over(ProxylessLayerChoice, ProxylessInputChoice, plan)  # type: ignore[misc]
+        super().build_supernet(ProxylessLayerChoice, ProxylessInputChoice, plan)  # type: ignore[misc]
         for label, module in self.nas_modules:
             module.alpha = self.alphas[label]
 
@@ -136,14 +136,14 @@ class _RetiariiProxyless(RetiariiTrainer):
             if epoch >= self.warmup_epochs:
                 self._resample()
                 self.ctrl_optim.zero_grad()
-                with buffers.kept():  # validation data moves nothing on the weights' side
+                with buffers.preserve():  # validation data moves nothing on the weights' side
                     self._logits_and_loss_for_arch_update(val_X, val_y)[1].backward()
                 for _, module in self.nas_modules:
                     module.finalize_grad()
                 self.ctrl_optim.step()
             self._resample()
             optimizer.zero_grad()
-            with held(module.alpha for _, module in self.nas_modules):
+            with no_grad_for(module.alpha for _, module in self.nas_modules):
                 logits, loss = self._logits_and_loss_for_weight_update(trn_X, trn_y)
                 if loss.requires_grad:  # a path may have no parameters
                     loss.backward()

@@ -109,9 +109,9 @@ class RetiariiPaths(RetiariiTrainer):
     num_samples = 10
     optimizer = Assignable("optimizer", "_use_optimizer")
 
-    def take_over(self, layer: Any, input: Any, plan: dict[str, Any]) -> None:
+    def build_supernet(self, layer: Any, input: Any, plan: dict[str, Any]) -> None:
         """Put modules of Retiarii's names in."""
-        super().take_over(PathSamplingLayerChoice, PathSamplingInputChoice, plan)  # type: ignore[misc]
+        super().build_supernet(PathSamplingLayerChoice, PathSamplingInputChoice, plan)  # type: ignore[misc]
 
     def _put_modules_in(self) -> None:
         self.space = SearchSpace(self.model)
@@ -164,7 +164,7 @@ class RetiariiPaths(RetiariiTrainer):
             return super().export()
         scored: list[tuple[float, dict[str, Any]]] = []
         self._to_training_form()
-        with self._forms.kept(), Buffers(self.model).kept(), torch.no_grad():
+        with self._forms.preserve(), Buffers(self.model).preserve(), torch.no_grad():
             for _ in range(self.num_samples):
                 self._resample()
                 with statistics_anew(self.model, self._forms) as norms:

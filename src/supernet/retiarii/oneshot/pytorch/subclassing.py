@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from supernet.data.loaders import length_of, loader_of, mixed_seed
-from supernet.data.part import Part
+from supernet.data.loaders import derive_seed, length_of, loader_of
+from supernet.data.split import DataSplit
 from supernet.errors import DataError, TrainingError
 from supernet.execution.state import Forms
 from supernet.retiarii.oneshot.pytorch.utils import AverageMeterGroup, to_device
@@ -191,7 +191,7 @@ class RetiariiTrainer(BaseOneShotTrainer):
             raise TrainingError(f"{type(self).__name__} runs in Retiarii's loop, which cannot be resumed")
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise TrainingError(f"{type(self).__name__} runs in Retiarii's loop, which knows one process only")
-        with Forms(self._given("model")).kept():
+        with Forms(self._given("model")).preserve():
             for epoch in range(self._given("num_epochs")):
                 self._fit_one_epoch(epoch)
 
@@ -259,16 +259,16 @@ class RetiariiTrainer(BaseOneShotTrainer):
 
     def _use_train_loader(self, loader: Any) -> None:
         vars(self)["train_loader"], self.train_part = self._part_of_ours(loader, self.seed)
-        self._recalibration_part = self.train_part.whole(shuffle=True)
+        self._recalibration_part = self.train_part.unsharded(shuffle=True)
 
     def _use_valid_loader(self, loader: Any) -> None:
-        vars(self)["valid_loader"], self.valid_part = self._part_of_ours(loader, mixed_seed(self.seed, 1))
-        self._evaluation_part = self.valid_part.whole(shuffle=False)
+        vars(self)["valid_loader"], self.valid_part = self._part_of_ours(loader, derive_seed(self.seed, 1))
+        self._evaluation_part = self.valid_part.unsharded(shuffle=False)
 
-    def _part_of_ours(self, loader: Any, seed: int) -> tuple[DataLoader[Any], Part]:
+    def _part_of_ours(self, loader: Any, seed: int) -> tuple[DataLoader[Any], DataSplit]:
         among: dict[str, Any] = {"rank": self.fabric.global_rank, "world_size": self.fabric.world_size}
         loader = loader_of(loader, batch_size=64, workers=0, seed=seed, **among)
-        return loader, Part(loader, self.fabric.to_device, seed, self._forward.split, **among)
+        return loader, DataSplit(loader, self.fabric.to_device, seed, self._forward.split, **among)
 
     def _use_metrics(self, metrics: Any) -> None:
         vars(self)["metrics"] = metrics

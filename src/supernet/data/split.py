@@ -23,7 +23,7 @@ from supernet.data.loaders import (
     without_dropping,
 )
 from supernet.data.order import Batches, GivenBatches, set_epoch, share_of
-from supernet.data.seeding import mixed_seed
+from supernet.data.seeding import derive_seed
 from supernet.data.streams import Stream, StreamRound, digest_of
 from supernet.errors import DataError, TrainingError
 
@@ -32,7 +32,7 @@ __all__: list[str] = []
 logger = logging.getLogger("supernet")
 
 
-class Part:
+class DataSplit:
     """One part of the data: this process's batches from any point on, on the device.
 
     Attributes:
@@ -40,8 +40,8 @@ class Part:
         share: by what the loss of the batch that was given last counts in the mean of the processes' losses: the number
             of its samples over the mean number of the processes'. One process has 1.0. 0.0 where the process had none
             left, and is given some of another's.
-        round: which pass over the data `without_end` is in.
-        position: how many batches of that round `without_end` has given.
+        round: which pass over the data `cycle` is in.
+        position: how many batches of that round `cycle` has given.
     """
 
     def __init__(
@@ -139,15 +139,15 @@ class Part:
             yield mine, share_of(samples, sum(sizes), self._world_size)
 
     def enter(self, round: int, position: int) -> None:
-        """Let `without_end` go on from here."""
+        """Let `cycle` go on from here."""
         self.round, self.position = round, position
         self.leave()
 
     def leave(self) -> None:
-        """Let go of the loader's processes; `without_end` still goes on where it is."""
+        """Let go of the loader's processes; `cycle` still goes on where it is."""
         self._running: Iterator[tuple[Any, Any]] | None = None
 
-    def without_end(self) -> Iterator[tuple[Any, Any]]:
+    def cycle(self) -> Iterator[tuple[Any, Any]]:
         """Return what yields (X, y) of round after round, from where the one before was left.
 
         Raises:
@@ -175,7 +175,7 @@ class Part:
                 )
             self.round, self.position = self.round + 1, 0
 
-    def whole(self, *, shuffle: bool) -> Part:
+    def unsharded(self, *, shuffle: bool) -> DataSplit:
         """Return all processes' share of this part: reading it does not disturb this one.
 
         Args:
@@ -187,10 +187,10 @@ class Part:
             options = options_of(loader)
             options["persistent_workers"] = loader.num_workers > 0  # it is read for each architecture
             dataset = cast(Reseeded, loader.dataset)
-            loader = loader_in_rounds(dataset, rounds.whole(shuffle=shuffle), options)
+            loader = loader_in_rounds(dataset, rounds.unsharded(shuffle=shuffle), options)
         elif not shuffle:
             loader = without_dropping(loader)
-        part = Part(loader, self._to_device, self._seed, self._split)
+        part = DataSplit(loader, self._to_device, self._seed, self._split)
         part._begins_anew = True
         if loader is self.loader:
             part._stream = self._stream
@@ -235,5 +235,5 @@ class Part:
 
 
 def _seed_without_end(round: int) -> int:
-    """Return what stands in seeds for a round of `without_end`; those of `batches` have others."""
-    return mixed_seed(round, 0)
+    """Return what stands in seeds for a round of `cycle`; those of `batches` have others."""
+    return derive_seed(round, 0)

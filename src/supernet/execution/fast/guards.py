@@ -84,10 +84,10 @@ class Variable(NamedTuple):
         return now is self.value or _is(now, self.value)
 
 
-Watched = Module | Name | Variable
+Guard = Module | Name | Variable
 
 
-def watched(candidate: nn.Module) -> tuple[Watched, ...]:
+def watched(candidate: nn.Module) -> tuple[Guard, ...]:
     """Return what the trace of a candidate takes for granted.
 
     Raises:

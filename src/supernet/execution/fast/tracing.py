@@ -20,22 +20,22 @@ from torch.fx.node import map_arg
 from torch.nn import functional as F
 
 from supernet.execution.fast.convolution import shape_of
-from supernet.execution.fast.pooling import MaxPool
-from supernet.execution.fast.segment import Norm, Segment
-from supernet.execution.fast.shared import Shared
-from supernet.execution.fast.watching import (
+from supernet.execution.fast.guards import (
+    Guard,
     Unreadable,
-    Watched,
     attributes_of,
     follows_a_plan,
     is_torchs_own,
     watched,
 )
+from supernet.execution.fast.pooling import MaxPool
+from supernet.execution.fast.segment import Norm, Segment
+from supernet.execution.fast.shared import Shared
 from supernet.execution.fast.weighted_sum import Term
 
-__all__ = ["Reading", "read"]
+__all__ = ["CandidateTrace", "read"]
 
-Known = dict[Hashable, "fx.Graph | Unreadable"]
+TraceCache = dict[Hashable, "fx.Graph | Unreadable"]
 
 
 class AvgPool(NamedTuple):
@@ -66,7 +66,7 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reading:
+class CandidateTrace:
     """What a candidate is made of.
 
     Attributes:
@@ -92,7 +92,7 @@ class Reading:
     norm: Norm | None = None
     folded: tuple[Norm, ...] = ()
     has_choices: bool = False
-    watched: tuple[Watched, ...] = field(default=(), repr=False)
+    watched: tuple[Guard, ...] = field(default=(), repr=False)
 
     def holds(self) -> bool:
         """Say whether all that the reading takes for granted is still so."""
@@ -122,7 +122,7 @@ class Reading:
         return Term(position, y, self.norm, is_shared=not self.steps)
 
 
-def read(candidate: nn.Module, known: Known) -> Reading:
+def read(candidate: nn.Module, known: TraceCache) -> CandidateTrace:
     """Return what a candidate is made of.
 
     Args:
@@ -142,7 +142,7 @@ def read(candidate: nn.Module, known: Known) -> Reading:
             raise graph
         return _read(candidate, graph, taken_for_granted)
     except Unreadable as reason:
-        return Reading(candidate, f"as it is: {reason}", is_plain=True)
+        return CandidateTrace(candidate, f"as it is: {reason}", is_plain=True)
 
 
 # --- tracing -----------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ _PURE_METHODS = frozenset(
 )
 
 
-def _read(candidate: nn.Module, graph: fx.Graph, watched: tuple[Watched, ...]) -> Reading:
+def _read(candidate: nn.Module, graph: fx.Graph, watched: tuple[Guard, ...]) -> CandidateTrace:
     root = nn.Sequential(candidate) if is_torchs_own(candidate) or follows_a_plan(candidate) else candidate
     nodes = list(graph.nodes)
     if [node.op for node in nodes].count("placeholder") != 1:
@@ -265,9 +265,9 @@ def _read(candidate: nn.Module, graph: fx.Graph, watched: tuple[Watched, ...]) -
 
     last = source(last)
     if last is x:
-        return Reading(candidate, "its input", watched=watched)
+        return CandidateTrace(candidate, "its input", watched=watched)
     if _gives_zeros(x, last, source):
-        return Reading(candidate, "skipped: zeros", is_zero=True, watched=watched)
+        return CandidateTrace(candidate, "skipped: zeros", is_zero=True, watched=watched)
 
     users: dict[fx.Node, list[fx.Node]] = {node: [] for node in nodes}
     for node in inner:
@@ -300,7 +300,7 @@ def _read(candidate: nn.Module, graph: fx.Graph, watched: tuple[Watched, ...]) -
             found.append(_name_of(node, modules))
     if norm is not None:
         found.append(f"{type(norm).__name__} in the mixture")
-    return Reading(
+    return CandidateTrace(
         candidate,
         ", ".join(found),
         head=head,

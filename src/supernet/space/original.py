@@ -58,7 +58,7 @@ def replaced_children(parent: nn.Module) -> dict[str, Replaced]:
     return {name: replaced for name, replaced in memory.items() if parent._modules.get(name) is replaced.module}
 
 
-def children_as_written(parent: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def original_children(parent: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield (name, child) as the user wrote them."""
     replaced = replaced_children(parent)
     for name, child in parent._modules.items():
@@ -79,7 +79,7 @@ def modules_as_written(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             continue
         seen.add(id(module))
         yield path, module
-        children = [(_path_of(module, path, name), child) for name, child in children_as_written(module)]
+        children = [(_path_of(module, path, name), child) for name, child in original_children(module)]
         stack.extend(reversed(children))
 
 
@@ -163,7 +163,7 @@ def _what_is_decided(choice: Choice) -> str:
     return what if domain.prior is None else f"{what} with prior {domain.prior}"
 
 
-def branches_as_written(choice: Choice) -> list[list[nn.Module]]:
+def original_branches(choice: Choice) -> list[list[nn.Module]]:
     """Return the modules that run where each option of a choice is chosen, as its user wrote them."""
     inside = (replaced for parent in all_parents(choice) for replaced in replaced_children(parent).values())
     written = {id(replaced.module): replaced.choice for replaced in inside}
