@@ -3,10 +3,31 @@
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+
+from supernet.training import run_directory
 
 sys.path.insert(0, str(Path(__file__).parent / "trainers"))  # searches.py, which other processes run too
 
 # Tests are small, and sums come in another order with another number of threads: with one, processes that the tests
 # start give the same bits, and cores that are shared with other work do not make threads wait for each other.
 torch.set_num_threads(1)
+
+PICTURES = {name: getattr(run_directory, name) for name in ("plot_architecture", "plot_probabilities")}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _without_pictures():
+    """Let searches leave out what takes several times as long as a small one itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in PICTURES:
+            patch.setattr(run_directory, name, lambda *_: [])
+        yield
+
+
+@pytest.fixture
+def pictures(monkeypatch):
+    """Let searches draw what they find."""
+    for name, plot in PICTURES.items():
+        monkeypatch.setattr(run_directory, name, plot)

@@ -32,7 +32,7 @@ def test_without_scikit_learn_the_error_names_what_to_install(monkeypatch):
         digits()
 
 
-def test_the_demo_prints_what_it_measured_and_leaves_its_runs(tmp_path):
+def test_the_demo_prints_what_it_measured_and_leaves_its_runs(tmp_path, pictures):
     out = io.StringIO()
     console = Console(file=out, width=120)
     options = {"seeds": (0, 1), "num_random": 1, "search_epochs": 1, "train_epochs": 1, "channels": 4}

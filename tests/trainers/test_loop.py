@@ -456,7 +456,7 @@ def test_bf16_mixed_runs_on_a_cpu_and_keeps_float32_weights(unrolled):
 # --- files -------------------------------------------------------------------------------------------------
 
 
-def test_run_directory_holds_the_architecture_metrics_weights_and_plots(tmp_path):
+def test_run_directory_holds_the_architecture_metrics_weights_and_plots(tmp_path, pictures):
     trainer = net_trainer(run_dir=tmp_path / "run")
     trainer.fit()
     names = {"run.json", "metrics.jsonl", "checkpoints", "architecture.json", "network.safetensors", ".lock"}
@@ -638,7 +638,7 @@ class GumbelTrainer(SupernetTrainer):
         return {label: int(alpha.argmax()) for label, alpha in self.alphas.items()}
 
 
-def test_a_new_differentiable_algorithm_is_its_plan_its_steps_and_its_read_off(tmp_path):
+def test_a_new_differentiable_algorithm_is_its_plan_its_steps_and_its_read_off(tmp_path, pictures):
     model = Net()
     trainer = GumbelTrainer(
         model, LOSS, accuracy, SGD(model.parameters(), 0.1), 2, images(), batch_size=8, run_dir=tmp_path

@@ -55,7 +55,7 @@ def test_a_search_finishes_where_matplotlib_is_not_installed(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["plot_architecture", "plot_probabilities"])
-def test_a_search_finishes_whatever_goes_wrong_in_a_picture_and_says_so(tmp_path, monkeypatch, caplog, what):
+def test_a_search_finishes_whatever_goes_wrong_in_a_picture_and_says_so(tmp_path, monkeypatch, caplog, pictures, what):
     def broken(*arguments):
         raise ValueError("no such colour")
 

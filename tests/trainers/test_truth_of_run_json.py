@@ -211,7 +211,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch, name):
 
 
 @pytest.mark.parametrize("what", ["the last checkpoint", "pictures", "run.json"])
-def test_a_search_that_is_done_is_not_lost_to_a_full_disk(tmp_path, monkeypatch, caplog, what):
+def test_a_search_that_is_done_is_not_lost_to_a_full_disk(tmp_path, monkeypatch, caplog, pictures, what):
     trainer = new(tmp_path)
     conclude = trainer._conclude
     broken = {
@@ -318,7 +318,7 @@ def odd_search(run_dir):
     return DartsTrainer(model, nn.functional.cross_entropy, metric, optimizer, 2, data, batch_size=4, run_dir=run_dir)
 
 
-def test_labels_and_names_are_drawn_and_printed_as_they_are(tmp_path, caplog, monkeypatch):
+def test_labels_and_names_are_drawn_and_printed_as_they_are(tmp_path, caplog, monkeypatch, pictures):
     titles = []
 
     def save(figure, path, **_):
