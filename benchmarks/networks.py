@@ -12,68 +12,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from supernet.hub.darts import FactorizedReduce, Zero, darts_candidates, relu_conv_norm
+
 Choice = Callable[[str, dict[str, nn.Module]], nn.Module]
 
 
 # --- DARTS's search network for CIFAR (arXiv 1806.09055) ---------------------------------------------------
-
-
-class Zero(nn.Module):
-    """Gives zeros, on every `stride`-th position."""
-
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x[:, :, :: self.stride, :: self.stride].mul(0.0)
-
-
-class Halved(nn.Module):
-    """Halves height and width: one half of the channels sees the even positions, the other the odd ones."""
-
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__()
-        self.relu = nn.ReLU()
-        self.even = nn.Conv2d(c_in, c_out // 2, 1, stride=2, bias=False)
-        self.odd = nn.Conv2d(c_in, c_out // 2, 1, stride=2, bias=False)
-        self.bn = nn.BatchNorm2d(c_out, affine=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.relu(x)
-        return self.bn(torch.cat([self.even(x), self.odd(x[:, :, 1:, 1:])], 1))
-
-
-def projected(c_in: int, c_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.ReLU(), nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out, affine=False))
-
-
-def separable(c: int, kernel: int, stride: int, dilation: int, times: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for i in range(times):
-        s, padding = stride if i == 0 else 1, dilation * (kernel - 1) // 2
-        layers += [
-            nn.ReLU(),
-            nn.Conv2d(c, c, kernel, s, padding, dilation, groups=c, bias=False),
-            nn.Conv2d(c, c, 1, bias=False),
-            nn.BatchNorm2d(c, affine=False),
-        ]
-    return nn.Sequential(*layers)
-
-
-def darts_candidates(c: int, stride: int) -> dict[str, nn.Module]:
-    return {
-        "none": Zero(stride),
-        "max_pool_3x3": nn.Sequential(nn.MaxPool2d(3, stride, 1), nn.BatchNorm2d(c, affine=False)),
-        "avg_pool_3x3": nn.Sequential(
-            nn.AvgPool2d(3, stride, 1, count_include_pad=False), nn.BatchNorm2d(c, affine=False)
-        ),
-        "skip_connect": nn.Identity() if stride == 1 else Halved(c, c),
-        "sep_conv_3x3": separable(c, 3, stride, 1, 2),
-        "sep_conv_5x5": separable(c, 5, stride, 1, 2),
-        "dil_conv_3x3": separable(c, 3, stride, 2, 1),
-        "dil_conv_5x5": separable(c, 5, stride, 2, 1),
-    }
 
 
 class DartsCell(nn.Module):
@@ -81,8 +25,9 @@ class DartsCell(nn.Module):
 
     def __init__(self, c_before: int, c_in: int, c: int, halved_before: bool, halves: bool, choice: Choice) -> None:
         super().__init__()
-        self.first = Halved(c_before, c) if halved_before else projected(c_before, c)
-        self.second = projected(c_in, c)
+        reduce = FactorizedReduce if halved_before else relu_conv_norm
+        self.first = reduce(c_before, c, affine=False)
+        self.second = relu_conv_norm(c_in, c, affine=False)
         kind = "reduce" if halves else "normal"
         self.edges = nn.ModuleList(
             nn.ModuleList(

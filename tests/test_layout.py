@@ -13,7 +13,7 @@ RANKS = [
     {"checks", "printable"},
     {"nn"},
     {"space"},
-    {"execution", "relaxations", "reports", "search", "files"},
+    {"execution", "hub", "relaxations", "reports", "search", "files"},
     {"processes"},
     {"data"},
     {"training"},

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import TensorDataset
 
 from supernet.errors import MissingExtraError
+from supernet.hub.darts import darts_candidates, relu_conv_norm
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space import Architecture, SearchSpace, freeze
 from supernet.trainers import DartsTrainer, accuracy
@@ -52,35 +53,10 @@ def digits() -> tuple[TensorDataset, TensorDataset]:
 # --- the space: a cell as in DARTS (arXiv 1806.09055) ------------------------------------------------------
 
 
-def conv(channels: int, kernel: int, dilation: int = 1) -> nn.Sequential:
-    """Return ReLU, depthwise convolution, pointwise convolution, BatchNorm; the image keeps its size."""
-    padding = dilation * (kernel - 1) // 2
-    return nn.Sequential(
-        nn.ReLU(),
-        nn.Conv2d(channels, channels, kernel, padding=padding, dilation=dilation, groups=channels, bias=False),
-        nn.Conv2d(channels, channels, 1, bias=False),
-        nn.BatchNorm2d(channels),
-    )
-
-
 def operations(channels: int) -> dict[str, nn.Module]:
-    """Return DARTS's operations, a separable convolution being two in a row; `none` is what an InputChoice is for."""
-    return {
-        "max_pool_3x3": nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.BatchNorm2d(channels, affine=False)),
-        "avg_pool_3x3": nn.Sequential(
-            nn.AvgPool2d(3, 1, 1, count_include_pad=False), nn.BatchNorm2d(channels, affine=False)
-        ),
-        "skip_connect": nn.Identity(),
-        "sep_conv_3x3": nn.Sequential(*conv(channels, 3), *conv(channels, 3)),
-        "sep_conv_5x5": nn.Sequential(*conv(channels, 5), *conv(channels, 5)),
-        "dil_conv_3x3": conv(channels, 3, dilation=2),
-        "dil_conv_5x5": conv(channels, 5, dilation=2),
-    }
-
-
-def project(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Return ReLU, 1x1 convolution, BatchNorm."""
-    return nn.Sequential(nn.ReLU(), nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
+    """Return DARTS's candidates but for `none`, which is what an InputChoice is for."""
+    candidates = darts_candidates(channels, affine=True)
+    return {name: candidate for name, candidate in candidates.items() if name != "none"}
 
 
 class Cell(nn.Module):
@@ -88,7 +64,7 @@ class Cell(nn.Module):
 
     def __init__(self, in_channels: Sequence[int], channels: int, num_nodes: int) -> None:
         super().__init__()
-        self.inputs = nn.ModuleList(project(c, channels) for c in in_channels)
+        self.inputs = nn.ModuleList(relu_conv_norm(c, channels) for c in in_channels)
         self.edges = nn.ModuleList(
             nn.ModuleList(
                 LayerChoice(operations(channels), label=f"node{node}_from{source}") for source in range(2 + node)

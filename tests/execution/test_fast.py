@@ -14,6 +14,7 @@ from supernet import DartsTrainer, LayerChoice
 from supernet.execution import LayerSlot, Plan, replace_layer_choice
 from supernet.execution.fast.candidates import Candidates
 from supernet.execution.state import RandomState, reseed
+from supernet.hub.darts import FactorizedReduce, darts_operation
 
 C = 4
 
@@ -32,18 +33,6 @@ class Skip(nn.Module):
         return x
 
 
-class FactorizedReduce(nn.Module):
-    def __init__(self, affine):
-        super().__init__()
-        self.relu = nn.ReLU()
-        self.even, self.odd = (nn.Conv2d(C, C // 2, 1, stride=2, bias=False) for _ in range(2))
-        self.bn = nn.BatchNorm2d(C, affine=affine)
-
-    def forward(self, x):
-        x = self.relu(x)
-        return self.bn(torch.cat([self.even(x), self.odd(x[:, :, 1:, 1:])], dim=1))
-
-
 class Own(nn.Module):
     """A user's module with a forward of its own."""
 
@@ -56,30 +45,17 @@ class Own(nn.Module):
         return self.bn(torch.relu(self.conv(torch.relu(x))))
 
 
-def separable(kernel, stride, dilation, affine, twice):
-    def once(stride):
-        padding = dilation * (kernel - 1) // 2
-        return [
-            nn.ReLU(),
-            nn.Conv2d(C, C, kernel, stride, padding, dilation, groups=C, bias=False),
-            nn.Conv2d(C, C, 1, bias=False),
-            nn.BatchNorm2d(C, affine=affine),
-        ]
-
-    return nn.Sequential(*once(stride), *(once(1) if twice else []))
-
-
 KINDS = {
     "zero": lambda stride, affine: Zero(stride),
-    "skip": lambda stride, affine: Skip() if stride == 1 else FactorizedReduce(affine),
+    "skip": lambda stride, affine: Skip() if stride == 1 else FactorizedReduce(C, C, affine=affine),
     "max": lambda stride, affine: nn.Sequential(nn.MaxPool2d(3, stride, 1), nn.BatchNorm2d(C, affine=affine)),
     "avg": lambda stride, affine: nn.Sequential(
         nn.AvgPool2d(3, stride, 1, count_include_pad=False), nn.BatchNorm2d(C, affine=affine)
     ),
-    "sep3": lambda stride, affine: separable(3, stride, 1, affine, True),
-    "sep5": lambda stride, affine: separable(5, stride, 1, affine, True),
-    "dil3": lambda stride, affine: separable(3, stride, 2, affine, False),
-    "dil5": lambda stride, affine: separable(5, stride, 2, affine, False),
+    "sep3": lambda stride, affine: darts_operation("sep_conv_3x3", C, stride, affine=affine),
+    "sep5": lambda stride, affine: darts_operation("sep_conv_5x5", C, stride, affine=affine),
+    "dil3": lambda stride, affine: darts_operation("dil_conv_3x3", C, stride, affine=affine),
+    "dil5": lambda stride, affine: darts_operation("dil_conv_5x5", C, stride, affine=affine),
     "own": Own,
     "conv": lambda stride, affine: nn.Conv2d(C, C, 3, stride, 1),
     "dropout": lambda stride, affine: nn.Sequential(nn.Conv2d(C, C, 1, stride), nn.Dropout(0.3)),
