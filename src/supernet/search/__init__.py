@@ -1,5 +1,7 @@
 """Searching a space by a score of its architectures."""
 
-from supernet.search.evolution import Scored, evolve
+from supernet.search.evolution import EvolutionSearcher, evolve
+from supernet.search.random_searcher import RandomSearcher
+from supernet.search.searcher import Scored, Searcher, search
 
-__all__ = ["Scored", "evolve"]
+__all__ = ["EvolutionSearcher", "RandomSearcher", "Scored", "Searcher", "evolve", "search"]

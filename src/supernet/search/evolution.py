@@ -4,32 +4,93 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
 
-from supernet.errors import NonFiniteError, SpaceError
+from supernet.checks import check_counts, check_numbers
+from supernet.search.searcher import Constraint, Score, Scored, SpaceSearcher, ranked, search
 from supernet.space import Architecture, Decision, SearchSpace
 
-__all__ = ["Scored", "evolve"]
+__all__ = ["EvolutionSearcher", "evolve"]
 
-Constraint = Callable[[Architecture], bool]
-
-MAX_DRAWS = 10_000  # for one architecture that keeps a constraint
 TRIES = 20  # draws for each new architecture before a generation stays smaller
 
 
-class Scored(NamedTuple):
-    """An architecture and its score."""
+class EvolutionSearcher(SpaceSearcher):
+    """The evolution of single path one-shot NAS (arXiv 1904.00420): asks for one generation at a time.
 
-    architecture: Architecture
-    score: float
+    The first generation is drawn by the priors. Each further one is bred from the best `num_parents` so far:
+    half by mutation of one, half by crossover of two. What is known already, or does not keep the constraint, is
+    drawn again; places that stay empty are filled at random.
+
+    Args:
+        space: The space that is searched.
+        population: Number of architectures in a generation. Default: 50.
+        num_parents: Number of the best so far that may have children. Default: 10.
+        mutation_probability: Probability that a decision of a mutated architecture is drawn anew. Default: 0.1.
+        generator: Source of the random numbers. Default: a new one with the seed 0.
+        constraint: Says whether an architecture may be asked for. It is called once for each that is drawn, so it
+            must always say the same. Default: all may.
+
+    >>> space = SearchSpace(nn.Sequential(*(LayerChoice([nn.ReLU(), nn.Tanh()], label=f"act{i}") for i in range(8))))
+    >>> searcher = EvolutionSearcher(space, population=8, num_parents=4)
+    >>> search(searcher, lambda architectures: [sum(map(int, a.values())) for a in architectures], budget=100)[0].score
+    8.0
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        population: int = 50,
+        num_parents: int = 10,
+        mutation_probability: float = 0.1,
+        generator: torch.Generator | None = None,
+        constraint: Constraint | None = None,
+    ) -> None:
+        check_counts(population=population, num_parents=num_parents)
+        check_numbers(0, 1, mutation_probability=mutation_probability)
+        super().__init__(space, generator=generator, constraint=constraint)
+        self.population, self.num_parents = population, num_parents
+        self.mutation_probability = mutation_probability
+
+    def ask(self, count: int) -> list[Architecture]:
+        """Return the next generation, of at most `count` architectures.
+
+        Raises:
+            SpaceError: No architecture that keeps the constraint was found.
+        """
+        check_counts(count=count)
+        space, generator = self.space, self.generator
+        numbers = [one for one in self._scored.values() if not math.isnan(one.score)]
+        parents = [one.architecture for one in ranked(numbers)[: self.num_parents]]
+
+        def parent() -> Architecture:
+            return parents[int(torch.randint(len(parents), (), generator=generator))]
+
+        generation: dict[str, Architecture] = {}
+        if parents:
+            mutated = min(count, self.population // 2)
+            self._fill(generation, mutated, lambda: _mutated(space, parent(), self.mutation_probability, generator))
+            self._fill(generation, min(count, self.population), lambda: _crossed(space, parent(), parent(), generator))
+        self._fill(generation, min(count, self.population), lambda: space.sample(generator))
+        return self._asked(generation.values() or self._draw_new())
+
+    def _fill(self, generation: dict[str, Architecture], wanted: int, draw: Callable[[], Architecture]) -> None:
+        """Let the generation grow to `wanted` by new architectures, as far as draws give them."""
+        for _ in range(TRIES * max(wanted, 1)):
+            if len(generation) >= wanted:
+                return
+            architecture = draw()
+            name = json.dumps(architecture)
+            if name not in generation and self._is_new(architecture, name):
+                generation[name] = architecture
 
 
 def evolve(
     space: SearchSpace,
-    scores: Callable[[Sequence[Architecture]], Sequence[float]],
+    scores: Score,
     *,
     budget: int,
     generator: torch.Generator,
@@ -42,92 +103,25 @@ def evolve(
 
     An architecture whose score is NaN is not among them, and has no children.
 
-    The first generation is drawn by the priors. Each further one is bred from the best `num_parents` so far:
-    half by mutation of one, half by crossover of two. What has been scored already, or does not keep the
-    constraint, is drawn again; places that stay empty are filled at random.
-
     Args:
-        space: where to search.
-        scores: the scores of the architectures of one generation; higher is better.
-        budget: how many architectures are scored at most.
-        generator: where the random numbers come from.
-        population: architectures a generation.
-        num_parents: how many may have children.
-        mutation_probability: of each decision to be drawn anew.
-        constraint: which architectures may be scored. Default: all.
+        space: The space that is searched.
+        scores: Returns the score of each architecture of a generation; higher is better.
+        budget: Number of architectures that are scored at most.
+        generator, population, num_parents, mutation_probability, constraint: as `EvolutionSearcher` has them.
 
     Raises:
-        SpaceError: no architecture that keeps the constraint was found.
-        NonFiniteError: every score is NaN.
+        SpaceError: No architecture that keeps the constraint was found.
+        NonFiniteError: Every score is NaN.
     """
-    found: dict[str, Scored] = {}
-    generation: dict[str, Architecture] = {}
-
-    def fill(count: int, draw: Callable[[], Architecture]) -> None:
-        """Let the generation grow to `count` by new architectures that may be scored."""
-        wanted = min(count, budget - len(found))
-        for _ in range(TRIES * max(wanted, 1)):
-            if len(generation) >= wanted:
-                return
-            architecture = draw()
-            name = json.dumps(architecture)
-            if name not in found and name not in generation and (constraint is None or constraint(architecture)):
-                generation[name] = architecture
-
-    parents: list[Architecture] = []
-
-    def parent() -> Architecture:
-        return parents[int(torch.randint(len(parents), (), generator=generator))]
-
-    while len(found) < budget:
-        generation.clear()
-        if not all(math.isnan(scored.score) for scored in found.values()):
-            parents[:] = [scored.architecture for scored in ranked(found.values())[:num_parents]]
-        if parents:
-            fill(population // 2, lambda: _mutated(space, parent(), mutation_probability, generator))
-            fill(population, lambda: _crossed(space, parent(), parent(), generator))
-        fill(population, lambda: space.sample(generator))
-        if not generation and found:
-            break
-        if not generation:  # the constraint is a narrow one
-            one = draw_allowed(space, constraint, generator)
-            generation[json.dumps(one)] = one
-        architectures = list(generation.values())
-        for (name, architecture), score in zip(generation.items(), scores(architectures), strict=True):
-            found[name] = Scored(architecture, float(score))
-    return ranked(found.values())
-
-
-def draw_allowed(space: SearchSpace, constraint: Constraint | None, generator: torch.Generator) -> Architecture:
-    """Return an architecture drawn by the priors from those that keep the constraint.
-
-    Raises:
-        SpaceError: none of many that were drawn keeps it.
-    """
-    for _ in range(MAX_DRAWS):
-        architecture = space.sample(generator)
-        if constraint is None or constraint(architecture):
-            return architecture
-    raise SpaceError(
-        f"none of {MAX_DRAWS:,} architectures drawn keeps the constraint; loosen it, or give the choices priors that "
-        "favour what it allows"
+    searcher = EvolutionSearcher(
+        space,
+        population=population,
+        num_parents=num_parents,
+        mutation_probability=mutation_probability,
+        generator=generator,
+        constraint=constraint,
     )
-
-
-def ranked(scored: Iterable[Scored]) -> list[Scored]:
-    """Return those whose score is a number, best first; of equal ones the first given.
-
-    Raises:
-        NonFiniteError: every score is NaN.
-    """
-    scored = list(scored)
-    numbers = [s for s in scored if not math.isnan(s.score)]
-    if not numbers:
-        raise NonFiniteError(
-            f"the score of each of {len(scored)} architectures is NaN, so none of them is the best; look at what the "
-            f"network of one gives on the validation part, say of {scored[0].architecture}"
-        )
-    return sorted(numbers, key=lambda s: -s.score)  # stable: the first stays first
+    return search(searcher, scores, budget)
 
 
 def _mutated(space: SearchSpace, parent: Architecture, probability: float, generator: torch.Generator) -> Architecture:

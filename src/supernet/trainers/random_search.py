@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from supernet.checks import check_counts, check_functions
 from supernet.data.loaders import Data, derive_seed
-from supernet.search.evolution import draw_allowed
+from supernet.search.searcher import draw_allowed
 from supernet.space import Architecture
 from supernet.trainers.sampled import SampledOptions, SampledTrainer
 from supernet.training.metrics import Metrics

@@ -19,7 +19,7 @@ from supernet.data.loaders import Data, derive_seed
 from supernet.errors import SpaceError
 from supernet.execution import InputSlot, LayerSlot
 from supernet.search import Scored
-from supernet.search.evolution import ranked
+from supernet.search.searcher import ranked
 from supernet.space import Architecture
 from supernet.trainers.supernet_trainer import SupernetTrainer
 from supernet.training.loop import LoopOptions

@@ -1,0 +1,229 @@
+"""Searchers: they are asked for architectures, told how good these are, and learn from that."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import torch
+
+from supernet.checks import check_counts, check_functions
+from supernet.errors import NonFiniteError, SpaceError, TrainingError
+from supernet.space import Architecture, SearchSpace
+
+__all__ = ["Constraint", "Scored", "Searcher", "SpaceSearcher", "draw_allowed", "ranked", "search"]
+
+Constraint: TypeAlias = Callable[[Architecture], bool]
+Score: TypeAlias = Callable[[Sequence[Architecture]], Sequence[float]]
+
+MAX_DRAWS = 10_000  # for one architecture that is wanted
+
+
+class Scored(NamedTuple):
+    """An architecture and its score."""
+
+    architecture: Architecture
+    score: float
+
+
+class Searcher(Protocol):
+    """What `search` drives. It evaluates nothing itself, so whoever asks may do that wherever and however they like."""
+
+    def ask(self, count: int) -> list[Architecture]:
+        """Return at most `count` architectures whose scores it wants, each only once; none where it knows no more."""
+        ...
+
+    def tell(self, architectures: Sequence[Architecture], scores: Sequence[float]) -> None:
+        """Take in how good architectures are; higher is better, and NaN is no score."""
+        ...
+
+    def ranked(self) -> list[Scored]:
+        """Return the architectures whose scores are known, best first."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return from where the searcher goes on."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        ...
+
+
+def search(searcher: Searcher, score: Score, budget: int) -> list[Scored]:
+    """Score what a searcher asks for, tell it, and return all that has been scored, best first.
+
+    Args:
+        searcher: Says which architectures are scored.
+        score: Returns the score of each of some architectures; higher is better.
+        budget: Number of architectures that are scored at most.
+
+    Raises:
+        SpaceError: No architecture that keeps the searcher's constraint was found.
+        NonFiniteError: Every score is NaN.
+
+    >>> space = SearchSpace(nn.Sequential(LayerChoice({"short": nn.ReLU(), "longer": nn.Tanh()}, label="act")))
+    >>> search(RandomSearcher(space), lambda architectures: [len(a["act"]) for a in architectures], budget=2)
+    [Scored(architecture={'act': 'longer'}, score=6.0), Scored(architecture={'act': 'short'}, score=5.0)]
+    """
+    check_counts(budget=budget)
+    left = budget
+    while left and (asked := searcher.ask(left)):
+        searcher.tell(asked, score(asked))
+        left -= len(asked)
+    return searcher.ranked()
+
+
+class SpaceSearcher:
+    """What our searchers share: they remember what they have asked for and been told, and ask for nothing twice.
+
+    Args:
+        space: The space that is searched.
+        generator: Source of the random numbers. Default: a new one with the seed 0.
+        constraint: Says whether an architecture may be asked for. It is called once for each that is drawn, so it
+            must always say the same. Default: all may.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        generator: torch.Generator | None = None,
+        constraint: Constraint | None = None,
+    ) -> None:
+        check_functions(constraint=constraint)
+        self.space, self.constraint = space, constraint
+        self.generator = torch.Generator().manual_seed(0) if generator is None else generator
+        self._known: dict[str, Architecture] = {}  # asked for, or told
+        self._scored: dict[str, Scored] = {}
+        self._is_allowed: dict[str, bool] = {}
+
+    def tell(self, architectures: Sequence[Architecture], scores: Sequence[float]) -> None:
+        """Take in how good architectures are; those that were not asked for, such as of an earlier search, too.
+
+        Args:
+            architectures: Architectures of the space.
+            scores: The score of each; higher is better. One whose score is NaN is never among the best.
+
+        Raises:
+            ArchitectureError: One is not of the space.
+            TrainingError: There are more or fewer scores than architectures, or one is no number.
+                After either nothing has been taken in.
+        """
+        if len(architectures) != len(scores):
+            raise TrainingError(
+                f"{len(architectures)} architectures are told with {len(scores)} scores; give one score for each"
+            )
+        told = [Scored(self.space.canonical(a), _number(s)) for a, s in zip(architectures, scores, strict=True)]
+        for one in told:
+            name = json.dumps(one.architecture)
+            self._known[name], self._scored[name] = one.architecture, one
+
+    def ranked(self) -> list[Scored]:
+        """Return what has been told, best first; of equal scores the one told first. NaN is left out.
+
+        Raises:
+            NonFiniteError: Every score is NaN.
+        """
+        return ranked(self._scored.values())
+
+    @property
+    def best(self) -> Scored:
+        """The best of what has been told."""
+        if not self._scored:
+            raise TrainingError(f"{type(self).__name__} has not been told a score yet; ask, score and tell before")
+        return self.ranked()[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return from where the search goes on exactly; what is not told yet will not be asked for again."""
+        return {
+            "generator": self.generator.get_state(),
+            "known": list(self._known.values()),
+            "scored": [[one.architecture, one.score] for one in self._scored.values()],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there.
+
+        Raises:
+            ArchitectureError: It is the state of a search of another space.
+        """
+        known = [self.space.canonical(architecture) for architecture in state["known"]]
+        scored = [Scored(self.space.canonical(architecture), float(score)) for architecture, score in state["scored"]]
+        self._known = {json.dumps(architecture): architecture for architecture in known}
+        self._scored = {json.dumps(one.architecture): one for one in scored}
+        self.generator.set_state(state["generator"])
+
+    def _is_new(self, architecture: Architecture, name: str) -> bool:
+        return name not in self._known and self._keeps_constraint(architecture, name)
+
+    def _keeps_constraint(self, architecture: Architecture, name: str) -> bool:
+        if self.constraint is None:
+            return True
+        if name not in self._is_allowed:  # a constraint may build the network
+            self._is_allowed[name] = bool(self.constraint(architecture))
+        return self._is_allowed[name]
+
+    def _draw_new(self) -> list[Architecture]:
+        """Return one architecture that is new, drawn by the priors; none where many draws give none.
+
+        Raises:
+            SpaceError: None of these keeps the constraint, and neither did any before.
+        """
+        for _ in range(MAX_DRAWS):
+            architecture = self.space.sample(self.generator)
+            if self._is_new(architecture, json.dumps(architecture)):
+                return [architecture]
+        if not self._known:
+            raise _none_allowed()
+        return []
+
+    def _asked(self, architectures: Iterable[Architecture]) -> list[Architecture]:
+        """Return the architectures, which are asked for now."""
+        new = {json.dumps(architecture): architecture for architecture in architectures}
+        self._known |= new
+        return [dict(architecture) for architecture in new.values()]
+
+
+def draw_allowed(space: SearchSpace, constraint: Constraint | None, generator: torch.Generator) -> Architecture:
+    """Return an architecture drawn by the priors from those that keep the constraint.
+
+    Raises:
+        SpaceError: None of many that were drawn keeps it.
+    """
+    for _ in range(MAX_DRAWS):
+        architecture = space.sample(generator)
+        if constraint is None or constraint(architecture):
+            return architecture
+    raise _none_allowed()
+
+
+def ranked(scored: Iterable[Scored]) -> list[Scored]:
+    """Return those whose score is a number, best first; of equal ones the first given.
+
+    Raises:
+        NonFiniteError: Every score is NaN.
+    """
+    scored = list(scored)
+    numbers = [one for one in scored if not math.isnan(one.score)]
+    if scored and not numbers:
+        raise NonFiniteError(
+            f"the score of each of {len(scored)} architectures is NaN, so none of them is the best; look at what the "
+            f"network of one gives on the validation part, say of {scored[0].architecture}"
+        )
+    return sorted(numbers, key=lambda one: -one.score)  # stable: the first stays first
+
+
+def _none_allowed() -> SpaceError:
+    return SpaceError(
+        f"none of {MAX_DRAWS:,} architectures drawn keeps the constraint; loosen it, or give the choices priors that "
+        "favour what it allows"
+    )
+
+
+def _number(score: Any) -> float:
+    if not hasattr(score, "__float__"):
+        raise TrainingError(f"a score is a number, higher is better, not {score!r}")
+    return float(score)
