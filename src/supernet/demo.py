@@ -132,13 +132,14 @@ def run_demo(
     """Search, train what was found and random architectures from new weights, print a table, and return its rows.
 
     Args:
-        seeds: of the searches and of the trainings; each architecture is trained once for each.
-        num_random: how many random architectures there are.
-        search_epochs: over half of the training set, the other half training the architecture.
-        train_epochs: over all of the training set, for every architecture.
-        channels: of a node.
-        runs: where a new run directory is made.
-        console: what to print on. Default: standard output.
+        seeds: Seeds of the searches and of the trainings; each architecture is trained once for each.
+        num_random: Number of random architectures to compare with.
+        search_epochs: Number of epochs of a search, over half of the training set; the other half trains the
+            architecture.
+        train_epochs: Number of epochs in which every architecture is trained, over all of the training set.
+        channels: Number of channels of a node.
+        runs: Directory in which a new run directory is made.
+        console: Console to print on. Default: standard output.
     """
     console = console or Console()
     train_set, test_set = digits()

@@ -28,9 +28,9 @@ def rerun(run_dir: Path, into: Path | None = None, *, trust: bool = False) -> li
     finished, and the command ends with this one.
 
     Args:
-        run_dir: of the run, which must have finished.
-        into: the directory below which the command makes its run directories. Default: beside `run_dir`, numbered.
-        trust: whether to run a script that is not, byte by byte, the one that made the run, and modules of Python
+        run_dir: Directory of the run, which must have finished.
+        into: Directory below which the command makes its run directories. Default: beside `run_dir`, numbered.
+        trust: Whether to run a script that is not, byte by byte, the one that made the run, and modules of Python
             itself or of installed packages, which may run any code that the command gives them. Default: not.
 
     Raises:

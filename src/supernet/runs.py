@@ -31,13 +31,15 @@ def load_runs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) 
     that `metrics.jsonl` has for them, "seconds", "architecture" (None before the end) and "options".
 
     Args:
-        paths: run directories, directories with runs anywhere below them, or patterns such as "runs/*".
+        paths: Run directories, directories with runs anywhere below them, or patterns such as "runs/*".
 
     Raises:
         FileFormatError: a file of a run is broken, or there is no run; names the path.
 
-    >>> load_runs("runs/*")  # doctest: +SKIP
-    [{'run': 'runs/darts', 'seed': 0, 'status': 'finished', 'epochs': 10, ...}]
+    >>> network, data = nn.Linear(1, 1), TensorDataset(torch.randn(8, 1), torch.randn(8, 1))
+    >>> history = train(network, nn.MSELoss(), None, SGD(network.parameters(), 0.1), 2, data, run_dir="runs/linear")
+    >>> [(row["run"], row["status"], row["epochs"]) for row in load_runs("runs/*")]
+    [('runs/linear', 'finished', 2)]
     """
     paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     directories: dict[Path, None] = {}
@@ -55,8 +57,8 @@ def print_runs(rows: Sequence[dict[str, Any]], console: Console) -> None:
     Architectures are shown by a name of four letters, equal ones by the same; options where the runs differ in them.
 
     Args:
-        rows: as `load_runs` returns them.
-        console: what to print on.
+        rows: Rows as `load_runs` returns them.
+        console: Console to print on.
     """
     given = [_flat(row["options"]) for row in rows]
     options = _differing(given)

@@ -51,6 +51,13 @@ def replace_layer_choice(
         ReplacementError: `init_fn` returns no module. What it raises itself is passed on.
         SpaceError: one label means two different choices.
             After any of these the model is as it was.
+
+    >>> model = nn.Sequential(LayerChoice({"scale": nn.Linear(2, 2), "skip": nn.Identity()}, label="first"))
+    >>> replace_layer_choice(model, lambda choice: nn.Sequential(*choice))  # all candidates, one after another
+    [('first', Sequential(
+      (0): Linear(in_features=2, out_features=2, bias=True)
+      (1): Identity()
+    ))]
     """
     return _replace(root, LayerChoice, init_fn, modules)
 
@@ -85,6 +92,11 @@ def restore(model: nn.Module) -> nn.Module:
 
     Returns:
         The same model. One whose choices have not been replaced is left as it is.
+
+    >>> model = nn.Sequential(LayerChoice({"scale": nn.Linear(2, 2), "skip": nn.Identity()}, label="first"))
+    >>> replaced = replace_layer_choice(model, lambda choice: nn.Sequential(*choice))
+    >>> type(restore(model)[0]).__name__
+    'LayerChoice'
     """
     for parent in all_parents(model):
         for name, (choice, module) in replaced_children(parent).items():

@@ -37,7 +37,9 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
         FileFormatError: the file is damaged, or does not hold the weights of this network.
         OSError: it cannot be read, now; FileNotFoundError where there is no such file.
 
-    >>> load_weights(freeze(model, architecture), "runs/mine/network.safetensors")  # doctest: +SKIP
+    >>> network, data = nn.Linear(1, 1), TensorDataset(torch.randn(8, 1), torch.randn(8, 1))
+    >>> history = train(network, nn.MSELoss(), None, SGD(network.parameters(), 0.1), 1, data, run_dir="runs/of_weights")
+    >>> load_weights(nn.Linear(1, 1), "runs/of_weights/network.safetensors")
     """
     path = Path(path)
     metadata, tensors = read_safetensors(path)

@@ -59,16 +59,25 @@ class Cell(Composed):
     labelled `{label}__op_{node}_{k}`. The nodes are concatenated along dimension 1.
 
     Args:
-        op_candidates: modules in a list or a dict, which are copied for each operation; or a function without
-            arguments that makes such a list or dict.
-        num_nodes: how many nodes there are.
-        num_ops_per_node: how many operations a node adds up. Default: 1.
-        num_predecessors: how many tensors the cell is called with. Default: 1.
-        merge_op: "all": the output concatenates all nodes.
-        label: of the cell; cells of one label are one decision. Default: choices are named by their paths.
+        op_candidates: Modules in a list or a dict, which are copied for each operation; or a function without arguments
+            that makes such a list or dict.
+        num_nodes: Number of nodes.
+        num_ops_per_node: Number of operations that a node adds up. Default: 1.
+        num_predecessors: Number of tensors that the cell is called with. Default: 1.
+        merge_op: "all", which concatenates all nodes; there is no other. Default: "all".
+        label: Name of the cell, with which its choices' labels begin. Cells of one label are one decision. Default:
+            choices are named by their paths.
 
     Raises:
         ChoiceError: a number is below 1, there are no candidates, or `merge_op` is not known.
+
+    >>> cell = Cell({"conv": nn.Conv2d(8, 8, 3, padding=1), "pool": nn.MaxPool2d(3, 1, 1)}, num_nodes=2, label="cell")
+    >>> SearchSpace(cell)
+    SearchSpace of 8 architectures
+      cell__op_0_0: conv | pool
+      cell__op_1_0: conv | pool
+      cell/input_0_0: 1 of 1 inputs
+      cell/input_1_0: 1 of 2 inputs
     """
 
     def __init__(
@@ -111,14 +120,18 @@ class NasBench201Cell(Composed):
     tensor is the input, the last the output.
 
     Args:
-        op_candidates: functions `(in_features, out_features) -> module`, in a list or a dict.
-        in_features: of the input.
-        out_features: of all other tensors.
-        num_tensors: how many tensors there are, the input among them. Default: 4.
-        label: of the cell; cells of one label are one decision. Default: choices are named by their paths.
+        op_candidates: Functions `(in_features, out_features) -> module`, in a list or a dict.
+        in_features: Number of features of the input, given to the functions.
+        out_features: Number of features of all other tensors, given to the functions.
+        num_tensors: Number of tensors, the input among them. At least 2. Default: 4.
+        label: Name of the cell, with which its choices' labels begin. Cells of one label are one decision. Default:
+            choices are named by their paths.
 
     Raises:
         ChoiceError: a number is too small, or there are no candidates.
+
+    >>> SearchSpace(NasBench201Cell([nn.Linear] * 5, in_features=16, out_features=16, label="cell")).size
+    15625
     """
 
     def __init__(

@@ -67,9 +67,9 @@ class Risk(NamedTuple):
     """A decision whose result the model may not bear, though it bears others.
 
     Attributes:
-        decision: one to try.
-        what: what the choice does then, after "choice 'label'" and before "which Net does not bear".
-        mend: what to do about it, after "give it".
+        decision: The decision to try.
+        what: What the choice does then: the words between "choice 'label'" and "which Net does not bear".
+        mend: What to do about it: the words after "give it".
     """
 
     decision: Decision
@@ -85,7 +85,7 @@ class Choice(nn.Module, metaclass=_BecomesWhatIsDecided):
     made in the constructor, and `resolve` puts it together: what that made anew no search could train.
 
     Args:
-        label: the decision's name. Choices of one label are one decision. Default: the path in the model.
+        label: The decision's name. Choices of one label are one decision. Default: the path in the model.
 
     Raises:
         ChoiceError: the label is no text, or empty.
@@ -96,6 +96,8 @@ class Choice(nn.Module, metaclass=_BecomesWhatIsDecided):
     ...
     ...     def resolve(self, decision):
     ...         return nn.Dropout(self.domain().normalized(decision))
+    >>> freeze(nn.Sequential(Rate("rate")), {"rate": 0.5})[0]
+    Dropout(p=0.5, inplace=False)
     """
 
     _prior: list[float] | None = None

@@ -26,19 +26,20 @@ class Domain:
     ascending list of positions.
 
     Args:
-        label: the decision's name.
-        options: a name for each, for people, files and plots.
-        arity: how many are chosen: a number; (low, high) for at least and at most so many; None for any number, none
-            included. Default: 1.
-        is_set: whether a decision is a list of positions, also where one is chosen. Default: it is one option.
-        values: what each option is in an architecture: a number or a text, no two the same. Default: its name.
-        prior: how probable options are where an architecture is sampled. Of one option: probabilities that sum to 1. Of
-            a set of a fixed number: weights by which they are drawn without replacement. Of another set: the
-            probability of each to be in it, on condition that the arity is kept. Default: all decisions the same.
-        noun: what an option is, for messages. Default: "option".
-        are_named: whether options have names of their own; else these are positions as texts. Default: they have.
-        form: how JSON has the domain, where that is not the form of all: architectures of spaces that were written
-            before are known by it.
+        label: The decision's name.
+        options: A name for each option, for people, files and plots.
+        arity: How many options are chosen: a number; (low, high) for at least and at most so many; None for any number,
+            none included. Default: 1.
+        is_set: Whether a decision is a list of positions, also where one is chosen. Default: it is one option.
+        values: What each option is in an architecture: a number or a text, no two the same. Default: its name.
+        prior: How probable options are where an architecture is sampled. Of one option: probabilities that sum to 1. Of
+            a set of a fixed number: weights that sum to 1, by which options are drawn without replacement. Of another
+            set: the probability of each to be in it, on condition that the arity is kept. Default: all decisions the
+            same.
+        noun: What an option is called in messages. Default: "option".
+        are_named: Whether options have names of their own; else these are positions as texts. Default: they have.
+        form: What `to_json` returns, where that is not the common form: spaces and architectures that were written
+            before are known by it. Default: the common form.
 
     >>> Domain("width", ("narrow", "wide"), values=(64, 128)).decision([1])
     128
@@ -182,7 +183,7 @@ class Domain:
         Where the number of chosen options is not fixed, those above 0, or as many of the largest as keep the bounds.
 
         Args:
-            scores: one for each option.
+            scores: One number for each option.
         """
         ranked = sorted(range(len(scores)), key=lambda k: -scores[k])
         low, high = self.bounds

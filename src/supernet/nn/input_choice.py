@@ -27,21 +27,25 @@ class InputChoice(Choice):
     chosen ones are reduced in input order. Where nothing is chosen the result is None, unless absent inputs are zeros.
 
     Args:
-        n_candidates: how many tensors there are to choose from. Not needed with `choose_from`.
-        n_chosen: how many are chosen; (low, high) for at least and at most so many; None for any number of them,
-            none included.
-        reduction: "sum", "mean", "concat" (along dimension 1), or "none" (the list itself).
-        absent: what inputs that are not chosen count as. "omitted": as if they were not there. "zeros": as zeros of
+        n_candidates: Number of tensors to choose from. Not needed with `choose_from`.
+        n_chosen: How many are chosen: a number; (low, high) for at least and at most so many; None for any number of
+            them, none included. Default: 1.
+        reduction: "sum", "mean", "concat" (along dimension 1), or "none" (the list itself). Default: "sum".
+        absent: What inputs that are not chosen count as. "omitted": as if they were not there. "zeros": as zeros of
             their shape, so that "concat" keeps its width, "none" the length of its list, "mean" divides by
             `n_candidates`, and nothing chosen gives zeros. Default: "omitted".
-        choose_from: names of the inputs, which then come as a dict.
-        label: the decision's name. Choices of one label are one decision. Default: the path in the model.
-        prior: used when an architecture is sampled. With a number `n_chosen`: weights that sum to 1, by which
-            inputs are drawn one after another without replacement. Else: the probability of each input
-            to be chosen, each on its own, on condition that the bounds are kept. Default: all sets the same.
+        choose_from: Names of the inputs, which then come as a dict. Default: inputs come as a list.
+        label: The decision's name. Choices of one label are one decision. Default: the path in the model.
+        prior: Numbers, one for each input, by which an architecture is sampled. With a number `n_chosen`: weights that
+            sum to 1, by which inputs are drawn one after another without replacement. Else: the probability of each
+            input to be chosen, each on its own, on condition that the bounds are kept. Default: all sets the same.
 
     Raises:
         ChoiceError: the numbers, names, reduction or prior do not fit together.
+
+    >>> pick = InputChoice(3, n_chosen=2, label="pick").resolve([0, 2])
+    >>> pick([torch.tensor(1.0), torch.tensor(10.0), torch.tensor(100.0)])
+    tensor(101.)
     """
 
     def __init__(
@@ -160,11 +164,10 @@ def chosen_inputs(
     this library where it is loaded.
 
     Args:
-        chosen: ascending positions.
-        reduction: of `InputChoice`.
-        choose_from: names of the inputs, where they come as a dict.
-        n_with_zeros: how many inputs there are, where those that are not chosen count as zeros. Default: they are
-            omitted.
+        chosen: Ascending positions of the chosen inputs.
+        reduction: How they are reduced, as `InputChoice` has it.
+        choose_from: Names of the inputs, where they come as a dict.
+        n_with_zeros: Number of all inputs, where those that are not chosen count as zeros. Default: they are omitted.
     """
     graph = fx.Graph()
     inputs = graph.placeholder("inputs")

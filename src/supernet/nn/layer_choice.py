@@ -56,13 +56,19 @@ class LayerChoice(ByNameAndPosition, Choice):
     hold choices of its own. All must take the same input and give outputs of the same shape.
 
     Args:
-        candidates: modules in a list (then named "0", "1", ...) or a mapping name -> module.
-        label: the decision's name. Choices of one label are one decision. Default: the path in the model.
-        prior: the probability of each candidate when an architecture is sampled. Default: all the same.
+        candidates: Modules in a list (then named "0", "1", ...) or a mapping name -> module.
+        label: The decision's name. Choices of one label are one decision. Default: the path in the model.
+        prior: The probability of each candidate when an architecture is sampled; they sum to 1. Default: all the same.
 
     Raises:
         ChoiceError: there is no candidate, one is not a module or occurs twice, a name cannot be a module's
             attribute, or the prior is not a distribution over the candidates.
+
+    >>> model = nn.Sequential(LayerChoice({"conv": nn.Conv2d(8, 8, 3), "skip": nn.Identity()}, label="first"))
+    >>> freeze(model, {"first": "skip"})
+    Sequential(
+      (0): Identity()
+    )
     """
 
     def __init__(

@@ -39,7 +39,7 @@ class Counter:
     """Counts architectures; keeps what it has counted.
 
     Args:
-        sizes: label -> how many ways there are to decide it.
+        sizes: Label -> number of ways to decide it.
     """
 
     def __init__(self, sizes: Mapping[str, int]) -> None:

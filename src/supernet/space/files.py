@@ -32,15 +32,29 @@ DIGITS = 16  # of a digest that stands in a line, at least
 def save_architecture(architecture: Mapping[str, Any], path: str | os.PathLike[str], space: SearchSpace) -> None:
     """Write an architecture of `space` to a JSON file.
 
+    Args:
+        architecture: Label -> decision.
+        path: Path of the file.
+        space: The space that it belongs to; the file has its fingerprint.
+
     Raises:
         ArchitectureError: it is not an architecture of this space; nothing is written.
+
+    >>> space = SearchSpace(nn.Sequential(LayerChoice([nn.ReLU(), nn.Tanh()], label="act")))
+    >>> save_architecture({"act": "1"}, "best.json", space)
+    >>> load_architecture("best.json", space)
+    {'act': '1'}
     """
     content = {"space": space.fingerprint, "architecture": space.canonical(architecture)}
     write_json(Path(path), FORMAT, VERSION, content)
 
 
 def load_architecture(path: str | os.PathLike[str], space: SearchSpace) -> Architecture:
-    """Read an architecture of `space` from a file that `save_architecture` wrote.
+    """Read an architecture of `space` from a file that `save_architecture` wrote; see there for an example.
+
+    Args:
+        path: Path of the file.
+        space: The space that it must belong to.
 
     Raises:
         FileFormatError: the file is not such a file, is broken, or belongs to another space.
@@ -90,10 +104,10 @@ def read_json(path: Path, format: str, version: int, otherwise: str) -> dict[str
     """Return the content of a JSON file without its digest, which is compared; older files have none.
 
     Args:
-        path: of the file.
-        format: that it must say.
-        version: of the format, the newest that is known.
-        otherwise: what a message says of a file of another format.
+        path: Path of the file.
+        format: The format that it must say.
+        version: The newest version of the format that is known.
+        otherwise: What a message says of a file of another format.
 
     Raises:
         FileFormatError: the file is broken, or of another format or version.
@@ -147,8 +161,8 @@ def digest_of_json(content: Any, before: str = "") -> str:
     """Return a digest of what JSON holds of the content, however it is laid out.
 
     Args:
-        content: of dicts, lists, numbers, texts, truth values and None.
-        before: a digest that it follows, of a chain of them.
+        content: Any tree of dicts, lists, numbers, texts, truth values and None.
+        before: The digest that this one follows, where they make a chain. Default: it is the first.
     """
     content = json.loads(json.dumps(content))  # tuples are lists then, and keys are texts
     return hashlib.sha256((before + json.dumps(content)).encode()).hexdigest()

@@ -114,15 +114,19 @@ def check_held(label: str, name: str, candidate: nn.Module, replacement: nn.Modu
 def fixed_architecture(architecture: Mapping[str, Any]) -> Iterator[None]:
     """Let choices that are constructed inside this context be what `architecture` decides.
 
-        with fixed_architecture(architecture):
-            network = Net()
-
     A choice is known by its label here. One that the architecture does not mention stays a choice (a nested
     one in a candidate not taken is constructed before its parent).
 
     Raises:
         ArchitectureError: a choice has no label, a decision is not possible, or, at the end, a label of the
             architecture has not been met.
+
+    >>> with fixed_architecture({"act": "tanh"}):
+    ...     network = nn.Sequential(LayerChoice({"relu": nn.ReLU(), "tanh": nn.Tanh()}, label="act"))
+    >>> network
+    Sequential(
+      (0): Tanh()
+    )
     """
     if not isinstance(architecture, Mapping):
         raise ArchitectureError(f"an architecture is a dict label -> decision, not {architecture!r}")

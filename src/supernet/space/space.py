@@ -38,10 +38,17 @@ class SearchSpace(Mapping[str, Domain]):
     nothing else of the model.
 
     Args:
-        model: a module with choices, as written or with its choices replaced.
+        model: A module with choices, as written or with its choices replaced.
 
     Raises:
         SpaceError: one label means two different choices.
+
+    >>> space = SearchSpace(nn.Sequential(LayerChoice({"relu": nn.ReLU(), "tanh": nn.Tanh()}, label="act")))
+    >>> space
+    SearchSpace of 2 architectures
+      act: relu | tanh
+    >>> space.sample(torch.Generator().manual_seed(0))
+    {'act': 'tanh'}
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -107,7 +114,7 @@ class SearchSpace(Mapping[str, Domain]):
         """Return an architecture, each decision drawn by its choice's prior.
 
         Args:
-            generator: where the random numbers come from. Default: torch's global generator.
+            generator: Where the random numbers come from. Default: torch's global generator.
         """
         if self._is_flat:
             return self.draw(generator)
@@ -130,8 +137,8 @@ class SearchSpace(Mapping[str, Domain]):
         decisions has an alternative comes back as it is.
 
         Args:
-            architecture: label -> decision.
-            generator: where the random numbers come from. Default: torch's global generator.
+            architecture: The architecture to change, label -> decision.
+            generator: Where the random numbers come from. Default: torch's global generator.
 
         Raises:
             ArchitectureError: the architecture is not one of this space.
@@ -203,7 +210,7 @@ class SearchSpace(Mapping[str, Domain]):
         """Return the decisions on all choices that are reached when each is decided as `decide` says.
 
         Args:
-            decide: label -> decision in the form that we write. It is called once for each label that is
+            decide: A function label -> decision in the form that we write. It is called once for each label that is
                 reached, outer choices before those in the chosen candidate.
         """
         if self._is_flat:

@@ -76,7 +76,7 @@ class CsvFile(Callback):
     """A table of all numbers of each epoch, a row an epoch.
 
     Args:
-        path: of the file, which is written anew when a search begins, with the epochs that it brings along.
+        path: Path of the file, which is written anew when a search begins, with the epochs that it brings along.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -104,7 +104,7 @@ class TensorBoard(Callback):
     """All numbers of each epoch as scalars of TensorBoard.
 
     Args:
-        directory: of the event files.
+        directory: Directory of the event files.
 
     Raises:
         MissingExtraError: tensorboard is not installed.

@@ -37,10 +37,10 @@ class Command:
     """What a run was started by.
 
     Attributes:
-        options: of the interpreter.
-        module: what stands after `-m`; None where a file is run.
-        script: the file, as it was given; None where a module is run.
-        arguments: what the program was given.
+        options: Options of the interpreter.
+        module: Name that stands after `-m`; None where a file is run.
+        script: The file, as it was given; None where a module is run.
+        arguments: Arguments that the program was given.
     """
 
     options: tuple[str, ...]

@@ -192,7 +192,7 @@ def git_state(directory: str | os.PathLike[str] | None = None) -> dict[str, Any]
     """Return the commit of a directory, and whether files differ from it; None where git cannot say.
 
     Args:
-        directory: whose. Default: the working directory.
+        directory: Directory of the repository, or inside it. Default: the working directory.
     """
     try:
         commit = _ask_git(directory, "rev-parse", "HEAD").decode(errors="replace").strip()

@@ -34,11 +34,11 @@ class NetworkTrainer(TrainingLoop):
     """Trains a plain network in the loop that searches run in; `train` makes one, and callbacks are given it.
 
     Args:
-        network: without choices; the other arguments are those of `train`.
+        network: A network without choices; the other arguments are those of `train`.
 
     Attributes:
-        model: the network.
-        history, stopped, given_options: as `SupernetTrainer` has them.
+        model: The network.
+        history, stopped, given_options: The same as `SupernetTrainer` has by these names.
     """
 
     def __init__(
@@ -112,12 +112,12 @@ def train(
     stopping rules, run directories with exact resume, several processes.
 
     Args:
-        network: a network without choices.
-        loss, metrics, optimizer, num_epochs: as `SupernetTrainer` has them.
-        dataset: a torch Dataset or DataLoader, all of which is trained on.
+        network: A network without choices.
+        loss, metrics, optimizer, num_epochs: The same as `SupernetTrainer` takes by these names.
+        dataset: A torch Dataset or DataLoader, all of which is trained on.
         resume: "auto" goes on from the newest checkpoint in `run_dir`, or begins where there is none; the path of a run
             directory goes on from that one's. Default: begin.
-        loop: the keyword arguments of `SupernetTrainer`; but `valid_dataset` is measured after each epoch, in eval
+        loop: The keyword arguments of `SupernetTrainer`; but `valid_dataset` is measured after each epoch, in eval
             form, and trains nothing (default: nothing is measured), and a `run_dir` receives no architecture.
 
     Returns:
@@ -131,6 +131,12 @@ def train(
         NonFiniteError: the loss is NaN or infinite; names epoch and step.
         DataError: the data cannot be read, or has fewer samples than one batch of a loader that drops.
         FileFormatError: a checkpoint is broken.
+
+    >>> x, network = torch.randn(64, 1), nn.Linear(1, 1)
+    >>> data, optimizer = TensorDataset(x, 3 * x), torch.optim.SGD(network.parameters(), 0.5)
+    >>> history = train(network, nn.MSELoss(), None, optimizer, num_epochs=20, dataset=data, batch_size=16)
+    >>> round(network.weight.item(), 3)
+    3.0
     """
     trainer = NetworkTrainer(network, loss, metrics, optimizer, num_epochs, dataset, **loop)
     trainer.fit(resume)
@@ -160,10 +166,11 @@ def evaluate(
     """Measure a plain network, in eval form, on every sample of a dataset.
 
     Args:
-        network: a network without choices; each module of it comes back in the form, training or eval, that it was in.
-        loss, metrics, forward_fn, loss_fn: as `SupernetTrainer` has them; each may be None.
-        dataset: a torch Dataset or DataLoader.
-        batch_size, workers, device, precision: as `SupernetTrainer` has them. Default batch size: 256.
+        network: A network without choices; each module of it comes back in the form, training or eval, that it was in.
+        loss, metrics, forward_fn, loss_fn: The same as `SupernetTrainer` takes by these names; each may be None.
+        dataset: A torch Dataset or DataLoader, all of which is measured.
+        batch_size, workers, device, precision: The same as `SupernetTrainer` takes by these names. Default batch size:
+            256.
 
     Returns:
         Means over all samples: "loss", and the metrics by name.
@@ -171,6 +178,10 @@ def evaluate(
     Raises:
         UnresolvedChoiceError: the network still has choices.
         DataError: the data cannot be read, or is empty.
+
+    >>> data = TensorDataset(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
+    >>> evaluate(nn.Identity(), None, accuracy, data)
+    {'accuracy': 0.5}
     """
     _check_plain(network)
     loss, run = checked_loss(loss, loss_fn, may_lack=True), Forward(network, forward_fn, loss_fn)
@@ -206,9 +217,9 @@ def recalibrate(
     network itself is not, such as a pretrained backbone's.
 
     Args:
-        network: a network without choices.
-        dataset: a torch Dataset or DataLoader, best the one that it was trained on.
-        forward_fn, loss_fn, batch_size, workers, device, precision: as `SupernetTrainer` has them.
+        network: A network without choices.
+        dataset: A torch Dataset or DataLoader, best the one that it was trained on.
+        forward_fn, loss_fn, batch_size, workers, device, precision: The same as `SupernetTrainer` takes by these names.
 
     Returns:
         The same network.
@@ -217,6 +228,9 @@ def recalibrate(
         UnresolvedChoiceError: the network still has choices.
         DataError: the data cannot be read, or gives no batch.
             After any of these, and whatever the network raises, the statistics are as they were.
+
+    >>> recalibrate(nn.BatchNorm1d(1), TensorDataset(torch.tensor([[1.0], [3.0]]), torch.zeros(2))).running_mean
+    tensor([2.])
     """
     _check_plain(network)
     run = Forward(network, forward_fn, loss_fn)
@@ -244,9 +258,9 @@ def freeze(model: nn.Module, architecture: Mapping[str, Any], *, recalibrate: Da
     copied without its graph. What cannot be copied, such as a lock or an open file, is shared, which a warning says.
 
     Args:
-        model: a module with choices, as written, or taken over by a trainer or through `replace_*`.
-        architecture: label -> decision; decides every choice that it reaches.
-        recalibrate: data by which BatchNorm's running statistics are computed anew, as `supernet.recalibrate` does,
+        model: A module with choices, as written, or replaced by a trainer or through `replace_*`.
+        architecture: Label -> decision, for every choice that it reaches.
+        recalibrate: Data by which BatchNorm's running statistics are computed anew, as `supernet.recalibrate` does,
             which has more arguments. Default: they are those of the supernet, in which many networks are mixed.
 
     Raises:
@@ -255,6 +269,12 @@ def freeze(model: nn.Module, architecture: Mapping[str, Any], *, recalibrate: Da
             what it has learnt would be lost.
         SpaceError: one label means two different choices.
         DataError: the data cannot be read, or gives no batch.
+
+    >>> model = nn.Sequential(LayerChoice({"conv": nn.Conv2d(8, 8, 3), "skip": nn.Identity()}, label="first"))
+    >>> freeze(model, {"first": "skip"})
+    Sequential(
+      (0): Identity()
+    )
     """
     network = frozen(model, architecture)
     return network if recalibrate is None else _recalibrate(network, recalibrate)

@@ -45,9 +45,9 @@ def share_without_parameters(
     """Return the share of layer choices whose decision is a candidate without parameters, such as a skip connection.
 
     Args:
-        architecture: canonical.
-        space: whose it is.
-        free: label -> names of the candidates without parameters.
+        architecture: An architecture in the space's form, label -> decision.
+        space: The space that it belongs to.
+        free: Label -> names of the candidates without parameters.
     """
     decided = [label for label in architecture if not space[label].is_set]
     return sum(architecture[label] in free.get(label, ()) for label in decided) / len(decided) if decided else 0.0
@@ -57,7 +57,7 @@ class StableStopping:
     """Stops a search when the architecture that it would export has not changed for a number of epochs.
 
     Args:
-        epochs: how many.
+        epochs: Number of epochs in which nothing may change.
     """
 
     needs_architecture = True  # in the record of each epoch
@@ -79,10 +79,10 @@ class DartsPlusStopping:
     The paper's rule for its normal cell, where each node keeps its two strongest edges: two or more.
 
     Args:
-        skips: names of the candidates that are skip connections.
-        cell: (label, architecture) -> the cell that the choice belongs to, None where it does not count, such as
-            an edge that no `InputChoice` of the architecture takes. Default: all count, as one cell.
-        limit: how many skip connections are too many. Default: 2.
+        skips: Names of the candidates that are skip connections.
+        cell: A function (label, architecture) -> the cell that the choice belongs to, None where it does not count,
+            such as an edge that no `InputChoice` of the architecture takes. Default: all count, as one cell.
+        limit: Number of skip connections in one cell that is too many. Default: 2.
     """
 
     needs_architecture = True  # in the record of each epoch

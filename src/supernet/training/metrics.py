@@ -25,8 +25,11 @@ def accuracy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return the share of positions whose largest logit is the target class.
 
     Args:
-        output: logits (N, classes, ...).
-        target: classes (N, ...).
+        output: Logits (N, classes, ...).
+        target: Classes (N, ...), as whole numbers.
+
+    >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
+    tensor(0.5000)
     """
     return (output.argmax(1) == target).float().mean()
 

@@ -54,7 +54,7 @@ class NamedState:
     attributes scanned: see `is_kept`. So has one of ours for what is set on it from outside.
 
     Args:
-        trainer: whose state it is.
+        trainer: The trainer whose state it is.
     """
 
     def __init__(self, trainer: TrainingLoop) -> None:
@@ -100,10 +100,10 @@ class NamedState:
         """Bring the trainer's state back.
 
         Args:
-            tree: as `to_tree` returned it, read again.
-            held: objects that the loop itself has brought back, in containers.
-            read: the same as they were read, which `tree` may hold too.
-            source: the file, for messages.
+            tree: The tree as `to_tree` returned it, read again.
+            held: Objects that the loop itself has loaded, in containers.
+            read: What was read for these objects, which `tree` may contain too.
+            source: The file, for messages.
 
         Raises:
             TrainingError: the trainer cannot take it; names what.
@@ -432,8 +432,8 @@ def _for_saving(value: Any, memo: dict[int, Any]) -> Any:
     """Return the value with a `StateDict` in the place of each object that has one; what has none in it stays itself.
 
     Args:
-        value: of any kind.
-        memo: id of a value -> what stands for it.
+        value: A value of any kind.
+        memo: Identity of a value -> what stands for it.
     """
     if id(value) in memo:
         return memo[id(value)]
@@ -487,7 +487,7 @@ class _Restoration:
     """Lets objects that are here become what was read.
 
     Args:
-        source: the file, for messages.
+        source: The file, for messages.
     """
 
     def __init__(self, source: Any) -> None:

@@ -64,10 +64,11 @@ class Checkpointing:
     One is written at the end of a search, too.
 
     Args:
-        every_epochs: epochs between checkpoints; None for none at the end of an epoch. Default: 1.
-        every_steps: steps of an epoch between checkpoints. Default: none.
-        every_minutes: minutes between checkpoints. Default: none.
-        keep_last: how many are kept, besides the one with the least loss on the validation part. Default: 2.
+        every_epochs: Number of epochs between checkpoints; None for none at the end of an epoch. Default: 1.
+        every_steps: Number of steps of an epoch between checkpoints. Default: none inside an epoch.
+        every_minutes: Minutes between checkpoints. Default: none by time.
+        keep_last: Number of checkpoints that stay, besides the one with the least loss on the validation part. Default:
+            2.
     """
 
     every_epochs: int | None = 1
@@ -178,9 +179,9 @@ class RunDirectory:
         The first process chooses; all read the same file. All must call it together.
 
         Args:
-            processes: those of the run.
-            classes: as for `read_checkpoint`.
-            device: as for `read_checkpoint`.
+            processes: The processes of the run, all of which call this together.
+            classes: Classes that may be made, as `read_checkpoint` takes them.
+            device: Device of the tensors, as `read_checkpoint` takes it.
 
         Raises:
             FileFormatError: there are checkpoints, and none is whole; names the latest. Or what is whole holds
@@ -233,10 +234,11 @@ class RunDirectory:
         """Write a checkpoint, and remove those that are neither among the last nor the best.
 
         Args:
-            state: what is written.
-            global_step: steps so far, of all epochs; orders the files.
-            keep_last: how many to keep.
-            loss: of the validation part, at the end of an epoch, to know the best by.
+            state: The tree that is written.
+            global_step: Number of steps so far, of all epochs; it orders the files.
+            keep_last: Number of checkpoints that stay.
+            loss: Loss of the validation part at the end of an epoch, by which the best is known. Default: not the end
+                of an epoch.
         """
         self._check_there()
         path = self._checkpoints / _name(global_step)

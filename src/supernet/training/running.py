@@ -20,9 +20,9 @@ class Rest:
     """What `fit` needs to go on exactly where the same trainer was left between two steps, beside the trainer itself.
 
     Attributes:
-        random: the numbers that it had come to; outside of `fit` they are the user's own.
-        seconds: how long it had run.
-        data: where the parts of the data had come to, of those that keep a place.
+        random: State of the random numbers that it had come to; outside of `fit` they are the user's own.
+        seconds: Seconds that it had run.
+        data: Place that each part of the data had come to, of those that have one.
     """
 
     random: RandomState
@@ -38,8 +38,8 @@ def end_described(
 
     Args:
         describe: `describe(status, **what)`.
-        signals: that have come.
-        undisturbed: a context in which other processes, which have failed too, do not interrupt this one.
+        signals: Signals that have come.
+        undisturbed: A context in which other processes, which have failed too, do not interrupt this one.
     """
     try:
         yield

@@ -1,0 +1,147 @@
+"""The examples in docstrings run and give what they show, and what is said of arguments is whole sentences."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD
+from torch.utils.data import TensorDataset
+
+import supernet
+import supernet.search
+
+SOURCE = Path(supernet.__file__).parent
+# Files some of whose arguments are said in words that are no sentence yet.
+FRAGMENTS = {
+    "data/loaders.py",
+    "data/order.py",
+    "data/seeding.py",
+    "data/split.py",
+    "data/streams.py",
+    "execution/apart.py",
+    "execution/choice_slot.py",
+    "execution/expected_mean.py",
+    "execution/fast/candidates.py",
+    "execution/fast/convolution.py",
+    "execution/fast/segment.py",
+    "execution/fast/tracing.py",
+    "execution/fast/weighted_sum.py",
+    "execution/input_slot.py",
+    "execution/lean.py",
+    "execution/memory_format.py",
+    "execution/mixing.py",
+    "execution/plan.py",
+    "execution/recalibration.py",
+    "execution/replace.py",
+    "execution/risks.py",
+    "execution/selection.py",
+    "execution/slot.py",
+    "execution/state.py",
+    "execution/supernet.py",
+    "files/checkpoint.py",
+    "files/encoding.py",
+    "files/safetensors_file.py",
+    "files/weights.py",
+    "processes/fabric.py",
+    "processes/interruption.py",
+    "processes/messages.py",
+    "processes/watch.py",
+    "relaxations.py",
+    "reports/outline.py",
+    "reports/plots.py",
+    "retiarii/absent.py",
+    "retiarii/install.py",
+    "retiarii/labels.py",
+    "retiarii/oneshot/pytorch/darts.py",
+    "retiarii/oneshot/pytorch/enas.py",
+    "retiarii/oneshot/pytorch/proxyless.py",
+    "search/evolution.py",
+    "trainers/darts.py",
+    "trainers/enas.py",
+    "trainers/proxyless.py",
+    "trainers/random_search.py",
+    "trainers/sampled.py",
+    "trainers/single_path.py",
+    "trainers/supernet_trainer.py",
+    "training/forward.py",
+    "training/loop.py",
+    "training/metrics.py",
+    "training/state_of_processes.py",
+    "training/steps.py",
+}
+
+# What an example may use without importing it.
+PUBLIC = (supernet.execution, supernet.nn, supernet.search, supernet.space, supernet.trainers, supernet)
+NAMES = {name: getattr(room, name) for room in PUBLIC for name in room.__all__}
+NAMES |= {"torch": torch, "nn": nn, "SGD": SGD, "TensorDataset": TensorDataset}
+
+_ENTRY = re.compile(r"([\w*]+(?:, [\w*]+)*): (.*)", re.DOTALL)
+
+
+def _modules():
+    for path in sorted(SOURCE.rglob("*.py")):
+        if "__main__" not in path.name and ">>>" in path.read_text():
+            yield ".".join(["supernet", *path.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("name", list(_modules()))
+def test_the_examples_of_a_module_give_what_they_show(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # for the files that they write
+    torch.manual_seed(0)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    report = []
+    module = importlib.import_module(name)
+    for test in doctest.DocTestFinder(exclude_empty=True).find(module, extraglobs=NAMES):
+        runner.run(test, out=report.append)
+    assert not report, "".join(report)
+    assert runner.tries > 0
+
+
+def _documented(path):
+    """Yield (name, docstring) of the public classes, functions and methods of a file."""
+    waiting = [("", node) for node in ast.parse(path.read_text()).body]
+    for prefix, node in waiting:  # which grows meanwhile
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield prefix + node.name, ast.get_docstring(node) or ""
+            waiting += [(f"{prefix}{node.name}.", inner) for inner in node.body]
+
+
+def _arguments(docstring):
+    """Yield (name, what is said of it) of the sections "Args" and "Attributes"."""
+    for section in re.findall(r"^(?:Args|Attributes):\n((?: {4}.*\n?|\n)+)", docstring, re.MULTILINE):
+        for entry in re.split(r"^(?=\S)", textwrap.dedent(section), flags=re.MULTILINE):
+            if entry.strip():
+                match = _ENTRY.fullmatch(entry.strip())
+                assert match, entry
+                yield match[1], match[2]
+
+
+def _is_sentence(text):
+    return re.match(r"[A-Z`\"'0-9]", text) is not None and text.endswith(".")
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_what_is_said_of_arguments_is_whole_sentences(path):
+    said = [(owner, *argument) for owner, docstring in _documented(path) for argument in _arguments(docstring)]
+    fragments = [f"{owner}: {name}: {text}" for owner, name, text in said if not _is_sentence(text)]
+    assert not fragments or path.relative_to(SOURCE).as_posix() in FRAGMENTS, "\n".join(fragments)
+
+
+@pytest.mark.parametrize("name", supernet.__all__)
+def test_arguments_in_docstrings_are_those_of_the_signature(name):
+    subject = getattr(supernet, name)
+    sections = re.findall(r"^Args:\n((?: {4}.*\n?|\n)+)", inspect.getdoc(subject) or "", re.MULTILINE)
+    if not sections or not callable(subject):
+        pytest.skip("has no arguments of its own")
+    said = {argument for names, _ in _arguments("Args:\n" + sections[0]) for argument in names.split(", ")}
+    parameters = inspect.signature(subject).parameters
+    unknown = said - parameters.keys()
+    takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    assert takes_more or unknown == set()
