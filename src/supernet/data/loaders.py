@@ -59,9 +59,9 @@ class Reseeded(Dataset[Any]):
     """A dataset that gives whole batches, whose random numbers are functions of the seed and the keys.
 
     Args:
-        dataset: gives the samples; each draws from a seed of its own.
-        seed: mixed into all of them.
-        collate: makes a batch of a list of samples, or of one sample; it draws from a seed of the batch.
+        dataset: Dataset of the samples, each of which draws from a seed of its own.
+        seed: A number that counts in the seeds of all.
+        collate: Makes a batch of a list of samples, or of one sample; it draws from a seed of the batch.
     """
 
     def __init__(self, dataset: Any, seed: int, collate: Callable[[Any], Any]) -> None:
@@ -157,17 +157,17 @@ def loader_of(
     """Return a loader whose batches are `Rounds`, where that can be.
 
     Args:
-        data: a dataset of either kind, or a loader. A loader over a map-style dataset is made anew with all its
+        data: A dataset of either kind, or a loader. A loader over a map-style dataset is made anew with all its
             options, in an order of ours if it shuffles, else in its sampler's. A stream, and a loader that iterates in
             a way of its own, are taken as they are: every process reads them whole, and `DataSplit` shares them.
-        batch_size: samples a batch in each process. When shuffled, a last batch of all processes that is not full is
-            dropped, unless it is the only one: BatchNorm does not bear a batch of one sample. A loader drops as it
-            says.
-        workers: processes that load.
-        seed: of the order and of what samples and batches draw.
-        shuffle: whether to shuffle, and to drop.
-        rank: which of the processes this is.
-        world_size: how many processes share the data.
+        batch_size: Number of samples in a batch of each process. When shuffled, a last batch of all processes that is
+            not full is dropped, unless it is the only one: BatchNorm does not bear a batch of one sample. A loader
+            drops as it says.
+        workers: Number of processes that load.
+        seed: Seed of the order and of what samples and batches draw.
+        shuffle: Whether to shuffle, and to drop. Default: both.
+        rank: Number of this process, from 0 on.
+        world_size: Number of processes that share the data.
 
     Raises:
         DataError: it is neither, is empty, or its sampler cannot be read in several rounds.
@@ -195,10 +195,10 @@ class _Reading(NamedTuple):
     """How a loader reads a map-style dataset.
 
     Attributes:
-        sampler: what decides the order: of indices, or of batches of them where these are made by the user.
-        batched: whether a batch is a list of samples; else each sample is one.
-        batch_size: None where the sampler gives batches, or each sample is one.
-        drop_last: whether a last batch that is not full is left out.
+        sampler: The sampler that decides the order: of indices, or of batches of them where these are made by the user.
+        batched: Whether a batch is a list of samples; else each sample is one.
+        batch_size: Number of samples in a batch; None where the sampler gives batches, or each sample is one.
+        drop_last: Whether a last batch that is not full is left out.
     """
 
     sampler: Any
@@ -350,8 +350,8 @@ def _half_of(loader: DataLoader[Any], indices: list[int], share: int) -> DataLoa
     """Return a loader of these samples alone, which are half of the loader's, read in its way.
 
     Args:
-        loader: one whose samples are known.
-        indices: of the samples.
+        loader: A loader whose samples are known.
+        indices: Indices of the samples.
         share: 0 or 1: which half it is. What is drawn is halved too, and the second half has what is left.
     """
     reading, part = _reading_of(loader), Subset(loader.dataset, indices)

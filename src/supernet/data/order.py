@@ -29,8 +29,8 @@ class Key(NamedTuple):
     """One sample of a round, which is one pass over the data.
 
     Attributes:
-        index: where the dataset has it.
-        numbers: what its random numbers depend on beside the seed; no other sample of the round has these.
+        index: Index of the sample in the dataset.
+        numbers: Numbers that its random numbers depend on beside the seed; no other sample of the round has these.
     """
 
     index: Any
@@ -56,10 +56,10 @@ class Rounds(Sampler[Any]):
     some have fewer samples, and one without any is given some of another's, with a share of 0.
 
     Attributes:
-        batched: whether it gives lists of keys.
-        round: which pass over the data is read next; whoever reads without setting it gets round after round.
-        start: from which of its batches on.
-        seed_of: round -> the number that stands for it in seeds.
+        batched: Whether it gives lists of keys.
+        round: Pass over the data that is read next, from 0 on; whoever reads without setting it gets round after round.
+        start: First of its batches that is given.
+        seed_of: Round -> the number that stands for it in seeds.
     """
 
     batched: bool
@@ -94,8 +94,8 @@ class Rounds(Sampler[Any]):
         """Return the batches of all processes, each as large as one of this process's.
 
         Args:
-            shuffle: in the order of the first round; else in the dataset's where this is ours to say, and nothing is
-                dropped.
+            shuffle: Whether in the order of the first round; else in the dataset's where this is ours to say, and
+                nothing is dropped.
         """
         raise NotImplementedError
 
@@ -106,7 +106,7 @@ class Batches(Rounds):
     All processes' k-th batches together are the k-th batch of one process with as many times the batch size.
 
     Args:
-        batch_size: None: each sample is a batch.
+        batch_size: Number of samples in a batch of this process. None: each sample is a batch.
     """
 
     def __init__(
@@ -185,13 +185,13 @@ class GivenBatches(Rounds):
     (`state_dict`), or is told which round it is (`set_epoch`).
 
     Args:
-        given: gives indices; or lists of them, which are the batches then.
-        batched: whether batches are lists of samples; else each sample is one.
-        batch_size: how many of the indices make a batch. None: `given` makes the batches, or each sample is one.
-        drop_last: whether indices that do not fill the batches of all processes are left out.
-        seed: of what it draws, from torch's `generator` too if it has one.
-        dataset: of the samples, which a sampler that is copied shares with its copy.
-        records: whether batches are drawn before they are used, as workers want it.
+        given: A sampler of indices; or of lists of them, which are the batches then.
+        batched: Whether batches are lists of samples; else each sample is one.
+        batch_size: Number of the indices in a batch. None: `given` makes the batches, or each sample is one.
+        drop_last: Whether indices that do not fill the batches of all processes are left out.
+        seed: Seed of what it draws, from torch's `generator` too if it has one.
+        dataset: Dataset of the samples, which a sampler that is copied shares with its copy.
+        records: Whether batches are drawn before they are used, as workers want it.
 
     Raises:
         DataError: it gives its samples once, or is one that cannot be brought back.
@@ -349,7 +349,7 @@ class GivenBatches(Rounds):
         """Return the state of a stateful sampler after so many batches of the round that is read; None of any other.
 
         Args:
-            batch: None: after the whole round.
+            batch: Number of batches. None: the whole round.
         """
         if not is_stateful(self.given) or self._reading is None:
             return None

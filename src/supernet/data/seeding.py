@@ -24,10 +24,10 @@ class SeededIterator(Iterator[Any]):
     """Gives what an iterable gives, which draws random numbers of its own; all others go on as if it drew none.
 
     Args:
-        given: draws from Python's, NumPy's and torch's global numbers, and from
-        seed: of all that it draws.
-        generators: whose own seeds count too.
-        numbers: go on by these, from the `numbers()` of another one, instead.
+        given: An iterable that draws from Python's, NumPy's and torch's global numbers, and from the generators.
+        seed: Seed of all that it draws.
+        generators: Generators that it draws from; their own seeds count too.
+        numbers: State to go on by instead of the seed, from the `numbers()` of another one.
     """
 
     def __init__(

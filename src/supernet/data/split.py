@@ -36,12 +36,12 @@ class DataSplit:
     """One part of the data: this process's batches from any point on, on the device.
 
     Attributes:
-        loader: the DataLoader behind it.
-        share: by what the loss of the batch that was given last counts in the mean of the processes' losses: the number
-            of its samples over the mean number of the processes'. One process has 1.0. 0.0 where the process had none
-            left, and is given some of another's.
-        round: which pass over the data `cycle` is in.
-        position: how many batches of that round `cycle` has given.
+        loader: The DataLoader behind it.
+        share: Factor by which the loss of the batch that was given last counts in the mean of the processes' losses:
+            the number of its samples over the mean number of the processes'. One process has 1.0. 0.0 where the process
+            had none left, and is given some of another's.
+        round: Pass over the data that `cycle` is in, from 0 on.
+        position: Number of batches of that round that `cycle` has given.
     """
 
     def __init__(
@@ -179,8 +179,8 @@ class DataSplit:
         """Return all processes' share of this part: reading it does not disturb this one.
 
         Args:
-            shuffle: in the order of this part's first round; else in the dataset's, or its sampler's, and nothing is
-                dropped. A loader that was taken as it is keeps its own.
+            shuffle: Whether in the order of this part's first round; else in the dataset's, or its sampler's, and
+                nothing is dropped. A loader that was taken as it is keeps its own.
         """
         loader, rounds = self.loader, self._rounds
         if rounds is not None:

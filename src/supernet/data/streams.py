@@ -38,12 +38,12 @@ class Stream:
     seen to be kept from round to round, the rounds before too.
 
     Args:
-        loader: as it was given.
-        seed: of all that it draws.
+        loader: The loader as it was given.
+        seed: Seed of all that it draws.
 
     Attributes:
-        stateful: what is brought back by its state; None where there is none.
-        reader: the round that was read last.
+        stateful: The loader or dataset that is brought back by its state; None where there is none.
+        reader: The round that was read last.
 
     Raises:
         DataError: it gives its samples once.
@@ -99,10 +99,10 @@ class Stream:
         """Return a round.
 
         Args:
-            round: which one.
-            seed: of the round.
-            after: what the same reader has read before. Default: it begins with what was given.
-            place: where it is entered, from `StreamRound.place`.
+            round: Number of the round, from 0 on.
+            seed: Seed of the round.
+            after: Round that the same reader has read before. Default: it begins with what was given.
+            place: Place at which it is entered, from `StreamRound.place`. Default: its beginning.
         """
         is_followed, loaded = after is not None and after is self.reader, None
         self.leave()
@@ -136,9 +136,9 @@ class StreamRound(Iterator[Any]):
     """One round of a stream, beside which others may be read.
 
     Attributes:
-        over: whether it has come to its end.
-        depends: whether what it gives may depend on the rounds before.
-        left: from where it goes on after another reader.
+        over: Whether it has come to its end.
+        depends: Whether what it gives may depend on the rounds before.
+        left: Place from where it goes on after another reader.
     """
 
     def __init__(self, stream: Stream, round: int, seed: int, depends: bool) -> None:

@@ -17,7 +17,7 @@ def weights_of_mean(probabilities: torch.Tensor) -> torch.Tensor:
     Gauss's quadrature is exact.
 
     Args:
-        probabilities: (K,), of each input to be chosen.
+        probabilities: Probability (K,) of each input to be chosen.
     """
     nodes_Q1, weights_Q1 = _quadrature(len(probabilities), probabilities.dtype, probabilities.device)
     logs_QK = torch.log(1 - probabilities + probabilities * nodes_Q1)  # of numbers above 0, as the nodes are

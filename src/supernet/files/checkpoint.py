@@ -31,9 +31,9 @@ class StateDict:
     """What stands in a checkpoint for an object that has a `state_dict`.
 
     Attributes:
-        kind: the name of its class, for messages.
-        state: its `state_dict()`.
-        buffers: of a module those that its `state_dict` leaves out.
+        kind: Name of the object's class, for messages.
+        state: What its `state_dict()` returned.
+        buffers: Buffers of a module that its `state_dict` leaves out.
     """
 
     NAME_IN_FILES: ClassVar[str] = "supernet.StateDict"  # wherever the class stands
@@ -47,8 +47,8 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a state such that a kill at any moment leaves either no file of that name or a whole one.
 
     Args:
-        path: where to.
-        state: a tree of what `encoding.check_can_be_saved` lets pass.
+        path: Path of the file; its directory is made if there is none.
+        state: A tree of what `encoding.check_can_be_saved` lets pass.
 
     Raises:
         TrainingError: something in the state is of another type, or the file cannot be written; names it.
@@ -68,9 +68,9 @@ def read_checkpoint(path: Path, classes: Iterable[type] = (), device: torch.devi
     """Read the state that `write_checkpoint` wrote.
 
     Args:
-        path: of the file.
-        classes: the dataclasses, namedtuples and enums that may be made. No other class is looked up.
-        device: where tensors and generators go that were not on the CPU.
+        path: Path of the file.
+        classes: The dataclasses, namedtuples and enums that may be made. No other class is looked up. Default: none.
+        device: Device of the tensors and generators that were not on the CPU. Default: the CPU.
 
     Raises:
         FileFormatError: the file is truncated, foreign or tampered with, or holds something of a class that may not

@@ -49,9 +49,9 @@ def check_can_be_saved(value: Any, where: str, classes: Iterable[type] | None = 
     """Raise unless a checkpoint can hold the value. No tensor is copied.
 
     Args:
-        value: what is to be held.
-        where: what it is called in messages, such as "state.baseline".
-        classes: the dataclasses, namedtuples and enums that will be known at reading. Default: any.
+        value: The value that a checkpoint is to have.
+        where: Name of its place in messages, such as "state.baseline".
+        classes: The dataclasses, namedtuples and enums that will be known at reading. Default: any.
 
     Raises:
         TrainingError: something in it cannot be held, or is of another class; names its place and its type.
@@ -63,9 +63,10 @@ def encoded(value: Any, where: str, order_of_sets: Callable[[Any], str] | None =
     """Return the tree as a table. Its tensors are not copied; they are those of the tree or views of them.
 
     Args:
-        value: the tree.
-        where: what it is called in messages.
-        order_of_sets: by what the items of sets are ordered. Default: as they are, which differs between processes.
+        value: The tree.
+        where: Name of its place in messages.
+        order_of_sets: A function item -> text, by which the items of sets are ordered. Default: as they are, which
+            differs between processes.
 
     Raises:
         TrainingError: something in it cannot be held; names its place and its type.
@@ -77,9 +78,9 @@ def decoded(table: Encoded, classes: Iterable[type] = (), device: torch.device |
     """Return the tree of a table.
 
     Args:
-        table: from `encoded`, or from a file that anybody may have written.
-        classes: the dataclasses, namedtuples and enums that may be made.
-        device: where tensors and generators go that were not on the CPU.
+        table: A table from `encoded`, or from a file that anybody may have written.
+        classes: The dataclasses, namedtuples and enums that may be made. Default: none.
+        device: Device of the tensors and generators that were not on the CPU. Default: the CPU.
 
     Raises:
         FileFormatError: the table is none, or holds something of a class that may not be made; says which.

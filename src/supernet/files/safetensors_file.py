@@ -41,9 +41,9 @@ def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata:
     """Write tensors such that a kill at any moment leaves the old file of that name, or none, or a whole one.
 
     Args:
-        path: where to.
-        tensors: dense ones, of any device, of `DTYPES`.
-        metadata: more for the header.
+        path: Path of the file.
+        tensors: Dense tensors by name, on any device, of the types in `DTYPES`.
+        metadata: Further texts for the header.
 
     Raises:
         TrainingError: the header would be larger than safetensors allows; nothing is written.

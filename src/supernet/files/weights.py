@@ -30,8 +30,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
     """Load the weights of a run's `network.safetensors`, having compared its digest.
 
     Args:
-        network: the network that the run has found: `freeze(model, architecture)`.
-        path: of the file.
+        network: The network that the run has found: `freeze(model, architecture)`.
+        path: Path of the file.
 
     Raises:
         FileFormatError: the file is damaged, or does not hold the weights of this network.

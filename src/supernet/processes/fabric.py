@@ -43,13 +43,14 @@ def new_fabric(
     Under `torchrun` every process of it takes part, with DDP, unless something else is asked for.
 
     Args:
-        device: a kind, or one device of it where there is one process. Default: an accelerator if there is one.
-        precision: as Fabric names it.
-        strategy: as Fabric names it. Default: DDP where there are several processes.
-        devices: processes on this node. Default: as `torchrun` says, else 1.
-        num_nodes: nodes. Default: as `torchrun` says, else 1.
-        unused_parameters: whether a step may leave parameters without a gradient, which DDP must be told.
-        timeout: seconds that a process waits for the others, once all are there.
+        device: A kind of device ("cpu", "cuda"), or one device of it where there is one process. Default: an
+            accelerator if there is one.
+        precision: Precision by the name that Fabric has for it, such as "bf16-mixed".
+        strategy: Strategy by the name that Fabric has for it. Default: DDP where there are several processes.
+        devices: Number of processes on this node. Default: as `torchrun` says, else 1.
+        num_nodes: Number of nodes. Default: as `torchrun` says, else 1.
+        unused_parameters: Whether a step may leave parameters without a gradient, which DDP must be told. Default: not.
+        timeout: Seconds that a process waits for the others, once all are there. Default: 600.
 
     Raises:
         TrainingError: something of this is unknown, or not to be had on this machine; not all processes come.

@@ -24,7 +24,7 @@ class Interruption:
     """Which signal has come, if any.
 
     Args:
-        as_keyboard: whether SIGINT ends what is interrupted by `KeyboardInterrupt`, as it does elsewhere.
+        as_keyboard: Whether SIGINT ends what is interrupted by `KeyboardInterrupt`, as it does elsewhere.
     """
 
     def __init__(self, as_keyboard: bool) -> None:
@@ -49,9 +49,9 @@ def noticing_signals(*, as_keyboard: bool, grace: float = 0.0) -> Iterator[Inter
     Python takes signals in the main thread only: elsewhere nothing is changed. A signal that is ignored stays so.
 
     Args:
-        as_keyboard: whether SIGINT is answered by `KeyboardInterrupt` instead of `SystemExit`.
-        grace: seconds in which further ones are the first once more: a launcher passes on what a terminal or a batch
-            system has sent to all processes already. Default: none.
+        as_keyboard: Whether SIGINT is answered by `KeyboardInterrupt` instead of `SystemExit`.
+        grace: Seconds in which further signals count as the first once more: a launcher passes on what a terminal or a
+            batch system has sent to all processes already. Default: none.
     """
     noticed, until = Interruption(as_keyboard), 0.0
     before: dict[signal.Signals, Any] = {}
@@ -117,7 +117,7 @@ def outliving_one_signal(given: Callable[[int], None] | None) -> Callable[[int],
     not finish its step.
 
     Args:
-        given: the `worker_init_fn` of the user.
+        given: The `worker_init_fn` of the user.
     """
     if isinstance(given, partial) and given.func is _begin_worker:
         return given

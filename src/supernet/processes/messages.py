@@ -47,12 +47,12 @@ class Processes:
     """The processes of a run. All must call its methods together, and in the same order.
 
     Args:
-        fabric: which has launched them.
-        timeout: seconds that one waits for the others.
+        fabric: The Fabric that has launched them.
+        timeout: Seconds that one waits for the others.
 
     Attributes:
-        rank: which of them this is.
-        count: how many there are.
+        rank: Number of this process among them, from 0 on.
+        count: Number of processes.
     """
 
     def __init__(self, fabric: Fabric, timeout: float) -> None:
@@ -153,8 +153,8 @@ class Processes:
         """Raise, in all processes, unless each tells the same.
 
         Args:
-            told: name -> what JSON can say.
-            finding: what it is called if they do not, for the error.
+            told: Name -> what JSON can say.
+            finding: What the error says of them if they do not tell the same.
 
         Raises:
             TrainingError: names what differs, and which process has which.
@@ -171,8 +171,8 @@ class Processes:
         """Raise as `compare` does; one small message where all is well.
 
         Args:
-            told, finding: as there.
-            at: what is to be compared, for the error where it does not come to that.
+            told, finding: The same as `compare` takes.
+            at: What is to be compared, for the error where it does not come to that.
         """
         if len({one for (one,) in self.exchange(at, _number_of(json.dumps(told)))}) > 1:
             self.compare(told, finding)
@@ -184,9 +184,9 @@ class Processes:
         message, so that it comes about twice a second.
 
         Args:
-            number: a signal's, 0 for none.
-            wish: to save.
-            position: what must be the same in all processes: up to three numbers.
+            number: Number of a signal; 0 for none.
+            wish: Whether this process wishes to save.
+            position: Up to three numbers that must be the same in all processes.
         """
         if self.count == 1:
             return number, wish
@@ -273,7 +273,8 @@ class Processes:
         """Turn what torch raises where another process is gone into an error that says which, and why.
 
         Args:
-            noticed: a signal, which then is none of its own: whatever has launched the processes ends them all.
+            noticed: Where a signal is noted, which is forgotten if another process is gone: whatever has launched the
+                processes ends them all then. Default: none.
         """
         try:
             yield
@@ -304,7 +305,7 @@ class Processes:
         """Let the others know in this context how this process is, and end it soon where another has ended.
 
         Args:
-            where: says how far this process is.
+            where: A function that says how far this process is.
         """
         if self.count == 1:
             yield

@@ -54,7 +54,7 @@ class Watch(threading.Thread):
         """Tell how this process is.
 
         Args:
-            failure: by what it ends, which stays said in whatever is told later.
+            failure: What this process ends by, which stays said in whatever is told later. Default: it goes on.
         """
         with self._lock_of_store:
             self._own_failure = self._own_failure or failure

@@ -26,10 +26,10 @@ class Step:
     """A node of the outline.
 
     Attributes:
-        text: what it is, for a person: label and decision in a line each, then the choices inside, indented by depth.
+        text: What it is, for a person: label and decision in a line each, then the choices inside, indented by depth.
         kind: "end" (input or output), or the chosen candidate's name, or "inputs".
-        sources: indices of the steps that it takes data from.
-        dropped: indices of the steps that it was offered data from, and did not choose.
+        sources: Indices of the steps that it takes data from.
+        dropped: Indices of the steps that it was offered data from, and did not choose.
     """
 
     text: str
@@ -53,8 +53,8 @@ def outline(model: nn.Module, architecture: Architecture) -> list[Step]:
     A model whose forward cannot be traced (its control flow depends on data) is outlined by its choices alone.
 
     Args:
-        model: as written, or with its choices replaced.
-        architecture: canonical.
+        model: A model with choices, as written or with its choices replaced.
+        architecture: An architecture in the space's form, label -> decision.
     """
     choices: dict[int, Choice] = {}
     for parent in all_parents(model):

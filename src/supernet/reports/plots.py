@@ -30,9 +30,9 @@ def plot_probabilities(space: SearchSpace, history: Sequence[dict[str, Any]], pa
     """Plot the probability of each candidate over the epochs, one small plot a choice.
 
     Args:
-        space: the space that was searched.
-        history: one dict an epoch, with "epoch" and "probabilities": label -> numbers.
-        path: where to write, without a suffix.
+        space: The space that was searched.
+        history: One dict an epoch, with "epoch" and "probabilities": label -> numbers.
+        path: Path of the pictures, without a suffix.
 
     Returns:
         The PNG's and the SVG's path; none where the history has no probabilities.
@@ -78,9 +78,9 @@ def plot_architecture(model: nn.Module, architecture: Architecture, path: Path) 
     was offered and did not choose are dotted.
 
     Args:
-        model: the model that the architecture decides, as written or with its choices replaced.
-        architecture: label -> decision.
-        path: where to write, without a suffix.
+        model: The model that the architecture decides, as written or with its choices replaced.
+        architecture: Label -> decision.
+        path: Path of the pictures, without a suffix.
 
     Returns:
         The PNG's and the SVG's path.

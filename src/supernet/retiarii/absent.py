@@ -47,8 +47,8 @@ def names_absent_from(module: str, theirs: str) -> Callable[[str], Any]:
     """Return the `__getattr__` of one of our modules: what NNI's has and ours has not is absent.
 
     Args:
-        module: ours, whose own parts are found before.
-        theirs: the name of NNI's.
+        module: Name of our module, whose own parts are found before.
+        theirs: Name of NNI's module.
     """
 
     def __getattr__(name: str) -> Any:

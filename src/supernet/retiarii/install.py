@@ -81,7 +81,7 @@ def install(*, over_real_nni: bool = False) -> None:
     """Register Retiarii's modules under the name `nni`, in this process; a second call changes nothing.
 
     Args:
-        over_real_nni: let these names win where a real nni is installed. Default: raise.
+        over_real_nni: Whether these names win where a real nni is installed. Default: an error is raised.
 
     Raises:
         NameTakenError: a real nni is installed, or has been imported.

@@ -54,10 +54,10 @@ def put_labels_of_cell_right(
     `cell/0_1` is `cell__0_1`.
 
     Args:
-        label: of the cell.
-        there: what it was in 2.6 to 2.10, if the label is automatic.
-        num_predecessors: how many inputs it has.
-        decisions: the architecture. Default: the one that constructors follow, if there is one.
+        label: Label of the cell.
+        there: Label that it had in 2.6 to 2.10, if the label is automatic.
+        num_predecessors: Number of its inputs.
+        decisions: The architecture. Default: the one that constructors follow, if there is one.
     """
     if decisions is None:
         if (followed := _followed.get()) is None:

@@ -150,9 +150,9 @@ class DartsTrainer(_RetiariiDarts, OurDartsTrainer):
     """`supernet.DartsTrainer` with Retiarii's signature.
 
     Args:
-        learning_rate: warned about: the weights' learning rate is the optimizer's.
+        learning_rate: Leads to a warning: the weights' learning rate is the optimizer's.
         split: "sequential" cuts the data in the middle, as Retiarii did. Default: at random, by the seed.
-        loop: more of what ours takes.
+        loop: Further keyword arguments of `supernet.DartsTrainer`.
     """
 
     def __init__(

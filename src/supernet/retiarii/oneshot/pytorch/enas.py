@@ -34,12 +34,12 @@ class ReinforceController(EnasController):
     """`supernet`'s controller as Retiarii's loop asks it.
 
     Args:
-        fields: the decisions, as fields or as a space. Of fields, a decision is the position that is taken, or a list.
-        options: of `supernet.trainers.EnasController`.
+        fields: The decisions, as fields or as a space. Of fields, a decision is the position that is chosen, or a list.
+        options: Keyword arguments of `supernet.trainers.EnasController`.
 
     Attributes:
-        sample_log_prob: minus the log probability of what was drawn last, as it had that name in Retiarii.
-        sample_entropy: of the decisions, in nats.
+        sample_log_prob: Minus the log probability of what was drawn last, as it had that name in Retiarii.
+        sample_entropy: Entropy of the decisions, in nats.
         sample_skip_penalty: KL of each input's probability to `skip_target`, in nats.
     """
 
@@ -144,7 +144,7 @@ class EnasTrainer(_RetiariiEnas, OurEnasTrainer):
 
     Args:
         split: "sequential" cuts the data in the middle, as Retiarii did. Default: at random, by the seed.
-        options: more of what ours takes.
+        options: Further keyword arguments of `supernet.EnasTrainer`.
     """
 
     def __init__(

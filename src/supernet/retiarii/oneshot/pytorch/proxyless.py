@@ -168,13 +168,14 @@ class ProxylessTrainer(_RetiariiProxyless, OurProxylessTrainer):
     """`supernet.ProxylessTrainer` with Retiarii's signature.
 
     Args:
-        grad_reg_loss_type: how the latency of a table `cost` counts: None and "add#linear" add it to the loss.
-        grad_reg_loss_params: {"lambda": ...} of "add#linear": the cost counts lambda / ref_latency. Default: 0.2.
-        applied_hardware: what the latencies in `cost` are of. Nothing here predicts them.
-        dummy_input: ignored.
-        ref_latency: in the unit of the cost.
+        grad_reg_loss_type: How the latency of a table `cost` counts: None and "add#linear" add it to the loss.
+        grad_reg_loss_params: Parameters of "add#linear", {"lambda": ...}: the cost counts lambda / ref_latency.
+            Default: 0.2.
+        applied_hardware: Hardware whose latencies are in `cost`. Nothing here predicts them.
+        dummy_input: Ignored.
+        ref_latency: Latency that the cost is divided by, in the unit of the cost. Default: 65.
         split: "sequential" cuts the data in the middle, as Retiarii did. Default: at random, by the seed.
-        options: more of what ours takes.
+        options: Further keyword arguments of `supernet.ProxylessTrainer`.
     """
 
     def __init__(

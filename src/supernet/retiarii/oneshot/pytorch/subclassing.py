@@ -242,11 +242,11 @@ class RetiariiTrainer(BaseOneShotTrainer):
         """Take the metrics of a batch into the epoch's means, and log them where it is time.
 
         Args:
-            meters: the means.
-            logits: what the model returned.
-            y: what the metrics compare it with.
-            loss: of the batch.
-            at: what is trained, the epoch, the step, and the loader that is read.
+            meters: The means of the epoch.
+            logits: What the model returned.
+            y: What the metrics compare it with.
+            loss: Loss of the batch.
+            at: What is trained, the epoch, the step, and the loader of the epoch.
         """
         measured = {} if self.metrics is None else self.metrics(logits, y)
         meters.update({**(measured if isinstance(measured, Mapping) else {"metric": measured}), "loss": loss.item()})
