@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 from torch.utils.data import DataLoader, TensorDataset
 
+import programs
 from supernet import accuracy, evaluate, load_runs, train
 from supernet.errors import NonFiniteError, TrainingError
 from supernet.rerun import differences
@@ -186,11 +186,7 @@ def main(run_dir, batch_size):
 
 
 def test_two_processes_with_half_the_batch_give_what_one_gives(tmp_path):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, __file__, str(tmp_path / "two"), "4"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
-    assert done.returncode == 0, done.stderr
+    programs.run(__file__, tmp_path / "two", "4", processes=2)
     main(tmp_path / "one", 8)
     one, *both = (
         json.loads((tmp_path / name).read_text())

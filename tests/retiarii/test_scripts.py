@@ -8,17 +8,13 @@ from pathlib import Path
 
 import pytest
 
+import programs
+
 SCRIPTS = Path(__file__).with_name("scripts")
 
 
 def run(script, *arguments, directory, check=True):
-    command = [sys.executable, "-m", "supernet.retiarii", str(SCRIPTS / script), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        command, capture_output=True, text=True, cwd=directory, env=environment, timeout=180, check=False
-    )
-    assert not check or result.returncode == 0, result.stderr
-    return result
+    return programs.run("-m", "supernet.retiarii", SCRIPTS / script, *arguments, cwd=directory, check=check)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,5 @@
 """Loaders, samplers and streams of a user's own, read by two processes, give what one with twice the batch gives."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from searches_on_loaders import CASES
 
+import programs
 from supernet.data.order import Batches
 
 SCRIPT = Path(__file__).with_name("searches_on_loaders.py")
@@ -19,21 +17,10 @@ SCRIPT = Path(__file__).with_name("searches_on_loaders.py")
 def found(tmp_path_factory):
     """What all searches came to: in one process, in each of two; and what these printed."""
     path = tmp_path_factory.mktemp("shared") / "result"
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    commands = [[sys.executable, str(SCRIPT), str(path)], [sys.executable, *launcher, str(SCRIPT), str(path)]]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    both = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-        for command in commands
-    ]
-    try:
-        outputs = [process.communicate(timeout=300) for process in both]
-    finally:
-        for process in both:
-            process.kill()
-    assert [process.returncode for process in both] == [0, 0], [errors[-3000:] for _, errors in outputs]
+    programs.run(SCRIPT, path, timeout=300)
+    printed = programs.run(SCRIPT, path, processes=2, timeout=300).stdout
     files = [f"{path}-{name}.safetensors" for name in ("1-0", "2-0", "2-1")]
-    return [load_file(file) for file in files], outputs[1][0]
+    return [load_file(file) for file in files], printed
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,7 +1,6 @@
-"""Several processes over real sockets (gloo, by torchrun) do what one process does."""
+"""Several processes over real sockets (gloo) do what one process does."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -12,20 +11,16 @@ import torch
 from safetensors.torch import load_file
 from searches import KINDS
 
+import programs
+
 SCRIPT = Path(__file__).with_name("searches.py")
 PLAIN = {"norm": False, "noise": False, "scheduler": None, "num_epochs": 2}
 
 
-def torchrun(processes, kind, run_dir, *arguments, options=None, check=True):
-    command = [sys.executable, str(SCRIPT), kind, str(run_dir), *arguments, "--options", json.dumps(options or {})]
-    if processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [sys.executable, *launcher, *command[1:]]
+def run(processes, kind, run_dir, *arguments, options=None, check=True):
     run_dir.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, env=environment)
-    assert not check or result.returncode == 0, result.stderr
-    return result
+    words = SCRIPT, kind, run_dir, *arguments, "--options", json.dumps(options or {})
+    return programs.run(*words, processes=processes, check=check)
 
 
 def results(run_dir, processes):
@@ -39,8 +34,8 @@ EACH = [pytest.param(kind, marks=() if kind in FAST else pytest.mark.slow) for k
 
 @pytest.mark.parametrize("kind", EACH)
 def test_two_processes_with_half_the_batch_give_what_one_gives(tmp_path, kind):
-    torchrun(1, kind, tmp_path / "one", options={**PLAIN, "batch_size": 8})
-    torchrun(2, kind, tmp_path / "two", options={**PLAIN, "batch_size": 4})
+    run(1, kind, tmp_path / "one", options={**PLAIN, "batch_size": 8})
+    run(2, kind, tmp_path / "two", options={**PLAIN, "batch_size": 4})
     (one,) = results(tmp_path / "one", 1)
     first, second = results(tmp_path / "two", 2)
     assert one.keys() == first.keys()
@@ -63,16 +58,18 @@ def test_two_processes_with_half_the_batch_give_what_one_gives(tmp_path, kind):
 def test_accumulated_gradients_over_processes_are_those_of_the_larger_batch(tmp_path):
     """A candidate drawn for each batch would differ, so the space has one path only: see `one_path` in searches.py."""
     options = {**PLAIN, "one_path": True}
-    torchrun(1, "path", tmp_path / "one", options={**options, "batch_size": 8})
-    torchrun(2, "path", tmp_path / "two", options={**options, "batch_size": 2, "accumulate": 2})
+    run(1, "path", tmp_path / "one", options={**options, "batch_size": 8})
+    run(2, "path", tmp_path / "two", options={**options, "batch_size": 2, "accumulate": 2})
     (one,), (two, _) = results(tmp_path / "one", 1), results(tmp_path / "two", 2)
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-5, atol=1e-5)
 
 
 def test_a_process_that_raises_brings_the_others_down_with_its_error(tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [sys.executable, *launcher, str(SCRIPT), "first order", str(tmp_path), "--raise-on-rank", "1"]
     began = time.monotonic()
-    result = torchrun(2, "first order", tmp_path, "--raise-on-rank", "1", check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert result.returncode != 0
     assert "ValueError: broken on purpose" in result.stderr
     assert time.monotonic() - began < 90  # not a hang
@@ -80,9 +77,9 @@ def test_a_process_that_raises_brings_the_others_down_with_its_error(tmp_path):
 
 @pytest.mark.slow  # stopped processes are tested in a file of their own
 def test_two_processes_resume_exactly_and_only_the_first_writes_and_prints(tmp_path):
-    torchrun(2, "path", tmp_path / "whole")
-    torchrun(2, "path", tmp_path / "parts", options={"num_epochs": 1})
-    result = torchrun(2, "path", tmp_path / "parts")
+    run(2, "path", tmp_path / "whole")
+    run(2, "path", tmp_path / "parts", options={"num_epochs": 1})
+    result = run(2, "path", tmp_path / "parts")
     whole, parts = (json.loads((tmp_path / d / "result-1.json").read_text()) for d in ("whole", "parts"))
     assert parts["weights"] == whole["weights"]
     assert len((tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()) == 3
@@ -90,6 +87,6 @@ def test_two_processes_resume_exactly_and_only_the_first_writes_and_prints(tmp_p
 
 
 def test_a_checkpoint_of_another_number_of_processes_is_refused_and_says_why(tmp_path):
-    torchrun(2, "first order", tmp_path, options={"num_epochs": 1})
-    result = torchrun(1, "first order", tmp_path, check=False)
+    run(2, "first order", tmp_path, options={"num_epochs": 1})
+    result = run(1, "first order", tmp_path, check=False)
     assert "processes was 2, is 1" in result.stderr

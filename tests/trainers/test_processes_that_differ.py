@@ -1,10 +1,9 @@
 """Processes that differ all end with an error that says in what; those that wait in vain, with one that says for whom.
 
-Real processes under torchrun; what only compares runs one after another in the same two.
+Real processes; what only compares runs one after another in the same two.
 """
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+import programs
 from supernet import DartsTrainer, LayerChoice
 from supernet.processes.messages import _difference, is_about_processes
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 SCRIPT = Path(__file__).with_name("searches_that_end.py")
 
 REFUSED = {
@@ -59,14 +58,15 @@ IN_THE_FIRST = {
 }
 
 
-def outcomes_of(modes, directory, launcher=TORCHRUN):
+def outcomes_of(modes, directory):
     """Run searches in two processes; return mode -> the outcome in each process that has lived to tell."""
-    command = [sys.executable, *launcher, str(SCRIPT), ",".join(modes), str(directory)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
-    told = [directory / f"process-{rank}.json" for rank in range(2)]
-    told = [json.loads(path.read_text()) for path in told if path.exists()]
-    return {mode: [outcomes[mode] for outcomes in told if mode in outcomes] for mode in modes}
+    programs.run(SCRIPT, ",".join(modes), directory, processes=2, check=False)
+    return told(directory)
+
+
+def told(directory):
+    outcomes = [json.loads(path.read_text()) for path in sorted(directory.glob("process-*.json"))]
+    return {mode: [of_one[mode] for of_one in outcomes if mode in of_one] for mode in outcomes[0]}
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,8 @@ def test_a_process_that_waits_in_vain_ends_with_an_error_that_says_for_whom(tmp_
 
 @pytest.mark.slow
 def test_processes_that_fabric_has_launched_end_as_those_of_torchrun(tmp_path):
-    first, second = outcomes_of(["hangs"], tmp_path, launcher=())["hangs"]
+    subprocess.run([sys.executable, str(SCRIPT), "hangs", str(tmp_path)], timeout=120, check=False)
+    first, second = told(tmp_path)["hangs"]
     assert ENDED["hangs"] in first["error"]
     assert second["error"].startswith("TrainingError: process 0 ")
 

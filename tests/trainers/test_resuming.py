@@ -4,8 +4,6 @@ import json
 import random
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,6 +14,7 @@ import torchmetrics
 from searches import KINDS, Net, before_each_step, result, search
 from torch.utils.data import DataLoader, IterableDataset, WeightedRandomSampler
 
+import programs
 from supernet import DartsTrainer
 from supernet.errors import FileFormatError, TrainingError
 from supernet.files.checkpoint import read_checkpoint, write_checkpoint
@@ -283,14 +282,14 @@ def test_resuming_without_anything_to_resume_says_so_or_begins(tmp_path):
 
 
 def start(kind, run_dir, *arguments):
-    command = [sys.executable, str(SCRIPT), kind, str(run_dir), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    program = programs.Program(SCRIPT, kind, run_dir, *arguments)
+    program.wait_for(lambda: program.has_printed("ready\n"))
+    return program
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_the_step_finish_saves_and_exits_with_one_line(tmp_path, number):
     process = start("first order", tmp_path, "--slow", "0.1", "--every-steps", "1000")
-    assert process.stdout.readline() == "ready\n"
     time.sleep(0.5)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
@@ -317,10 +316,7 @@ def test_handlers_are_put_back_and_a_search_runs_in_another_thread_without_them(
 
 def test_a_directory_in_use_by_a_live_process_is_refused_and_free_once_that_is_killed(tmp_path):
     process = start("first order", tmp_path, "--slow", "0.5")
-    assert process.stdout.readline() == "ready\n"
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "run.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    process.wait_for((tmp_path / "run.json").exists)
     with pytest.raises(TrainingError, match="in use by another live process"):
         search("first order", tmp_path).fit(resume="auto")
     process.kill()
@@ -334,7 +330,6 @@ def killed_again_and_again(tmp_path, kind, kills, *arguments):
     fell_into_a_save = 0
     for _ in range(kills):
         process = start(kind, tmp_path, "--pause-in-save", *arguments)
-        assert process.stdout.readline() == "ready\n", process.stderr.read()
         time.sleep(rng.uniform(0.0, 0.6))
         process.kill()
         process.communicate()

@@ -5,10 +5,7 @@ import functools
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from searches import KINDS, Augmented, before_each_step, loss, result, search
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
+import programs
 from supernet import accuracy
 from supernet.errors import TrainingError
 from supernet.trainers import Callback, Checkpointing
@@ -407,11 +405,9 @@ def test_a_trainer_whose_export_fails_searches_on_without_training_again():
 def test_a_signal_to_all_processes_of_a_group_is_outlived_by_the_loaders_until_the_step_is_saved(tmp_path):
     """As Slurm and a terminal send it: not only to the process that searches, but to those that load its data too."""
     script = Path(__file__).with_name("searches.py")
-    command = [sys.executable, str(script), "first order", str(tmp_path), "--workers", "2", "--slow", "0.05"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while not any(tmp_path.glob("checkpoints/step-*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    words = script, "first order", tmp_path, "--workers", "2", "--slow", "0.05"
+    process = programs.Program(*words, start_new_session=True)
+    process.wait_for(lambda: any(tmp_path.glob("checkpoints/step-*")))
     os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM

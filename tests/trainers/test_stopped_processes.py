@@ -1,14 +1,13 @@
 """A search by several processes that is stopped anywhere and goes on ends, in each of them, as one that never was."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+import programs
 
 SCRIPT = Path(__file__).with_name("stopped_searches.py")
 KINDS = [
@@ -18,14 +17,9 @@ KINDS = [
 VARIANTS = ["plain", "accumulated", "plateau", "bf16", "torchmetrics"]
 
 
-def torchrun(processes, what, run_dir, *arguments, check=True):
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *launcher, str(SCRIPT), what, str(run_dir), *arguments]
+def run(processes, what, run_dir, *arguments, check=True):
     run_dir.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=580, check=False, env=environment)
-    assert not check or ended.returncode == 0, ended.stderr
-    return ended
+    return programs.run(SCRIPT, what, run_dir, *arguments, processes=processes, check=check, timeout=580)
 
 
 def results(run_dir, processes):
@@ -33,7 +27,7 @@ def results(run_dir, processes):
 
 
 def check_cycles(run_dir, processes, names, seed, stops):
-    torchrun(processes, "cycles", run_dir, *names, "--seed", str(seed), "--stops", str(stops))
+    run(processes, "cycles", run_dir, *names, "--seed", str(seed), "--stops", str(stops))
     found = results(run_dir, processes)
     assert [one["differing"] for one in found] == [[]] * processes
     assert found[0]["stops"] >= len(names)
@@ -49,7 +43,7 @@ def check_signals(run_dir, processes, name, rng, signals):
         before, rank = rng.randint(1, 3), rng.randrange(processes)
         stop = ("--die", number.name, "--before", str(before), "--rank", str(rank))
         begun_at = max(steps_saved(run_dir), default=0)
-        ended = torchrun(processes, "search", run_dir, name, *stop, check=False)
+        ended = run(processes, "search", run_dir, name, *stop, check=False)
         description = json.loads((run_dir / "run.json").read_text())
         if description["status"] == "finished":  # fewer steps were left, so no signal was given
             assert steps_saved(run_dir)[-1] < begun_at + before
@@ -58,7 +52,7 @@ def check_signals(run_dir, processes, name, rng, signals):
         if number == signal.SIGTERM:
             assert (description["status"], description["signal"]) == ("interrupted", "SIGTERM")
             assert steps_saved(run_dir)[-1] >= begun_at + before  # that step was finished, and saved
-    torchrun(processes, "search", run_dir, name)
+    run(processes, "search", run_dir, name)
     assert [one["differing"] for one in results(run_dir, processes)] == [[]] * processes
 
 
