@@ -206,7 +206,7 @@ def test_the_probabilities_of_what_was_not_drawn_stay_to_1e_12():
         trainer.train_architecture(*batch(seed))
         for label, alpha in trainer.alphas.items():
             after = torch.softmax(alpha.detach(), -1)
-            for k in set(range(len(after))) - set(trainer._drawn[label]):
+            for k in set(range(len(after))) - set(trainer.relaxation.drawn[label]):
                 assert after[k].item() == pytest.approx(before[label][k].item(), abs=1e-12)
             moved += not torch.allclose(after, before[label])
     assert moved >= 12  # of op, and of skip; inner is reached in some
@@ -305,13 +305,13 @@ def test_the_gates_gradient_of_the_cost_averages_to_that_of_the_expected_cost():
         orders = {"op": [i, 1 - i], "inner": [j, 1 - j]}
         gates = {
             label: Selection(
-                tuple(trainer._distribution.decisions[label][k] for k in order),
+                tuple(trainer.relaxation.decisions[label][k] for k in order),
                 binary_gates(trainer.alphas[label], order, 0),
                 detached=1,
             )
             for label, order in orders.items()
         }
-        found = torch.autograd.grad(trainer._cost_of(gates), alphas, allow_unused=True)
+        found = torch.autograd.grad(trainer._term_of_cost(trainer.relaxation, gates, 0.0), alphas, allow_unused=True)
         for total, g in zip(average, found, strict=True):
             if g is not None:
                 total += (p[i] * q[j]).detach() * g
@@ -345,7 +345,7 @@ def test_a_cost_pulls_the_search_to_the_cheaper_of_two_equal_candidates():
 def test_reinforce_averages_to_the_gradient_of_the_expected_reward(baseline):
     """sum_a p(a) (R(a) - b) grad log p(a), a over all architectures, nested ones counted as they are reached."""
     trainer = small_trainer(estimator="reinforce", cost={"op": {"flat": 1.0, "deep": -2.0, "other": 0.5}})
-    distribution, alphas = trainer._distribution, list(trainer.alphas.values())
+    distribution, alphas = trainer.relaxation, list(trainer.alphas.values())
     with torch.no_grad():
         for alpha in alphas:
             alpha.copy_(torch.linspace(-0.5, 0.7, len(alpha)))
@@ -373,12 +373,12 @@ def test_a_reinforce_step_has_the_advantage_over_the_baseline_before_it():
     assert all(float(alpha.grad.abs().sum()) == 0 for alpha in trainer.alphas.values() if alpha.grad is not None)
     before = {label: alpha.detach().clone() for label, alpha in trainer.alphas.items()}
     drawn = []
-    sample = trainer._distribution.sample
-    trainer._distribution.sample = lambda generator: drawn.append(sample(generator)) or drawn[-1]
+    sample = trainer.relaxation.sample
+    trainer.relaxation.sample = lambda: drawn.append(sample()) or drawn[-1]
     trainer.train_architecture(*batch())
     for label, decision in drawn[0].items():
         hot = torch.zeros_like(before[label])
-        hot[trainer._distribution.decisions[label].index(decision)] = 1
+        hot[trainer.relaxation.decisions[label].index(decision)] = 1
         expected = -4.0 * (hot - torch.softmax(before[label], -1))
         torch.testing.assert_close(trainer.alphas[label].grad, expected)
     assert trainer.baseline == 3.0

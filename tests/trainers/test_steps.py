@@ -139,7 +139,7 @@ def test_gates_keep_the_probabilities_of_the_others_where_a_step_lost_its_last_b
     before = torch.softmax(trainer.alphas["op"].detach(), -1)
     trainer.fit()
     change = (torch.softmax(trainer.alphas["op"].detach(), -1) - before).abs()
-    drawn = trainer._drawn["op"]
+    drawn = trainer.relaxation.drawn["op"]
     assert change[drawn].min() > 0.01
     assert change.sum() - change[drawn].sum() < 1e-6
 

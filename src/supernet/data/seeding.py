@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from supernet.execution.state import RandomState, preserve_random_numbers, reseed
+from supernet.execution.state import RandomState, derive_seed, preserve_random_numbers, reseed
 
 __all__: list[str] = []
-
-
-def derive_seed(*numbers: int) -> int:
-    """Return one seed for several numbers, far apart for neighbours, below 2**63."""
-    digest = hashlib.blake2b(" ".join(map(str, numbers)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 class SeededIterator(Iterator[Any]):

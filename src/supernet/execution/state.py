@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -218,3 +219,9 @@ def reseed(seed: int) -> None:
     if numpy := sys.modules.get("numpy"):  # who does not use NumPy need not have it
         numpy.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
+
+
+def derive_seed(*numbers: int) -> int:
+    """Return one seed for several numbers, far apart for neighbours, below 2**63."""
+    digest = hashlib.blake2b(" ".join(map(str, numbers)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

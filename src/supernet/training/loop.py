@@ -273,6 +273,10 @@ class TrainingLoop(Steps):
         """
         return {}
 
+    def upgraded_state(self, named: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the state that an older checkpoint has, name -> state, by the names that `stateful` gives now."""
+        return named
+
     def _check_model(self, model: nn.Module) -> None:
         """Raise if the model is none that this loop can train."""
 

@@ -138,7 +138,7 @@ class NamedState:
         self, tree: Mapping[str, Any], held: Any, read: Any, source: Any
     ) -> tuple[_Restoration, dict[str, Any], dict[str, Any]]:
         """Return what restores, and by name what is here and what is to be."""
-        named = self._named()
+        named, tree = self._named(), {**tree, "named": self._trainer.upgraded_state(tree["named"])}
         scanned = self._scanned(named)
         if missing := [name for name in named if name not in tree["named"]]:
             raise FileFormatError(f"{source} has no state of {', '.join(missing)}, which {self._method()} names")
@@ -157,7 +157,7 @@ class NamedState:
 
     def check_version_1(self, kept: Mapping[str, Any], made: list[str], source: Any) -> None:
         """Look whether `load_version_1` can take these, as far as that can be known; the trainer stays as it is."""
-        named = self._named()
+        named, kept = self._named(), self._trainer.upgraded_state(kept)
         for name in {**named, **self._scanned(named)}:
             if name not in kept and name in (self._before_fit or ()):
                 raise FileFormatError(f"{source} has no state of {name}, which this trainer has")
@@ -167,6 +167,7 @@ class NamedState:
     def load_version_1(self, kept: Mapping[str, Any], made: list[str]) -> None:
         """Bring back what a checkpoint of version 1 holds: attributes by name, whether they are named now or not."""
         trainer, named = self._trainer, self._named()
+        kept = trainer.upgraded_state(kept)
         for name, value in {**named, **self._scanned(named)}.items():
             if name in kept or name in (self._before_fit or ()):
                 setattr(trainer, name, _brought_back(value, kept[name]))
@@ -694,6 +695,6 @@ def _brought_back(value: Any, state: Any) -> Any:
         load_optimizer(value, state)
         return value
     if hasattr(value, "load_state_dict"):
-        value.load_state_dict(state)
+        value.load_state_dict(state.state if isinstance(state, StateDict) else state)
         return value
     return state

@@ -13,9 +13,9 @@ from torch.optim import SGD, Adam
 
 from supernet.errors import TrainingError
 from supernet.execution import InputSlot, LayerSlot, Plan, replace_input_choice, replace_layer_choice
-from supernet.execution.state import Buffers, RandomState, preserve_values
+from supernet.execution.state import Buffers, RandomState
 from supernet.nn import InputChoice, LayerChoice
-from supernet.relaxations import most_probable_of, probabilities_of
+from supernet.relaxations.logits import most_probable_of, probabilities_of
 from supernet.retiarii.absent import names_absent_from
 from supernet.retiarii.choices import as_list
 from supernet.retiarii.oneshot.pytorch.alpha import HasAlpha
@@ -23,7 +23,7 @@ from supernet.retiarii.oneshot.pytorch.subclassing import Assignable, RetiariiTr
 from supernet.retiarii.oneshot.pytorch.utils import AverageMeterGroup, Split, halves
 from supernet.space import Decision
 from supernet.trainers import DartsTrainer as OurDartsTrainer
-from supernet.trainers.darts import _or_zero, _virtual_step
+from supernet.trainers.unrolled import unrolled_gradients
 
 __all__ = ["DartsInputChoice", "DartsLayerChoice", "DartsTrainer"]
 
@@ -127,23 +127,20 @@ class _RetiariiDarts(RetiariiTrainer):
             with buffers.preserve():
                 return torch.autograd.grad(self._logits_and_loss(X, y)[1], parameters, allow_unused=True)
 
-        with preserve_values(weights):
-            taken = _virtual_step(optimizer, weights, gradients(trn_X, trn_y, weights))
-            of_both = gradients(val_X, val_y, [*alphas, *weights])
-        direct, v = of_both[: len(alphas)], of_both[len(alphas) :]
-        direction = [_or_zero(v_w, w) * c for v_w, w, c in zip(v, weights, taken, strict=True)]
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(d) for d in direction]))
-        eps = 0.01 / norm.clamp_min(torch.finfo(norm.dtype).tiny ** 0.5)
-        sides = []
-        with preserve_values(weights):
-            for move in (eps, -2 * eps):
-                with torch.no_grad():
-                    for w, d in zip(weights, direction, strict=True):
-                        w.add_(move * d)
-                noise.put_back()
-                sides.append(gradients(trn_X, trn_y, alphas))
-        for alpha, g, above, below in zip(alphas, direct, *sides, strict=True):
-            alpha.grad = _or_zero(g, alpha) - (_or_zero(above, alpha) - _or_zero(below, alpha)) / (2 * eps)
+        def of_alphas() -> Sequence[torch.Tensor | None]:
+            noise.put_back()
+            return gradients(trn_X, trn_y, alphas)
+
+        found = unrolled_gradients(
+            alphas,
+            weights,
+            optimizer,
+            of_weights=lambda: gradients(trn_X, trn_y, weights),
+            of_both=lambda: gradients(val_X, val_y, [*alphas, *weights]),
+            of_alphas=of_alphas,
+        )
+        for alpha, gradient in zip(alphas, found or (), strict=True):
+            alpha.grad = gradient
 
 
 class DartsTrainer(_RetiariiDarts, OurDartsTrainer):

@@ -1,0 +1,57 @@
+"""Costs that a table has for each candidate of some choices, counted where they are reached."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import torch
+
+from supernet.checks import check_numbers
+from supernet.errors import TrainingError
+from supernet.execution.selection import Selection, weights_of
+from supernet.space import SearchSpace
+
+__all__: list[str] = []
+
+Table: TypeAlias = Mapping[str, Mapping[str, float]]  # label -> candidate -> its cost
+
+
+def checked_table(table: Table, space: SearchSpace) -> dict[str, dict[str, float]]:
+    """Return a table of costs that fits the space, or raise `TrainingError`."""
+    for label, costs in table.items():
+        domain = space.get(label)
+        if domain is None or domain.is_set:
+            known = ", ".join(other for other, d in space.items() if not d.is_set)
+            raise TrainingError(f"cost names {label!r}, which is no LayerChoice of this space; it has: {known}")
+        if set(costs) != set(domain.options):
+            raise TrainingError(
+                f"the cost of choice {label!r} is given for {', '.join(map(str, costs))}; give a number for each of "
+                f"{', '.join(domain.options)}"
+            )
+        check_numbers(-math.inf, **{f"the cost of {name!r} in choice {label!r}": cost for name, cost in costs.items()})
+    return {label: {name: float(value) for name, value in costs.items()} for label, costs in table.items()}
+
+
+def cost_of(table: Table, space: SearchSpace, architecture: Mapping[str, Any]) -> float:
+    """Return the sum of the costs of the candidates that an architecture decides for and reaches."""
+    path = space.canonical(architecture)
+    return sum(costs[str(path[label])] for label, costs in table.items() if label in path)
+
+
+def cost_of_plan(table: Table, space: SearchSpace, plan: Mapping[str, Any]) -> torch.Tensor | float:
+    """Return the cost of the path that a plan runs; where it has gates, with its gradient for each.
+
+    A gate's gradient is the cost of the path with that decision in the active one's place.
+    """
+    gates = {label: entry for label, entry in plan.items() if isinstance(entry, Selection)}
+    if not gates:
+        return cost_of(table, space, plan)
+    active = {label: gate.active[0] for label, gate in gates.items()}
+    terms = []
+    for label in space.canonical(active):
+        costs = [cost_of(table, space, {**active, label: decision}) for decision in gates[label].active]
+        weights = weights_of(gates[label])
+        terms.append((weights * weights.new_tensor(costs)).sum())
+    return torch.stack(terms).sum()

@@ -1,0 +1,21 @@
+"""A mixture of all options, as DARTS has it (arXiv 1806.09055)."""
+
+from __future__ import annotations
+
+import torch
+
+from supernet.relaxations.relaxation import Relaxation
+
+__all__ = ["Softmax"]
+
+
+class Softmax(Relaxation):
+    """Every option runs, weighted by its probability.
+
+    That is the softmax of the logits; where the number of chosen inputs is not fixed, each is chosen on its own, with
+    probability sigmoid.
+    """
+
+    def plan(self, progress: float) -> dict[str, torch.Tensor]:
+        """Return label -> the probability of each option (K,)."""
+        return self.probabilities()

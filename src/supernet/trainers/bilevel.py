@@ -1,0 +1,199 @@
+"""Two levels in turn: a distribution over architectures on validation batches, the weights on training batches."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch.optim import Adam, Optimizer
+
+from supernet.errors import TrainingError
+from supernet.execution import InputSlot, LayerSlot
+from supernet.execution.structure import mapped
+from supernet.files.checkpoint import StateDict
+from supernet.relaxations import Relaxation
+from supernet.space import Architecture
+from supernet.trainers.supernet_trainer import SupernetTrainer
+from supernet.trainers.unrolled import check_looks_through, check_unrolled, take_unrolled_gradient
+
+__all__ = ["BilevelTrainer"]
+
+Term: TypeAlias = Callable[[Relaxation, Mapping[str, Any], float], torch.Tensor]
+
+# DARTS's, arXiv 1806.09055
+PAPER_ADAM = partial(Adam, lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
+
+
+class BilevelTrainer(SupernetTrainer):
+    """Trains a relaxation and the weights in turn, on two halves of the data; exports the most probable architecture.
+
+    Each training batch has a validation batch beside it, on which first a step of the architecture is taken. An
+    algorithm is its `Relaxation`, and further losses if it has some: see docs/custom_trainer.md.
+
+    Departs from papers: architecture steps do not move BatchNorm's running statistics.
+
+    Args:
+        task: `model, loss, metrics, optimizer, num_epochs, dataset`, as `SupernetTrainer` has them.
+        relaxation: The distribution that is trained: a `Relaxation` class, or what is called as one,
+            `(space, seed=..., dtype=..., device=...) -> Relaxation`.
+        terms: Further losses of the architecture's parameters, each `(relaxation, plan, progress) -> scalar tensor`.
+            They are added to the validation loss. Default: none.
+        architecture_optimizer: `parameters -> Optimizer`, of the relaxation's. Default: DARTS's
+            Adam(3e-4, betas (0.5, 0.999), weight decay 1e-3).
+        unrolled: Whether the architecture's gradient looks through one virtual step of the weights, which is of second
+            order. Their optimizer must be `torch.optim.SGD`. Default: first order.
+        memory: "lean" holds only the inputs of mixtures for the backward pass, and computes these again there: a
+            fraction of the memory for some more time, with the same results. Default: "fast".
+        config: The keyword arguments of `SupernetTrainer`.
+
+    Attributes:
+        relaxation: The distribution that is trained. Its parameters are in no optimizer of the weights.
+        alphas: Logits (K,) of each label, those of the relaxation.
+        architecture_optimizer: What trains them.
+
+    Raises:
+        TrainingError, AlreadyReplacedError, DataError, SpaceError: As `SupernetTrainer`; `unrolled` with an optimizer
+            whose virtual step is not known, with "16-mixed", whose scaled gradients it cannot use, or with weights of
+            16 bits.
+        ChoiceError: Candidates' outputs differ in shape, or a choice cannot run as the relaxation would have it.
+    """
+
+    def __init__(
+        self,
+        *task: Any,
+        relaxation: Callable[..., Relaxation],
+        terms: Sequence[Term] = (),
+        architecture_optimizer: Callable[[Iterable[torch.nn.Parameter]], Optimizer] = PAPER_ADAM,
+        unrolled: bool = False,
+        memory: Literal["fast", "lean"] = "fast",
+        **config: Any,
+    ) -> None:
+        if memory not in ("fast", "lean"):
+            raise TrainingError(f"memory is 'fast' or 'lean', not {memory!r}")
+        super().__init__(*task, **config)
+        if unrolled:
+            check_unrolled(self)
+        self.note_options(relaxation=relaxation, terms=terms, architecture_optimizer=architecture_optimizer)
+        self.note_options(memory=memory, unrolled=unrolled)
+        self.terms, self.unrolled = tuple(terms), unrolled
+        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+        self.relaxation = relaxation(self.space, seed=self.seed, dtype=dtype, device=self.device)
+        self.architecture_optimizer: Any = self.fabric.setup_optimizers(
+            architecture_optimizer(list(self.relaxation.parameters()))
+        )
+        plan = copy.deepcopy(self.relaxation).plan(0.0)  # such as the search's, which draws nothing of it
+        if unrolled:
+            check_looks_through(plan)
+        plan = {label: mapped(entry, torch.Tensor.detach) for label, entry in plan.items()}
+        self.build_supernet(partial(LayerSlot, lean=memory == "lean"), InputSlot, plan)
+
+    def stateful(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of the algorithm: see `SupernetTrainer`."""
+        return {
+            **super().stateful(),
+            "relaxation": self.relaxation,
+            "architecture_optimizer": self.architecture_optimizer,
+        }
+
+    @property
+    def alphas(self) -> Mapping[str, torch.nn.Parameter]:
+        """label -> logits (K,), those of the relaxation."""
+        return self.relaxation.logits
+
+    @property
+    def architecture_parameters(self) -> list[torch.nn.Parameter]:
+        """What the architecture optimizer trains."""
+        return [p for group in self.architecture_optimizer.param_groups for p in group["params"]]
+
+    @property
+    def fraction_done(self) -> float:
+        """How much of the search is done, from 0 to 1, for plans and terms; of a stream in whole epochs."""
+        length = self.steps_of_an_epoch()
+        return (self.epoch + (self.step / length if length else 0.0)) / self.num_epochs
+
+    def plan(self) -> dict[str, Any]:
+        """Return label -> what runs in a step of the architecture."""
+        return self.relaxation.plan(self.fraction_done)
+
+    def weights_plan(self) -> dict[str, Any]:
+        """Return label -> what runs in a step of the weights."""
+        return self.relaxation.weights_plan(self.fraction_done)
+
+    def train_step(self, trn_X: Any, trn_y: Any, val_X: Any, val_y: Any) -> None:
+        """Take a step of the architecture, then one of the weights."""
+        if self.unrolled:
+            self.train_architecture(val_X, val_y, trn_X, trn_y)
+        else:
+            self.train_architecture(val_X, val_y)
+        self.train_model_weight(trn_X, trn_y)
+
+    def train_architecture(self, val_X: Any, val_y: Any, trn_X: Any = None, trn_y: Any = None) -> None:
+        """Take a step of the architecture on a validation batch; a training batch is what `unrolled` looks through."""
+        if self.step % self.accumulate == 0:
+            self.relaxation.begin_step()
+        if self.unrolled:
+            take_unrolled_gradient(self, val_X, val_y, trn_X, trn_y)
+            with self.relaxation.stepping():
+                self.architecture_optimizer.step()
+        else:
+            with self.frozen_weights():
+                plan = self.plan()
+                loss = self.compute_loss("valid", self.forward(val_X, plan), val_y)
+                self.optimizer_step(self.with_terms(loss, plan), self.architecture_optimizer)
+        self.check_architecture()
+
+    def train_model_weight(self, trn_X: Any, trn_y: Any) -> None:
+        """Take a step of the weights on a training batch."""
+        loss = self.compute_loss("train", self.forward(trn_X, self.weights_plan()), trn_y)
+        self.optimizer_step(loss, self.optimizer, clip=self.grad_clip)
+
+    def check_architecture(self) -> None:
+        """Stop if an architecture parameter is NaN or infinite: see `check_finite`."""
+        self.check_finite(torch.cat([p.flatten() for p in self.architecture_parameters]), "an architecture parameter")
+
+    def with_terms(self, loss: Any, plan: Mapping[str, Any]) -> Any:
+        """Return the loss with the further ones of the architecture's parameters."""
+        for term in self.terms:
+            loss = loss + term(self.relaxation, plan, self.fraction_done)
+        return loss
+
+    def _apply(self, optimizer: Any, *, synced: bool = True) -> None:
+        with self.relaxation.stepping() if optimizer is self.architecture_optimizer else nullcontext():
+            super()._apply(optimizer, synced=synced)
+
+    def export(self, epoch: int | Literal["best"] | None = None) -> Architecture:
+        """Return the most probable architecture.
+
+        Args:
+            epoch: After which epoch, from 1 on; "best" is that of the least validation loss. Default: as it is now.
+
+        Raises:
+            TrainingError: There is no such epoch.
+        """
+        return self.relaxation.derive() if epoch is None else self.architecture_of(epoch)
+
+    def derive(self) -> Architecture:
+        """Return what `export` returns, a subclass's own too."""
+        return self.export()
+
+    def probabilities(self) -> dict[str, list[float]]:
+        """Return label -> the present probability of each option, as the relaxation has it."""
+        return {label: p_K.tolist() for label, p_K in self.relaxation.probabilities().items()}
+
+    def upgraded_state(self, named: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the state as `stateful` names it, of a checkpoint from when a trainer held alphas and generator."""
+        if "relaxation" in named or "alphas" not in named:
+            return named
+        extra = self.relaxation.get_extra_state()
+        if (generator := named.get("generator")) is not None:  # in version 1 what its `get_state` returned
+            extra["generator"] = generator.get_state() if isinstance(generator, torch.Generator) else generator
+        if "drawn" in extra:
+            extra["drawn"] = named["_drawn"]
+        logits = {f"logits.{label}": alpha for label, alpha in named["alphas"].items()}
+        state = {**self.relaxation.state_dict(), **logits, "_extra_state": extra}
+        others = {name: value for name, value in named.items() if name not in ("alphas", "generator", "_drawn")}
+        return {**others, "relaxation": StateDict(type(self.relaxation).__qualname__, state, {})}
