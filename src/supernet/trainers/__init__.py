@@ -6,8 +6,9 @@ from supernet.trainers.darts import DartsTrainer
 from supernet.trainers.enas import EnasController, EnasTrainer
 from supernet.trainers.proxyless import ProxylessTrainer
 from supernet.trainers.random_search import RandomTrainer
-from supernet.trainers.sampled import SampledOptions, SampledTrainer
+from supernet.trainers.sampled import SampledTrainer
 from supernet.trainers.single_path import SinglePathTrainer
+from supernet.trainers.subnet_search import SampledOptions, SubnetSearchTrainer
 from supernet.trainers.supernet_trainer import SupernetTrainer
 from supernet.training.callbacks import Callback, CsvFile, TensorBoard
 from supernet.training.health import DartsPlusStopping, StableStopping
@@ -31,6 +32,7 @@ __all__ = [
     "SampledTrainer",
     "SinglePathTrainer",
     "StableStopping",
+    "SubnetSearchTrainer",
     "SupernetTrainer",
     "TensorBoard",
     "accuracy",

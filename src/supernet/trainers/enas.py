@@ -17,7 +17,8 @@ from supernet.data.loaders import Data, derive_seed
 from supernet.errors import ChoiceError, TrainingError
 from supernet.nn.domain import in_words
 from supernet.space import Architecture, Decision, SearchSpace
-from supernet.trainers.sampled import SampledOptions, SampledTrainer
+from supernet.trainers.sampled import SampledTrainer
+from supernet.trainers.subnet_search import SampledOptions
 from supernet.training.forward import judged
 from supernet.training.metrics import Meter, Metrics
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
-from typing_extensions import Unpack
 
 from supernet.checks import check_counts, check_functions
-from supernet.data.loaders import Data, derive_seed
-from supernet.search.searcher import draw_allowed
+from supernet.data.loaders import derive_seed
+from supernet.search import RandomSearcher
+from supernet.search.searcher import Constraint, draw_allowed
 from supernet.space import Architecture
-from supernet.trainers.sampled import SampledOptions, SampledTrainer
-from supernet.training.metrics import Metrics
+from supernet.trainers.sampled import SampledTrainer
 
 __all__ = ["RandomTrainer"]
 
@@ -29,12 +25,12 @@ class RandomTrainer(SampledTrainer):
     Departs from the paper: BatchNorm's statistics are computed anew for each architecture before it is evaluated.
 
     Args:
-        model, loss, metrics, optimizer, num_epochs, dataset: as `SupernetTrainer` has them.
-        num_samples: architectures drawn. Default: 1,000.
-        num_finalists: of them evaluated on the whole part. Default: 10.
-        constraint: which architectures are trained and may be exported, such as those under a budget of FLOPs.
+        task: As `SupernetTrainer` has it: model, loss, metrics, optimizer, num_epochs, dataset.
+        num_samples: Number of architectures that `export` draws. Default: 1,000.
+        num_finalists: Number of them that are evaluated on the whole part. Default: 10.
+        constraint: Says which architectures are trained and may be exported, such as those under a budget of FLOPs.
             Default: all.
-        options: the keyword arguments of `SampledTrainer` and `SupernetTrainer`.
+        config: The keyword arguments of `SubnetSearchTrainer` and `SupernetTrainer`.
 
     Raises:
         TrainingError, AlreadyReplacedError, DataError, SpaceError: as `SupernetTrainer`; no architecture that keeps the
@@ -43,21 +39,15 @@ class RandomTrainer(SampledTrainer):
 
     def __init__(
         self,
-        model: nn.Module,
-        loss: Callable[[Any, Any], torch.Tensor] | None,
-        metrics: Metrics | None,
-        optimizer: Optimizer,
-        num_epochs: int,
-        dataset: Data,
-        *,
+        *task: Any,
         num_samples: int = 1_000,
         num_finalists: int = 10,
-        constraint: Callable[[Architecture], bool] | None = None,
-        **options: Unpack[SampledOptions],
+        constraint: Constraint | None = None,
+        **config: Any,
     ) -> None:
         check_counts(num_samples=num_samples, num_finalists=num_finalists)
         check_functions(constraint=constraint)
-        super().__init__(model, loss, metrics, optimizer, num_epochs, dataset, **options)
+        super().__init__(*task, **config)
         self.note_options(constraint=constraint)  # of what is trained, too
         self.note_options(free=True, num_samples=num_samples, num_finalists=num_finalists)
         self.num_samples, self.num_finalists = num_samples, num_finalists
@@ -78,5 +68,5 @@ class RandomTrainer(SampledTrainer):
 
     def _evaluate_drawn(self) -> Architecture:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, 3))
-        drawn = [draw_allowed(self.space, self.constraint, generator) for _ in range(self.num_samples)]
+        drawn = RandomSearcher(self.space, generator=generator, constraint=self.constraint).ask(self.num_samples)
         return self.best(self.best(drawn, self.num_finalists, num_batches=1), 1)[0]

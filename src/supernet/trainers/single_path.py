@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
-from typing_extensions import Unpack
 
 from supernet.checks import check_counts, check_functions, check_numbers
-from supernet.data.loaders import Data, derive_seed
-from supernet.search import evolve
-from supernet.search.searcher import draw_allowed
+from supernet.data.loaders import derive_seed
+from supernet.search import EvolutionSearcher, search
+from supernet.search.searcher import Constraint, draw_allowed
 from supernet.space import Architecture
-from supernet.trainers.sampled import SampledOptions, SampledTrainer
-from supernet.training.metrics import Metrics
+from supernet.trainers.sampled import SampledTrainer
 
 __all__ = ["SinglePathTrainer"]
 
@@ -30,13 +25,13 @@ class SinglePathTrainer(SampledTrainer):
     Departs from the paper: architectures are ranked by the validation loss, unless `score` says otherwise.
 
     Args:
-        model, loss, metrics, optimizer, num_epochs, dataset: as `SupernetTrainer` has them.
-        num_evaluations: how many architectures `export` evaluates at most. Default: 1,000.
-        population: architectures a generation. Default: 50.
-        num_parents: the best so far, from which the next generation comes. Default: 10.
-        mutation_probability: of each decision of a mutated architecture to be drawn anew. Default: 0.1.
-        constraint: which architectures may be exported, such as those under a budget of FLOPs. Default: all.
-        options: the keyword arguments of `SampledTrainer` and `SupernetTrainer`.
+        task: As `SupernetTrainer` has it: model, loss, metrics, optimizer, num_epochs, dataset.
+        num_evaluations: Number of architectures that `export` evaluates at most. Default: 1,000.
+        population: Number of architectures in a generation. Default: 50.
+        num_parents: Number of the best so far from which the next generation comes. Default: 10.
+        mutation_probability: Probability that a decision of a mutated architecture is drawn anew. Default: 0.1.
+        constraint: Says which architectures may be exported, such as those under a budget of FLOPs. Default: all.
+        config: The keyword arguments of `SubnetSearchTrainer` and `SupernetTrainer`.
 
     Raises:
         TrainingError, AlreadyReplacedError, DataError, SpaceError: as `SupernetTrainer`; no architecture that keeps the
@@ -45,24 +40,18 @@ class SinglePathTrainer(SampledTrainer):
 
     def __init__(
         self,
-        model: nn.Module,
-        loss: Callable[[Any, Any], torch.Tensor] | None,
-        metrics: Metrics | None,
-        optimizer: Optimizer,
-        num_epochs: int,
-        dataset: Data,
-        *,
+        *task: Any,
         num_evaluations: int = 1_000,
         population: int = 50,
         num_parents: int = 10,
         mutation_probability: float = 0.1,
-        constraint: Callable[[Architecture], bool] | None = None,
-        **options: Unpack[SampledOptions],
+        constraint: Constraint | None = None,
+        **config: Any,
     ) -> None:
         check_counts(num_evaluations=num_evaluations, population=population, num_parents=num_parents)
         check_numbers(0, 1, mutation_probability=mutation_probability)
         check_functions(constraint=constraint)
-        super().__init__(model, loss, metrics, optimizer, num_epochs, dataset, **options)
+        super().__init__(*task, **config)
         self.note_options(
             free=True,
             num_evaluations=num_evaluations,
@@ -85,17 +74,12 @@ class SinglePathTrainer(SampledTrainer):
         return self.search_once(self._evolve, self.num_evaluations)
 
     def _evolve(self) -> Architecture:
-        def scores(generation: Sequence[Architecture]) -> list[float]:
-            return self.scored(self.evaluated(generation))
-
-        ranked = evolve(
+        searcher = EvolutionSearcher(
             self.space,
-            scores,
-            budget=self.num_evaluations,
-            generator=torch.Generator().manual_seed(derive_seed(self.seed, 3)),
             population=self.population,
             num_parents=self.num_parents,
             mutation_probability=self.mutation_probability,
+            generator=torch.Generator().manual_seed(derive_seed(self.seed, 3)),
             constraint=self.constraint,
         )
-        return ranked[0].architecture
+        return search(searcher, self.scores, self.num_evaluations)[0].architecture

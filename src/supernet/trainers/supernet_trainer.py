@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from torch import nn
 
-from supernet.checks import check_counts
-from supernet.data.batches import batch_size
 from supernet.data.loaders import Data, loaders_of_two_parts
-from supernet.data.split import DataSplit
 from supernet.errors import TrainingError
 from supernet.execution import Plan
-from supernet.execution.recalibration import statistics_anew
 from supernet.execution.replace import check_not_taken
-from supernet.execution.state import seeded
-from supernet.execution.structure import are_finite
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space import Architecture, SearchSpace, freeze
 from supernet.trainers.base import BaseOneShotTrainer
+from supernet.trainers.evaluator import TrainerEvaluator
 from supernet.trainers.former_names import FormerNames
 from supernet.training.health import entropies, share_without_parameters
 from supernet.training.loop import TrainingLoop
@@ -87,6 +81,7 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
         space: the model's `SearchSpace`.
         history: one dict an epoch, as in `metrics.jsonl`.
         stopped: why the search ended before `num_epochs`, else None.
+        evaluator: says how good architectures are with the supernet's weights.
         given_options: name -> what was given, as JSON has it: functions by their qualified names.
 
     Raises:
@@ -129,6 +124,8 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
                 After either the model is as it was.
         """
         self._set_up(layer, input, plan)
+        self.evaluator = TrainerEvaluator(self)
+        self._ours.add("evaluator")
 
     def explain(self) -> None:
         """Print how each choice runs: which candidates the fast way, and which as they are and why."""
@@ -194,24 +191,21 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
         Raises:
             ArchitectureError: it is not an architecture of the model's space.
         """
-        if num_batches is not None:
-            check_counts(num_batches=num_batches)
-        path = self.space.canonical(architecture)
-        meters = self.evaluation_meters()
-        with self._recalibrated(path):
-            for position, (X, y) in enumerate(self._borne(self._evaluation_part)):
-                if position == num_batches:
-                    break
-                output = self.supernet.forward_local(X, path)
-                for meter in meters:
-                    meter.update(self.loss_of(output, y) if meter is meters[0] else None, output, y, X)
-        return {name: value for meter in meters for name, value in meter.read().items()}
+        return self.evaluator(architecture, num_batches=num_batches)
 
-    def _borne(self, part: DataSplit) -> Iterator[tuple[Any, Any]]:
-        """Yield a part's batches; where steps may be skipped, without those that hold what is not finite."""
-        for X, y in part.batches(0):
-            if self.on_nonfinite != "skip" or are_finite((X, y)):
-                yield X, y
+    def forget_evaluations(self) -> None:
+        """Forget what was evaluated, for the weights move; each of their steps calls it."""
+        self.evaluator.forget()
+
+    def _apply(self, optimizer: Any, *, synced: bool = True) -> None:
+        if optimizer is self.optimizer:  # in whatever step of a subclass
+            self.forget_evaluations()
+        super()._apply(optimizer, synced=synced)
+
+    def is_brought_back(self) -> None:
+        """Note that a checkpoint's state, and so its weights, take the place of this trainer's own."""
+        super().is_brought_back()
+        self.forget_evaluations()
 
     def architecture_of(self, epoch: int | Literal["best"]) -> Architecture:
         """Return the architecture that was derived after an epoch.
@@ -235,28 +229,11 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
         """Return what measures the outputs of an evaluation; the first one takes the loss too."""
         return [Meter(self.metrics, self.device)]
 
-    @contextmanager
-    def _recalibrated(self, path: Architecture) -> Iterator[None]:
-        """Let the model be in eval form in this context, BatchNorm's running statistics those of a path alone."""
-        with ExitStack() as stack:
-            stack.enter_context(seeded(self.seed, self.device))
-            stack.enter_context(self.supernet.preserve_buffers())
-            stack.enter_context(self.supernet.laid_out())
-            stack.enter_context(self._forms.evaluating(self.loss))
-            with statistics_anew(self.model, self._forms) as norms:
-                seen = 0
-                for X, y in self._borne(self._recalibration_part) if norms else ():
-                    self.supernet.forward_local(X, path)
-                    seen += batch_size(y, X)
-                    if seen >= self.recalibration_samples:
-                        break
-            yield
-
     def _network_of(self, architecture: Architecture) -> nn.Module:
         """Return the frozen network, with the running statistics that `evaluate` measures it by."""
         with (
             failing_softly("the network's running statistics are those of the whole supernet"),
-            self._recalibrated(self.space.canonical(architecture)),
+            self.evaluator.recalibrated(architecture),
         ):
             return freeze(self.model, architecture)
         return freeze(self.model, architecture)

@@ -1,0 +1,68 @@
+"""A trainer's evaluator: it measures architectures on the data that the trainer has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from supernet.data.split import DataSplit
+from supernet.execution.structure import are_finite
+from supernet.search.evaluator import Evaluator
+from supernet.space import Architecture
+from supernet.training.metrics import Meter
+
+if TYPE_CHECKING:
+    from supernet.trainers.supernet_trainer import SupernetTrainer
+
+__all__: list[str] = []
+
+
+class TrainerEvaluator(Evaluator):
+    """Evaluates on the data of a trainer, by its loss and metrics, which are asked for each time: they may change.
+
+    Args:
+        trainer: A trainer whose supernet is built.
+    """
+
+    def __init__(self, trainer: SupernetTrainer) -> None:
+        super().__init__(trainer.supernet, trainer.space, trainer.processes)
+        self._trainer = trainer
+        self.forms, self.device, self.seed = trainer._forms, trainer.device, trainer.seed
+
+    @property
+    def recalibration_samples(self) -> int:  # type: ignore[override]
+        """How many samples of the training part the statistics are of."""
+        return self._trainer.recalibration_samples
+
+    def train_batches(self) -> Iterator[tuple[Any, Any]]:
+        """Return the batches of the training part."""
+        return self._usable(self._trainer._recalibration_part)
+
+    def valid_batches(self) -> Iterator[tuple[Any, Any]]:
+        """Return the batches of the validation part, all processes' of it."""
+        return self._usable(self._trainer._evaluation_part)
+
+    def _usable(self, part: DataSplit) -> Iterator[tuple[Any, Any]]:
+        """Yield a part's batches; where steps may be skipped, without those that hold what is not finite."""
+        for X, y in part.batches(0):
+            if self._trainer.on_nonfinite != "skip" or are_finite((X, y)):
+                yield X, y
+
+    def loss_of(self, output: Any, target: Any) -> torch.Tensor:
+        """Return the trainer's loss."""
+        return self._trainer.loss_of(output, target)
+
+    def meters(self) -> list[Meter]:
+        """Return the meters that the trainer has for evaluations."""
+        return self._trainer.evaluation_meters()
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Let the model, and a loss that is a module, be in eval form."""
+        return self.forms.evaluating(self._trainer.loss)
+
+    def measure(self, path: Architecture, num_batches: int | None) -> dict[str, float]:
+        """Return what the trainer's `evaluate` says, which a subclass may have overridden."""
+        return self._trainer.evaluate(path, num_batches=num_batches)
