@@ -181,10 +181,10 @@ def test_the_gradient_can_be_differentiated_again(kind, training, stride):
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"nested"}))
 @pytest.mark.parametrize("stride", [1, 2])
 def test_users_own_operations_are_understood(kind, stride):
-    reading = Candidates({kind: KINDS[kind](stride, False)}, {}).readings[kind]
-    assert not reading.is_plain, reading.text
-    assert reading.is_zero == (kind == "zero")
-    assert (reading.norm is not None) == (kind not in ("zero", "conv", "dropout") and (kind, stride) != ("skip", 1))
+    trace = Candidates({kind: KINDS[kind](stride, False)}, {}).traces[kind]
+    assert not trace.runs_as_it_is, trace.text
+    assert trace.is_zero == (kind == "zero")
+    assert (trace.norm is not None) == (kind not in ("zero", "conv", "dropout") and (kind, stride) != ("skip", 1))
 
 
 def test_under_autocast_both_ways_agree():
@@ -240,8 +240,8 @@ def test_what_is_not_understood_runs_as_it_is(kind, training):
     model, x = model.double(), torch.randn(2, 3, 6, 6, dtype=torch.float64)
     weights = weights_of(torch.float64, a=2, b=2)
     assert_same(*(passed(model, way, x, weights, training) for way in (True, False)), 1e-10)
-    reading = Candidates({"odd": ODD[kind]()}, {}).readings["odd"]
-    assert reading.is_plain or reading.norm is None
+    trace = Candidates({"odd": ODD[kind]()}, {}).traces["odd"]
+    assert trace.runs_as_it_is or trace.norm is None
 
 
 def test_candidates_that_share_parameters_run_as_they_are():

@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 from supernet import DartsTrainer, LayerChoice, ProxylessTrainer, SinglePathTrainer, freeze, replace_layer_choice
 from supernet.errors import ChoiceError
 from supernet.execution import LayerSlot, Plan, Selection
-from supernet.execution.fast.tracing import read
+from supernet.execution.fast.tracing import trace_of
 
 C = 3
 
@@ -283,4 +283,4 @@ def test_from_its_first_step_on_a_search_copies_for_those_alone_that_work_in_pla
 
 def test_candidates_read_for_the_fast_way_never_work_in_place():
     for name in ("relu", "hardtanh", "functional", "method", "through a view"):
-        assert read(KINDS[name](), {}).is_plain
+        assert trace_of(KINDS[name](), {}).runs_as_it_is

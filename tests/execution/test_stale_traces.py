@@ -10,7 +10,7 @@ from torch import nn
 
 from supernet import LayerChoice, replace_layer_choice
 from supernet.execution import LayerSlot, Plan
-from supernet.execution.fast.tracing import read
+from supernet.execution.fast.tracing import trace_of
 
 C = 3
 THIS = sys.modules[__name__]
@@ -298,5 +298,5 @@ def test_what_nobody_changes_is_still_read():
         OfPythonModule,
         OfPatched,
     ):
-        assert not read(make(), {}).is_plain, make
-    assert "its code reads SETTINGS, a SimpleNamespace, which may change" in read(OfObject(), {}).text
+        assert not trace_of(make(), {}).runs_as_it_is, make
+    assert "its code reads SETTINGS, a SimpleNamespace, which may change" in trace_of(OfObject(), {}).text

@@ -64,7 +64,7 @@ def test_keys_are_as_written_also_of_choices_in_choices(layer):
 
 @pytest.mark.parametrize("trainer_class", [DartsTrainer, SinglePathTrainer])
 def test_candidates_may_have_the_names_of_what_stands_in_the_place_uses_itself(trainer_class):
-    names = ["plan", "lean", "candidates", "plain", "read", "explain", "_read", "_names"]
+    names = ["plan", "lean", "candidates", "_one_by_one", "trace", "explain", "_traced", "_names"]
     torch.manual_seed(0)
     model = nn.Sequential(LayerChoice({name: nn.Linear(2, 2) for name in names}, label="op"))
     twin = nn.Sequential(LayerChoice({name: nn.Linear(2, 2) for name in names}, label="op"))

@@ -53,7 +53,7 @@ class LayerSlot(ByNameAndPosition, nn.Module):
         # What runs inside a candidate may be another path each time.
         with_choices = [n for n, c in self.candidates.items() if any(hasattr(m, "plan") for m in c.modules())]
         self._apart_of_gates = Apart(self.label, with_choices)
-        self._read: Candidates | None = None
+        self._traced: Candidates | None = None
         self._state: Buffers | None = None  # what computing a mixture again must leave as it was
 
     @property
@@ -108,13 +108,13 @@ class LayerSlot(ByNameAndPosition, nn.Module):
         weights, names = weights_of(selection), self._named(selection)
         is_of_all = names == self._names and len(args) == 1 < len(names) and not kwargs
         if self.plan.fast and is_of_all and can_be_fast(args[0], weights):
-            candidates = self._read or self.read({})
+            candidates = self._traced or self.trace({})
             if candidates.common is None:
                 outputs = candidates.weighted_sum(args[0], weights, self.plan.shared_now(), self.apart)
                 return outputs if isinstance(outputs, torch.Tensor) else weighted_sum(outputs, weights, self.label)
-        return self.plain(*args, **kwargs)
+        return self._one_by_one(*args, **kwargs)
 
-    def plain(self, *args: Any, **kwargs: Any) -> Any:
+    def _one_by_one(self, *args: Any, **kwargs: Any) -> Any:
         """Do the same candidate by candidate: the twin that the fast way is held against."""
         selection = selection_of(self.plan[self.label])
         run, of_candidates = self.apart.run, {name: self.candidates[name] for name in self._named(selection)}.items()
@@ -161,14 +161,14 @@ class LayerSlot(ByNameAndPosition, nn.Module):
         finally:
             handle.remove()
 
-    def read(self, known: TraceCache) -> Candidates:
+    def trace(self, cache: TraceCache) -> Candidates:
         """Find out what the candidates are made of, now that all inside them is in its place.
 
         Args:
-            known: what other choices' candidates are made of; new findings are added.
+            cache: Graphs of other choices' candidates; new ones are added.
         """
-        self._read = Candidates(self.candidates, known)
-        return self._read
+        self._traced = Candidates(self.candidates, cache)
+        return self._traced
 
     def explain(self) -> str:
         """Return how each candidate runs in a mixture, a line each."""
@@ -176,13 +176,13 @@ class LayerSlot(ByNameAndPosition, nn.Module):
             return f"  {type(self).__name__}: what is selected, as it is"
         if not self.plan.fast:
             return "  candidate by candidate, as they are"
-        candidates = self._read or self.read({})
+        candidates = self._traced or self.trace({})
         if candidates.common is not None:
             return f"  candidate by candidate, as they are: {candidates.common}"
-        return "\n".join(f"  {name}: {reading.text}" for name, reading in candidates.readings.items())
+        return "\n".join(f"  {name}: {trace.text}" for name, trace in candidates.traces.items())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_read": None, "_state": None}  # a copy has candidates of its own
+        return {**self.__dict__, "_traced": None, "_state": None}  # a copy has candidates of its own
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__.get("_modules", ()) and not isinstance(value, nn.Module):

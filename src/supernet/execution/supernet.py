@@ -173,18 +173,18 @@ class Supernet:
         if not mixtures:
             return
         expected = trial()
-        known: dict[Any, Any] = {}
-        readings = [reading for mixture in mixtures for reading in mixture.read(known).readings.values()]
+        cache: dict[Any, Any] = {}
+        traces = [trace for mixture in mixtures for trace in mixture.trace(cache).traces.values()]
         self._plan.fast = True
         try:
             differs = None if agree(expected, trial()) else "gives another output"
         except Exception as error:
             differs = f"raises {type(error).__name__} ({str(error).splitlines()[0] if str(error) else error!r})"
         if differs is None:
-            count = sum(not reading.is_plain for reading in readings)
+            count = sum(not trace.runs_as_it_is for trace in traces)
             logger.info(
                 "%d of the %d candidates in %d choices run the fast way, %d as they are; trainer.explain() says why",
-                *(count, len(readings), len(mixtures), len(readings) - count),
+                *(count, len(traces), len(mixtures), len(traces) - count),
             )
         else:
             self._plan.fast = False

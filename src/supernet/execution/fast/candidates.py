@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 from supernet.execution.apart import Apart
 from supernet.execution.fast.shared import Shared
-from supernet.execution.fast.tracing import TraceCache, read
+from supernet.execution.fast.tracing import TraceCache, trace_of
 from supernet.execution.fast.weighted_sum import Term, fused_weighted_sum
 
 __all__ = ["Candidates", "can_be_fast"]
@@ -21,46 +21,46 @@ class Candidates:
     """What a choice's candidates are made of, and how they are mixed.
 
     Args:
-        modules: name -> candidate, called with one tensor.
-        known: what candidates of the same structure are made of.
+        modules: Name -> candidate, which is called with one tensor.
+        cache: Graphs of candidates that have been traced before; new ones are added.
 
     Attributes:
-        readings: name -> what was found.
-        common: what two candidates have in common, for which all of them run as they are; else None.
+        traces: Name -> what the candidate is made of.
+        common: What two candidates have in common, for which all of them run as they are; else None.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], known: TraceCache) -> None:
-        self.readings = {name: read(module, known) for name, module in modules.items()}
+    def __init__(self, modules: Mapping[str, nn.Module], cache: TraceCache) -> None:
+        self.traces = {name: trace_of(module, cache) for name, module in modules.items()}
         self.common = _common(modules)
 
     def weighted_sum(
-        self, x: torch.Tensor, p: torch.Tensor, shared: Shared, apart: Apart
+        self, x: torch.Tensor, weights_K: torch.Tensor, shared: Shared, apart: Apart
     ) -> torch.Tensor | dict[str, Any]:
-        """Return `sum_k p[k] o_k(x)`; or, where that is no sum of tensors of one shape, name -> output."""
+        """Return `sum_k weights[k] o_k(x)`; or, where that is no sum of tensors of one shape, name -> output."""
         terms: list[Term | None] = []
-        for k, (name, reading) in enumerate(self.readings.items()):
-            if reading.is_plain or not reading.holds():
-                terms.append(Term(k, apart.run(name, reading.module, (x,), {})))
-            elif reading.has_choices:  # what stands there may change its input
-                terms.append(apart.run(name, reading.module, (k, x, shared), {}, reading.term))
+        for k, (name, trace) in enumerate(self.traces.items()):
+            if trace.runs_as_it_is or not trace.holds():
+                terms.append(Term(k, apart.run(name, trace.module, (x,), {})))
+            elif trace.has_choices:  # what stands there may change its input
+                terms.append(apart.run(name, trace.module, (k, x, shared), {}, trace.term))
             else:
-                terms.append(reading.term(k, x, shared))
+                terms.append(trace.term(k, x, shared))
         present = [term for term in terms if term is not None]
-        if present and _can_be_summed(present, p):
-            return fused_weighted_sum(p, present, shared)
-        of_modules = zip(self.readings.items(), terms, strict=True)
-        return {name: reading.module(x) if term is None else term.output() for (name, reading), term in of_modules}
+        if present and _can_be_summed(present, weights_K):
+            return fused_weighted_sum(weights_K, present, shared)
+        of_modules = zip(self.traces.items(), terms, strict=True)
+        return {name: trace.module(x) if term is None else term.output() for (name, trace), term in of_modules}
 
 
-def can_be_fast(x: Any, p: torch.Tensor) -> bool:
+def can_be_fast(x: Any, weights: torch.Tensor) -> bool:
     """Say whether x is a tensor, and this a moment, that the fast way is made for."""
     return (
         type(x) in (torch.Tensor, nn.Parameter)
         and x.dtype in (torch.float32, torch.float64)
-        and x.dtype == p.dtype
-        and x.device == p.device
+        and x.dtype == weights.dtype
+        and x.device == weights.device
         and x.layout == torch.strided
-        and p.dim() == 1
+        and weights.dim() == 1
         and not torch.is_autocast_enabled(x.device.type)
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
@@ -70,10 +70,12 @@ def can_be_fast(x: Any, p: torch.Tensor) -> bool:
     )
 
 
-def _can_be_summed(terms: list[Term], p: torch.Tensor) -> bool:
+def _can_be_summed(terms: list[Term], weights_K: torch.Tensor) -> bool:
     first = terms[0].tensor
     return all(
-        type(t.tensor) in (torch.Tensor, nn.Parameter) and t.tensor.dtype == p.dtype and t.tensor.shape == first.shape
+        type(t.tensor) in (torch.Tensor, nn.Parameter)
+        and t.tensor.dtype == weights_K.dtype
+        and t.tensor.shape == first.shape
         for t in terms
     )
 

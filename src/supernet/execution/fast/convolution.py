@@ -30,6 +30,9 @@ from torch.nn import functional as F
 
 __all__: list[str] = []
 
+# N batch, C channels of the input x, D of the result y, G = C / groups; x has H rows and W columns, y has I and J,
+# a kernel R and S. A name that ends in such letters is a tensor of that shape.
+
 WIDEST = 3  # kernel width up to which oneDNN's weight gradient of a depthwise convolution is fast
 
 Pair = tuple[int, int]
@@ -63,33 +66,34 @@ def shape_of(conv: nn.Conv2d) -> Shape:
 
 
 class Route(NamedTuple):
-    """How a convolution of x (N, C, H, W) with w (C', C / groups, k, k) runs, g being the gradient of its result."""
+    """How a convolution of x (N, C, H, W) with a weight (D, C / groups, R, S) to y (N, D, I, J) runs."""
 
-    forward: Run  # of x, w, bias
-    input_gradient: Run  # of g, w
-    weight_gradient: Run  # of g, x, w
+    forward: Run  # of x, weight, bias
+    grad_x: Run  # of grad_y, weight
+    grad_weight: Run  # of grad_y, x, weight
 
 
 @lru_cache(maxsize=4096)
-def route(shape: Shape, channels: int, x: Sides, is_fast: bool) -> Route:
+def route(shape: Shape, channels: int, sides: Sides, is_fast: bool) -> Route:
     """Return the route of a convolution to `channels` channels.
 
     Args:
-        shape: the convolution's.
-        channels: of the result.
-        x: the input's sides.
-        is_fast: whether input and gradients are such that `has_fast_routes` holds.
+        shape: Shape of the convolution.
+        channels: Number of channels of the result.
+        sides: Sides (N, C, H, W) of the input.
+        is_fast: Whether input and gradients are such that `has_fast_routes` holds.
     """
     forward: Run = partial(_forward, shape)
-    of_input: Run = partial(_of_input, shape, x)
-    of_weight: Run = partial(_of_weight, shape)
+    grad_x: Run = partial(_grad_x, shape, sides)
+    grad_weight: Run = partial(_grad_weight, shape)
     if not is_fast:
-        return Route(forward, of_input, of_weight)
+        return Route(forward, grad_x, grad_weight)
     if shape.is_pointwise() and shape.stride == (1, 1):
-        return Route(*_pointwise(x, channels))
-    if shape.groups == x[1] == channels > 1:
-        of_input, of_weight = _of_depthwise_input(shape, x) or of_input, _of_depthwise_weight(shape, x) or of_weight
-    return Route(_in_channels_last(forward), _in_channels_last(of_input), of_weight)
+        return Route(*_pointwise(sides, channels))
+    if shape.groups == sides[1] == channels > 1:
+        grad_x = _depthwise_grad_x(shape, sides) or grad_x
+        grad_weight = _depthwise_grad_weight(shape, sides) or grad_weight
+    return Route(_in_channels_last(forward), _in_channels_last(grad_x), grad_weight)
 
 
 def _in_channels_last(run: Run) -> Run:
@@ -100,25 +104,29 @@ def _in_channels_last(run: Run) -> Run:
 # --- torch's own routes ------------------------------------------------------------------------------------
 
 
-def _forward(shape: Shape, x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return torch.conv2d(x, w, bias, shape.stride, shape.padding, shape.dilation, shape.groups)
+def _forward(
+    shape: Shape, x_NCHW: torch.Tensor, weight_DGRS: torch.Tensor, bias_D: torch.Tensor | None
+) -> torch.Tensor:
+    return torch.conv2d(x_NCHW, weight_DGRS, bias_D, shape.stride, shape.padding, shape.dilation, shape.groups)
 
 
-def _of_input(shape: Shape, x: Sides, g: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    unread = _unwritten(x, g)  # nothing but its shape is read
-    return _backward(shape, g, unread, w, [True, False, False])[0]
+def _grad_x(shape: Shape, sides: Sides, grad_y_NDIJ: torch.Tensor, weight_DGRS: torch.Tensor) -> torch.Tensor:
+    unread_NCHW = _unwritten(sides, grad_y_NDIJ)  # for its shape only: this gradient does not depend on x
+    return _backward(shape, grad_y_NDIJ, unread_NCHW, weight_DGRS, [True, False, False])[0]
 
 
-def _of_weight(shape: Shape, g: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    return _backward(shape, g, x, w, [False, True, False])[1]
+def _grad_weight(
+    shape: Shape, grad_y_NDIJ: torch.Tensor, x_NCHW: torch.Tensor, weight_DGRS: torch.Tensor
+) -> torch.Tensor:
+    return _backward(shape, grad_y_NDIJ, x_NCHW, weight_DGRS, [False, True, False])[1]
 
 
 def _backward(
-    shape: Shape, g: torch.Tensor, x: torch.Tensor, w: torch.Tensor, wanted: list[bool]
+    shape: Shape, grad_y_NDIJ: torch.Tensor, x_NCHW: torch.Tensor, weight_DGRS: torch.Tensor, wanted: list[bool]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     _, stride, padding, dilation, groups = shape
     result: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = _convolution_backward(
-        g, x, w, None, stride, padding, dilation, False, (0, 0), groups, wanted
+        grad_y_NDIJ, x_NCHW, weight_DGRS, None, stride, padding, dilation, False, (0, 0), groups, wanted
     )
     return result
 
@@ -129,33 +137,35 @@ _convolution_backward = torch.ops.aten.convolution_backward.default
 # --- pointwise: matrix products ----------------------------------------------------------------------------
 
 
-def _pointwise(x: Sides, c_out: int) -> tuple[Run, Run, Run]:
-    n, c_in, h, w = x
-    positions = n * h * w
-    of_x, of_y = (positions, c_in), (positions, c_out)
-    image_x, strides_x = (n, c_in, h, w), (h * w * c_in, 1, w * c_in, c_in)
-    image_y, strides_y = (n, c_out, h, w), (h * w * c_out, 1, w * c_out, c_out)
-    rows_x, rows_y = (c_in, 1), (c_out, 1)
+def _pointwise(sides: Sides, d: int) -> tuple[Run, Run, Run]:
+    n, c, h, w = sides
+    positions = n * h * w  # P: of all images together
+    matrix_x, matrix_y = (positions, c), (positions, d)
+    rows_x, rows_y = (c, 1), (d, 1)
+    image_x, strides_x = (n, c, h, w), (h * w * c, 1, w * c, c)
+    image_y, strides_y = (n, d, h, w), (h * w * d, 1, w * d, d)
 
-    # In channels_last an image is a matrix (N * H * W, C) as it lies.
-    def forward(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        flat, wt = x.as_strided(of_x, rows_x), w.reshape(c_out, c_in).t()
-        product = torch.mm(flat, wt) if bias is None else torch.addmm(bias, flat, wt)
-        return product.as_strided(image_y, strides_y)
+    # In channels_last images are a matrix (P, C) as they lie, which `as_strided` says in one call.
+    def forward(x_NCHW: torch.Tensor, weight_DC11: torch.Tensor, bias_D: torch.Tensor | None) -> torch.Tensor:
+        x_PC, weight_CD = x_NCHW.as_strided(matrix_x, rows_x), weight_DC11.reshape(d, c).t()
+        y_PD = torch.mm(x_PC, weight_CD) if bias_D is None else torch.addmm(bias_D, x_PC, weight_CD)
+        return y_PD.as_strided(image_y, strides_y)
 
-    def input_gradient(g: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        return torch.mm(g.as_strided(of_y, rows_y), w.reshape(c_out, c_in)).as_strided(image_x, strides_x)
+    def grad_x(grad_y_NDHW: torch.Tensor, weight_DC11: torch.Tensor) -> torch.Tensor:
+        grad_x_PC = torch.mm(grad_y_NDHW.as_strided(matrix_y, rows_y), weight_DC11.reshape(d, c))
+        return grad_x_PC.as_strided(image_x, strides_x)
 
-    def weight_gradient(g: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        return torch.mm(g.as_strided(of_y, rows_y).t(), x.as_strided(of_x, rows_x)).view(w.shape)
+    def grad_weight(grad_y_NDHW: torch.Tensor, x_NCHW: torch.Tensor, weight_DC11: torch.Tensor) -> torch.Tensor:
+        grad_y_DP, x_PC = grad_y_NDHW.as_strided(matrix_y, rows_y).t(), x_NCHW.as_strided(matrix_x, rows_x)
+        return torch.mm(grad_y_DP, x_PC).view(weight_DC11.shape)
 
-    return forward, input_gradient, weight_gradient
-
-
-# --- depthwise ---------------------------------------------------------------------------------------------
+    return forward, grad_x, grad_weight
 
 
-def _of_depthwise_input(shape: Shape, x: Sides) -> Run | None:
+# --- depthwise: D = C, G = 1 -------------------------------------------------------------------------------
+
+
+def _depthwise_grad_x(shape: Shape, sides: Sides) -> Run | None:
     kernel, stride, _, _, groups = shape
     sees_a_subgrid = _sees_a_subgrid(shape)
     on_subgrid = _on_subgrid(shape) if sees_a_subgrid else shape
@@ -164,66 +174,75 @@ def _of_depthwise_input(shape: Shape, x: Sides) -> Run | None:
         return None
     dilation = on_subgrid.dilation
 
-    def input_gradient(g: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    def grad_x(grad_y_NCIJ: torch.Tensor, weight_C1RS: torch.Tensor) -> torch.Tensor:
         """Convolve with the flipped kernel."""
-        result = torch.conv2d(g, w.flip(2, 3), None, 1, padding, dilation, groups)
-        return spread(result, x, (0, 0), stride) if sees_a_subgrid else result
+        result = torch.conv2d(grad_y_NCIJ, weight_C1RS.flip(2, 3), None, 1, padding, dilation, groups)
+        return spread(result, sides, (0, 0), stride) if sees_a_subgrid else result
 
-    return input_gradient
+    return grad_x
 
 
-def _of_depthwise_weight(shape: Shape, x: Sides) -> Run | None:
+def _depthwise_grad_weight(shape: Shape, sides: Sides) -> Run | None:
     if _sees_a_subgrid(shape):
-        (s, t), (n, c, h, w) = shape.stride, x
+        (s, t), (n, c, h, w) = shape.stride, sides
         on_subgrid = _on_subgrid(shape)
-        seen = (n, c, -(-h // s), -(-w // t))
-        inner: Run = _of_depthwise_weight(on_subgrid, seen) or partial(_of_weight, on_subgrid)
-        return lambda g, x, w: inner(g, picked(x, (0, 0), (s, t)), w)
+        seen = (n, c, -(-h // s), -(-w // t))  # rounded up: row and column 0 are seen
+        inner: Run = _depthwise_grad_weight(on_subgrid, seen) or partial(_grad_weight, on_subgrid)
+        return lambda grad_y_NCIJ, x_NCHW, weight_C1RS: inner(grad_y_NCIJ, picked(x_NCHW, (0, 0), (s, t)), weight_C1RS)
     (height, width), (rows, columns), groups = shape.kernel, shape.padding, shape.groups
-    columns_out = (x[3] + 2 * columns - shape.dilation[1] * (width - 1) - 1) // shape.stride[1] + 1
-    in_parities = not (x[3] % 2 or columns % 2)
+    columns_out = (sides[3] + 2 * columns - shape.dilation[1] * (width - 1) - 1) // shape.stride[1] + 1
+    # An odd padding would let even columns be odd ones, and of an odd width the parities have different lengths.
+    in_parities = not (sides[3] % 2 or columns % 2)
     if in_parities and shape.dilation == (2, 2) and shape.stride == (1, 1) and columns_out % 2 == 0:
-        # The kernel has a row between each two: its gradient is computed too, and dropped.
+        # The kernel has a row between each two: its gradient is computed too, and dropped. Rows are not split by
+        # parity as well, for that is no view.
         undilated = Shape((2 * height - 1, width), (1, 1), (rows, columns // 2), (1, 1), 2 * groups)
         in_parts = _in_narrow_parts(undilated)
 
-        def of_dilated(g: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-            both = in_parts(_by_column_parity(g), _by_column_parity(x))
-            return both[:, :, ::2].reshape(2, *w.shape).sum(0)
+        def of_dilated(grad_y_NCIJ: torch.Tensor, x_NCHW: torch.Tensor, weight_C1RS: torch.Tensor) -> torch.Tensor:
+            of_both = in_parts(_by_column_parity(grad_y_NCIJ), _by_column_parity(x_NCHW))  # (2 C, 1, 2 R - 1, S)
+            return of_both[:, :, ::2].reshape(2, *weight_C1RS.shape).sum(0)
 
         return of_dilated
     if shape.dilation != (1, 1) or width <= WIDEST:
         return None
     if shape.stride == (1, 1):
         in_parts = _in_narrow_parts(shape)
-        return lambda g, x, w: in_parts(g, x)
+        return lambda grad_y_NCIJ, x_NCHW, weight_C1RS: in_parts(grad_y_NCIJ, x_NCHW)
     half = (width + 1) // 2
-    if in_parities and shape.stride == (2, 2) and half <= WIDEST and columns_out == x[3] // 2 + columns - half + 1:
+    if in_parities and shape.stride == (2, 2) and half <= WIDEST and columns_out == sides[3] // 2 + columns - half + 1:
         # Even columns of the kernel meet even columns of the image, odd ones odd ones.
         in_parts = _in_narrow_parts(Shape((height, half), (2, 1), (rows, columns // 2), (1, 1), 2 * groups))
 
-        def of_halving(g: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-            even, odd = in_parts(torch.cat([g, g], 1), _by_column_parity(x)).chunk(2)
-            result = torch.empty_like(w)
-            result[..., ::2], result[..., 1::2] = even, odd[..., : width // 2]
-            return result
+        def of_halving(grad_y_NCIJ: torch.Tensor, x_NCHW: torch.Tensor, weight_C1RS: torch.Tensor) -> torch.Tensor:
+            even, odd = in_parts(torch.cat([grad_y_NCIJ, grad_y_NCIJ], 1), _by_column_parity(x_NCHW)).chunk(2)
+            result_C1RS = torch.empty_like(weight_C1RS)
+            # A kernel of odd width has a column less among the odd ones.
+            result_C1RS[..., ::2], result_C1RS[..., 1::2] = even, odd[..., : width // 2]
+            return result_C1RS
 
         return of_halving
     return None
 
 
 def _in_narrow_parts(shape: Shape) -> Run:
-    """Return what computes the gradient of an undilated depthwise weight (C, 1, k, k), a few columns at a time."""
+    """Return what computes the gradient of an undilated depthwise weight (C, 1, R, S), a few columns at a time."""
     (height, width), (rows, columns), groups = shape.kernel, shape.padding, shape.groups
     if width <= WIDEST:
-        return lambda g, x: _of_weight(shape, g, x, g.new_empty(groups, 1, height, width))
+        return lambda grad_y, x: _grad_weight(shape, grad_y, x, grad_y.new_empty(groups, 1, height, width))
     unpadded = shape._replace(padding=(0, 0))
     parts = [(first, min(WIDEST, width - first)) for first in range(0, width, WIDEST)]
 
-    def in_parts(g: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        padded, seen = F.pad(x, (columns, columns, rows, rows)), g.shape[3] - 1
+    def in_parts(grad_y_NCIJ: torch.Tensor, x_NCHW: torch.Tensor) -> torch.Tensor:
+        # Padded here, for a part of the kernel does not meet the padding on both sides.
+        padded, seen = F.pad(x_NCHW, (columns, columns, rows, rows)), grad_y_NCIJ.shape[3] - 1
         found = [
-            _of_weight(unpadded, g, padded[..., first : first + seen + part], g.new_empty(groups, 1, height, part))
+            _grad_weight(
+                unpadded,
+                grad_y_NCIJ,
+                padded[..., first : first + seen + part],
+                grad_y_NCIJ.new_empty(groups, 1, height, part),
+            )
             for first, part in parts
         ]
         return torch.cat(found, 3)
@@ -243,10 +262,10 @@ def _on_subgrid(shape: Shape) -> Shape:
     return Shape(shape.kernel, (1, 1), (p // s, q // t), (d // s, e // t), shape.groups)
 
 
-def _by_column_parity(x: torch.Tensor) -> torch.Tensor:
+def _by_column_parity(x_NCHW: torch.Tensor) -> torch.Tensor:
     """Return (N, C, H, W) in channels_last as (N, 2C, H, W / 2): the even columns' channels, then the odd ones'."""
-    n, c, h, w = x.shape
-    return x.permute(0, 2, 3, 1).reshape(n, h, w // 2, 2 * c).permute(0, 3, 1, 2)
+    n, c, h, w = x_NCHW.shape
+    return x_NCHW.permute(0, 2, 3, 1).reshape(n, h, w // 2, 2 * c).permute(0, 3, 1, 2)
 
 
 # --- layouts -----------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ class Variable(NamedTuple):
 Guard = Module | Name | Variable
 
 
-def watched(candidate: nn.Module) -> tuple[Guard, ...]:
+def guards_of(candidate: nn.Module) -> tuple[Guard, ...]:
     """Return what the trace of a candidate takes for granted.
 
     Raises:

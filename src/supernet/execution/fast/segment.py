@@ -25,6 +25,9 @@ from supernet.execution.fast.convolution import (
 
 __all__ = ["Segment"]
 
+# N batch, C channels, H rows, W columns of the input x; D, I, J those of a convolution's result. Gradients are called
+# grad_ and the name of what they belong to. A name that ends in such letters is a tensor of that shape.
+
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
@@ -37,11 +40,11 @@ class Segment:
     only: these are picked before.
 
     Args:
-        norm: a BatchNorm2d with running statistics and a momentum.
-        rectified: whether a ReLU stands before the convolutions.
-        convs: at least one, whose padding is zeros and given in numbers.
-        corner: how many rows and columns are cut off at the top and the left, where the first convolution is
-            pointwise and there is no norm.
+        norm: A BatchNorm2d with running statistics and a momentum, or None.
+        rectified: Whether a ReLU stands before the convolutions.
+        convs: At least one convolution, whose padding is zeros and given in numbers.
+        corner: Numbers of rows and columns that are cut off at the top and the left, where the first convolution is
+            pointwise and there is no norm. Default: none.
     """
 
     norm: Norm | None
@@ -53,8 +56,9 @@ class Segment:
         """Return what the modules would: (N, C, H, W) to (N, C', H', W')."""
         norm = self.norm
         if x.dim() != 4 or x.numel() == 0 or (norm is not None and x.numel() == x.shape[1]):
-            return self._plain(x)  # torch's own errors, and its own way with nothing at all
+            return self._module_by_module(x)  # torch's own errors, and its own way with an empty batch
         first = shape_of(self.convs[0])
+        # Of a norm's input all positions count, since they are in its statistics.
         is_picked = self.corner != (0, 0) or (norm is None and first.stride != (1, 1) and first.is_pointwise())
         if is_picked:
             x = _Picked.apply(x, self.corner, first.stride)
@@ -64,7 +68,7 @@ class Segment:
             tensors += parameters["weight"], parameters["bias"]
         return _Segment.apply(self, is_picked, x, *tensors)
 
-    def _plain(self, x: torch.Tensor) -> torch.Tensor:
+    def _module_by_module(self, x: torch.Tensor) -> torch.Tensor:
         if self.corner != (0, 0):
             x = x[:, :, self.corner[0] :, self.corner[1] :]
         y = x if self.norm is None else self.norm(x)
@@ -95,18 +99,18 @@ def _routes(shapes: tuple[Shape, ...], channels: tuple[int, ...], x: Any, is_fas
 
 class _Segment(Function):
     @staticmethod
-    def forward(ctx: Any, segment: Segment, is_picked: bool, x: torch.Tensor, *tensors: Any) -> torch.Tensor:
-        ctx.is_fast = has_fast_routes(x)
-        ctx.segment, ctx.is_picked, ctx.routes = segment, is_picked, segment.routes(is_picked, x, ctx.is_fast)
-        y, norm = x, segment.norm
+    def forward(ctx: Any, segment: Segment, is_picked: bool, x_NCHW: torch.Tensor, *tensors: Any) -> torch.Tensor:
+        ctx.is_fast = has_fast_routes(x_NCHW)
+        ctx.segment, ctx.is_picked, ctx.routes = segment, is_picked, segment.routes(is_picked, x_NCHW, ctx.is_fast)
+        y, norm = x_NCHW, segment.norm
         if norm is None:
-            ctx.save_for_backward(x, *tensors)
+            ctx.save_for_backward(x_NCHW, *tensors)
             of_convs = tensors
             y = y.relu() if segment.rectified else y
         else:
-            y, mean, rstd = normalized(norm, x, tensors[0], tensors[1])
+            y, mean_C, rstd_C = normalized(norm, x_NCHW, tensors[0], tensors[1])
             ctx.in_training = norm.training
-            ctx.save_for_backward(x, mean, rstd, *tensors)
+            ctx.save_for_backward(x_NCHW, mean_C, rstd_C, *tensors)
             of_convs = tensors[2:]
             y = y.relu_() if segment.rectified else y
         for i, step in enumerate(ctx.routes):
@@ -114,85 +118,91 @@ class _Segment(Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, g: torch.Tensor) -> Any:
+    def backward(ctx: Any, grad_y_NDIJ: torch.Tensor) -> Any:
         segment, routes, norm = ctx.segment, ctx.routes, ctx.segment.norm
         if torch.is_grad_enabled():  # a second backward: through operations that have one
-            return None, None, *_twice(ctx, g)
+            return None, None, *_twice(ctx, grad_y_NDIJ)
         wants_x, *wants = ctx.needs_input_grad[2:]
-        of_affine: list[Any] = []
+        grad_affine: list[Any] = []
         wants_input = wants_x
+        # What the first convolution was given: by the same operations as in the forward pass where there is no norm;
+        # with one by a factor and an offset a channel, one pass over the image.
         if norm is None:
-            x, *of_convs = ctx.saved_tensors
-            y = x.relu() if segment.rectified else x
+            x_NCHW, *of_convs = ctx.saved_tensors
+            y_NCHW = x_NCHW.relu() if segment.rectified else x_NCHW
         else:
-            x, mean, rstd, gamma, beta, *of_convs = ctx.saved_tensors
-            factor = rstd if gamma is None else rstd * gamma
-            offset = -mean * factor if beta is None else torch.addcmul(beta, mean, factor, value=-1)
-            y = torch.addcmul(offset.view(1, -1, 1, 1), x, factor.view(1, -1, 1, 1))
-            y = y.relu_() if segment.rectified else y
-            of_affine, wants_affine, wants = [None, None], wants[:2], wants[2:]
+            x_NCHW, mean_C, rstd_C, gamma_C, beta_C, *of_convs = ctx.saved_tensors
+            factor_C = rstd_C if gamma_C is None else rstd_C * gamma_C
+            offset_C = -mean_C * factor_C if beta_C is None else torch.addcmul(beta_C, mean_C, factor_C, value=-1)
+            y_NCHW = torch.addcmul(offset_C.view(1, -1, 1, 1), x_NCHW, factor_C.view(1, -1, 1, 1))
+            y_NCHW = y_NCHW.relu_() if segment.rectified else y_NCHW
+            grad_affine, wants_affine, wants = [None, None], wants[:2], wants[2:]
             wants_input |= any(wants_affine)
         if ctx.is_fast:
-            g = g.contiguous(memory_format=torch.channels_last)
-        inputs = [y]
+            grad_y_NDIJ = grad_y_NDIJ.contiguous(memory_format=torch.channels_last)
+        # The inputs of the convolutions, up to the last one whose weight's gradient is wanted.
+        inputs = [y_NCHW]
         for i in range(max((i for i in range(len(routes)) if wants[2 * i]), default=0)):
             inputs.append(routes[i].forward(inputs[i], of_convs[2 * i], of_convs[2 * i + 1]))
-        of_x = None
-        of_tensors: list[Any] = [None] * len(of_convs)
+        grad_x_NCHW = None
+        grad_convs: list[Any] = [None] * len(of_convs)  # weight, bias of each
+        grad = grad_y_NDIJ  # of the result of the convolution that is looked at
         for i in reversed(range(len(routes))):
             if wants[2 * i]:
-                of_tensors[2 * i] = routes[i].weight_gradient(g, inputs[i], of_convs[2 * i])
+                grad_convs[2 * i] = routes[i].grad_weight(grad, inputs[i], of_convs[2 * i])
             if wants[2 * i + 1]:
-                of_tensors[2 * i + 1] = g.sum((0, 2, 3))
+                grad_convs[2 * i + 1] = grad.sum((0, 2, 3))
             if not wants_input and not any(wants[: 2 * i]):
                 break
-            g = routes[i].input_gradient(g, of_convs[2 * i])
+            grad = routes[i].grad_x(grad, of_convs[2 * i])
         else:
-            of_x = _threshold_backward(g, y, 0) if segment.rectified else g
+            grad_x_NCHW = _threshold_backward(grad, y_NCHW, 0) if segment.rectified else grad
             if norm is not None:
-                of_x, *of_norm = normalized_gradients(of_x, x, gamma, mean, rstd, norm, ctx.in_training)
-                of_affine = [grad if wanted else None for grad, wanted in zip(of_norm, wants_affine, strict=True)]
-        return None, None, of_x, *of_affine, *of_tensors
+                grad_x_NCHW, *grads_of_norm = normalized_gradients(
+                    grad_x_NCHW, x_NCHW, gamma_C, mean_C, rstd_C, norm, ctx.in_training
+                )
+                grad_affine = [g if wanted else None for g, wanted in zip(grads_of_norm, wants_affine, strict=True)]
+        return None, None, grad_x_NCHW, *grad_affine, *grad_convs
 
 
 _threshold_backward = torch.ops.aten.threshold_backward.default
 
 
-def _twice(ctx: Any, g: torch.Tensor) -> list[Any]:
+def _twice(ctx: Any, grad_y_NDIJ: torch.Tensor) -> list[Any]:
     """Return the gradients of x and the other tensors with a graph of their own."""
-    segment, mean, rstd = ctx.segment, None, None
+    segment, mean_C, rstd_C = ctx.segment, None, None
     if segment.norm is None:
-        x, *tensors = ctx.saved_tensors
+        x_NCHW, *tensors = ctx.saved_tensors
     else:
-        x, mean, rstd, *tensors = ctx.saved_tensors
+        x_NCHW, mean_C, rstd_C, *tensors = ctx.saved_tensors
 
-    def again(x: Any, *tensors: Any) -> torch.Tensor:
-        y, of_convs = x, tensors
+    def again(x_NCHW: Any, *tensors: Any) -> torch.Tensor:
+        y, of_convs = x_NCHW, tensors
         if segment.norm is not None:
-            gamma, beta, *of_convs = tensors  # type: ignore[assignment]
-            y = plainly_normalized(segment.norm, x, gamma, beta, ctx.in_training, mean, rstd)
+            gamma_C, beta_C, *of_convs = tensors  # type: ignore[assignment]
+            y = differentiable_norm(segment.norm, x_NCHW, gamma_C, beta_C, ctx.in_training, mean_C, rstd_C)
         y = y.relu() if segment.rectified else y
         for i, (_, stride, padding, dilation, groups) in enumerate(segment.shapes(ctx.is_picked)):
             y = torch.conv2d(y, of_convs[2 * i], of_convs[2 * i + 1], stride, padding, dilation, groups)
         return y
 
-    return differentiable_gradients(again, g, ctx.needs_input_grad[2:], (x, *tensors))
+    return differentiable_gradients(again, grad_y_NDIJ, ctx.needs_input_grad[2:], (x_NCHW, *tensors))
 
 
 class _Picked(Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, corner: Pair, stride: Pair) -> torch.Tensor:
-        ctx.sides, ctx.corner, ctx.stride = tuple(x.shape), corner, stride
-        return picked(x, corner, stride)
+    def forward(ctx: Any, x_NCHW: torch.Tensor, corner: Pair, stride: Pair) -> torch.Tensor:
+        ctx.sides, ctx.corner, ctx.stride = tuple(x_NCHW.shape), corner, stride
+        return picked(x_NCHW, corner, stride)
 
     @staticmethod
-    def backward(ctx: Any, g: torch.Tensor) -> Any:
+    def backward(ctx: Any, grad_y_NCIJ: torch.Tensor) -> Any:
         if not torch.is_grad_enabled():
-            return spread(g, ctx.sides, ctx.corner, ctx.stride), None, None
+            return spread(grad_y_NCIJ, ctx.sides, ctx.corner, ctx.stride), None, None
         (rows, columns), (s, t) = ctx.corner, ctx.stride  # a second backward: by operations that have one
-        result = g.new_zeros(ctx.sides)
-        of_rows = result[:, :, rows::s].slice_scatter(g, 3, columns, None, t)
-        return result.slice_scatter(of_rows, 2, rows, None, s), None, None
+        zeros_NCHW = grad_y_NCIJ.new_zeros(ctx.sides)
+        grad_rows_NCIW = zeros_NCHW[:, :, rows::s].slice_scatter(grad_y_NCIJ, 3, columns, None, t)
+        return zeros_NCHW.slice_scatter(grad_rows_NCIW, 2, rows, None, s), None, None
 
 
 # --- BatchNorm ---------------------------------------------------------------------------------------------
@@ -205,25 +215,26 @@ def count_batch(norm: Norm) -> None:
 
 
 def normalized(
-    norm: Norm, x: torch.Tensor, gamma: torch.Tensor | None, beta: torch.Tensor | None
+    norm: Norm, x: torch.Tensor, gamma_C: torch.Tensor | None, beta_C: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return x normalized by a BatchNorm, with the mean and 1 / deviation (C,) that it took; statistics move."""
     count_batch(norm)
-    result, mean, rstd = torch.native_batch_norm(
-        x, gamma, beta, norm.running_mean, norm.running_var, norm.training, norm.momentum or 0.0, norm.eps
+    y, mean_C, rstd_C = torch.native_batch_norm(
+        x, gamma_C, beta_C, norm.running_mean, norm.running_var, norm.training, norm.momentum or 0.0, norm.eps
     )
-    if not norm.training:
+    if not norm.training:  # torch's own gives neither then
         assert norm.running_mean is not None and norm.running_var is not None
-        mean, rstd = norm.running_mean.clone(), torch.rsqrt(norm.running_var + norm.eps)
-    return result, mean, rstd
+        # A copy: a pass in training may move the norm's own before the backward pass.
+        mean_C, rstd_C = norm.running_mean.clone(), torch.rsqrt(norm.running_var + norm.eps)
+    return y, mean_C, rstd_C
 
 
 def normalized_gradients(
-    g: torch.Tensor,
+    grad_y: torch.Tensor,
     x: torch.Tensor,
-    gamma: torch.Tensor | None,
-    mean: torch.Tensor,
-    rstd: torch.Tensor,
+    gamma_C: torch.Tensor | None,
+    mean_C: torch.Tensor,
+    rstd_C: torch.Tensor,
     norm: Norm,
     in_training: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -231,42 +242,45 @@ def normalized_gradients(
     if in_training:
         # Of one image it is wrong where one lies in NCHW and the other in channels_last with an odd first stride, which
         # both formats leave open, such as that of image.permute(2, 0, 1).unsqueeze(0).
-        g = g.contiguous(memory_format=layout_of(x))
+        grad_y = grad_y.contiguous(memory_format=layout_of(x))
         result: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = torch.ops.aten.native_batch_norm_backward(
-            g, x, gamma, None, None, mean, rstd, True, norm.eps, [True, True, True]
+            grad_y, x, gamma_C, None, None, mean_C, rstd_C, True, norm.eps, [True, True, True]
         )
         return result
+    # Mean and deviation are constants.
     others = [dim for dim in range(x.dim()) if dim != 1]
     column = [-1 if dim == 1 else 1 for dim in range(x.dim())]
-    of_input = g * (rstd if gamma is None else rstd * gamma).view(column)
-    return of_input, ((x - mean.view(column)) * g).sum(others) * rstd, g.sum(others)
+    grad_x = grad_y * (rstd_C if gamma_C is None else rstd_C * gamma_C).view(column)
+    grad_gamma_C = ((x - mean_C.view(column)) * grad_y).sum(others) * rstd_C
+    return grad_x, grad_gamma_C, grad_y.sum(others)
 
 
-def plainly_normalized(
-    norm: Norm | None,
+def differentiable_norm(
+    norm: Norm,
     x: torch.Tensor,
-    gamma: torch.Tensor | None,
-    beta: torch.Tensor | None,
+    gamma_C: torch.Tensor | None,
+    beta_C: torch.Tensor | None,
     in_training: bool,
-    mean: torch.Tensor | None,
-    rstd: torch.Tensor | None,
+    mean_C: torch.Tensor | None,
+    rstd_C: torch.Tensor | None,
 ) -> torch.Tensor:
     """Return x normalized by operations that can be differentiated twice; statistics do not move."""
-    if norm is None:
-        return x
     column = [-1 if dim == 1 else 1 for dim in range(x.dim())]
     if in_training:  # not by F.batch_norm, whose gradient depends on strides: see `normalized_gradients`
         others = [dim for dim in range(x.dim()) if dim != 1]
-        variance, mean = torch.var_mean(x, others, correction=0)
-        rstd = torch.rsqrt(variance + norm.eps)
-    assert mean is not None and rstd is not None
-    y = (x - mean.view(column)) * rstd.view(column)
-    y = y if gamma is None else y * gamma.view(column)
-    return y if beta is None else y + beta.view(column)
+        variance_C, mean_C = torch.var_mean(x, others, correction=0)
+        rstd_C = torch.rsqrt(variance_C + norm.eps)
+    assert mean_C is not None and rstd_C is not None
+    y = (x - mean_C.view(column)) * rstd_C.view(column)
+    y = y if gamma_C is None else y * gamma_C.view(column)
+    return y if beta_C is None else y + beta_C.view(column)
 
 
 def differentiable_gradients(
-    function: Callable[..., torch.Tensor], g: torch.Tensor, wanted: Any, inputs: tuple[torch.Tensor | None, ...]
+    function: Callable[..., torch.Tensor],
+    grad_output: torch.Tensor,
+    wanted: Any,
+    inputs: tuple[torch.Tensor | None, ...],
 ) -> list[torch.Tensor | None]:
     """Return the gradient of each input that is wanted, None for the others, with a graph of their own."""
     with torch.enable_grad():
@@ -274,5 +288,5 @@ def differentiable_gradients(
         aliases = [None if x is None else x.view_as(x) for x in inputs]
         output = function(*aliases)
     sought = [x for x, wants in zip(aliases, wanted, strict=True) if wants and x is not None]
-    found = iter(torch.autograd.grad(output, sought, g, create_graph=True, allow_unused=True))
+    found = iter(torch.autograd.grad(output, sought, grad_output, create_graph=True, allow_unused=True))
     return [next(found) if wants and x is not None else None for x, wants in zip(inputs, wanted, strict=True)]

@@ -1,7 +1,7 @@
-"""Reading what a candidate is made of, by tracing it (`torch.fx`), so that users' own modules count too.
+"""Finding out what a candidate is made of, by tracing it (`torch.fx`), so that users' own modules count too.
 
 A candidate that is not understood, or whose trace need not stay true, is left to run as it is. What a trace takes for
-granted is watched.
+granted stands in its guards.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from supernet.execution.fast.guards import (
     Unreadable,
     attributes_of,
     follows_a_plan,
+    guards_of,
     is_torchs_own,
-    watched,
 )
 from supernet.execution.fast.pooling import MaxPool
 from supernet.execution.fast.segment import Norm, Segment
 from supernet.execution.fast.shared import Shared
 from supernet.execution.fast.weighted_sum import Term
 
-__all__ = ["CandidateTrace", "read"]
+__all__ = ["CandidateTrace", "trace_of"]
 
-TraceCache = dict[Hashable, "fx.Graph | Unreadable"]
+TraceCache = dict[Hashable, "fx.Graph | Unreadable"]  # by structure: the candidates of a cell repeat
 
 
 class AvgPool(NamedTuple):
@@ -70,20 +70,23 @@ class CandidateTrace:
     """What a candidate is made of.
 
     Attributes:
-        module: the candidate.
-        text: what was found, for people.
-        is_zero: whether it gives zeros whatever its input.
-        head: the first operation, if it has no parameters and others may want its result too.
-        steps: what follows, up to a last BatchNorm.
-        norm: the last BatchNorm, if it can be folded into the mixture.
-        folded: all BatchNorms that are not called as modules.
-        is_plain: whether it runs as it is.
-        has_choices: whether what stands in the place of other choices is called.
+        module: The candidate.
+        text: What was found, for people.
+        runs_as_it_is: Whether it is called as a module, since no more is known of it.
+        is_zero: Whether it gives zeros whatever its input.
+        head: The first operation, if it has no parameters and others may want its result too.
+        steps: Calls that follow, up to a last BatchNorm.
+        first: Node of the trace whose value the head gives; the input where there is no head.
+        last: Node of the trace whose value the steps give.
+        norm: The last BatchNorm, if it can be folded into the mixture.
+        folded: All BatchNorms that are not called as modules.
+        has_choices: Whether what stands in the place of other choices is called.
+        guards: What the trace takes for granted.
     """
 
     module: nn.Module
     text: str
-    is_plain: bool = False
+    runs_as_it_is: bool = False
     is_zero: bool = False
     head: Head | None = None
     steps: tuple[Step, ...] = ()
@@ -92,12 +95,12 @@ class CandidateTrace:
     norm: Norm | None = None
     folded: tuple[Norm, ...] = ()
     has_choices: bool = False
-    watched: tuple[Guard, ...] = field(default=(), repr=False)
+    guards: tuple[Guard, ...] = field(default=(), repr=False)
 
     def holds(self) -> bool:
-        """Say whether all that the reading takes for granted is still so."""
-        for what in self.watched:  # a loop, for generators take several times as long
-            if not what.holds():
+        """Say whether all that the trace takes for granted is still so."""
+        for guard in self.guards:  # a loop, for generators take several times as long
+            if not guard.holds():
                 return False
         return all(map(_can_be_folded, self.folded))
 
@@ -122,27 +125,27 @@ class CandidateTrace:
         return Term(position, y, self.norm, is_shared=not self.steps)
 
 
-def read(candidate: nn.Module, known: TraceCache) -> CandidateTrace:
+def trace_of(candidate: nn.Module, cache: TraceCache) -> CandidateTrace:
     """Return what a candidate is made of.
 
     Args:
-        candidate: called with one tensor.
-        known: traces of candidates of the same structure; new ones are added.
+        candidate: A module that is called with one tensor.
+        cache: Graphs of candidates of other structures; new ones are added.
     """
     try:
-        taken_for_granted = watched(candidate)
+        guards = guards_of(candidate)
         key = _structure(candidate, {})
-        if key not in known:
+        if key not in cache:
             try:
-                known[key] = _traced(candidate)
+                cache[key] = _graph_of(candidate)
             except Unreadable as reason:
-                known[key] = reason
-        graph = known[key]
+                cache[key] = reason
+        graph = cache[key]
         if isinstance(graph, Unreadable):
             raise graph
-        return _read(candidate, graph, taken_for_granted)
+        return _understood(candidate, graph, guards)
     except Unreadable as reason:
-        return CandidateTrace(candidate, f"as it is: {reason}", is_plain=True)
+        return CandidateTrace(candidate, f"as it is: {reason}", runs_as_it_is=True)
 
 
 # --- tracing -----------------------------------------------------------------------------------------------
@@ -173,7 +176,7 @@ def _surroundings() -> tuple[Any, ...]:
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), hooks, *autocast
 
 
-def _traced(candidate: nn.Module) -> fx.Graph:
+def _graph_of(candidate: nn.Module) -> fx.Graph:
     """Trace a copy of the candidate, in both its forms."""
     if follows_a_plan(candidate) or is_torchs_own(candidate):
         candidate = nn.Sequential(candidate)
@@ -245,7 +248,8 @@ _PURE_METHODS = frozenset(
 )
 
 
-def _read(candidate: nn.Module, graph: fx.Graph, watched: tuple[Guard, ...]) -> CandidateTrace:
+def _understood(candidate: nn.Module, graph: fx.Graph, guards: tuple[Guard, ...]) -> CandidateTrace:
+    """Return what the graph says that the candidate does."""
     root = nn.Sequential(candidate) if is_torchs_own(candidate) or follows_a_plan(candidate) else candidate
     nodes = list(graph.nodes)
     if [node.op for node in nodes].count("placeholder") != 1:
@@ -265,9 +269,9 @@ def _read(candidate: nn.Module, graph: fx.Graph, watched: tuple[Guard, ...]) -> 
 
     last = source(last)
     if last is x:
-        return CandidateTrace(candidate, "its input", watched=watched)
+        return CandidateTrace(candidate, "its input", guards=guards)
     if _gives_zeros(x, last, source):
-        return CandidateTrace(candidate, "skipped: zeros", is_zero=True, watched=watched)
+        return CandidateTrace(candidate, "skipped: zeros", is_zero=True, guards=guards)
 
     users: dict[fx.Node, list[fx.Node]] = {node: [] for node in nodes}
     for node in inner:
@@ -310,7 +314,7 @@ def _read(candidate: nn.Module, graph: fx.Graph, watched: tuple[Guard, ...]) -> 
         norm=norm,
         folded=tuple(n for n in (norm, *(s.call.norm for s in steps if isinstance(s.call, Segment))) if n is not None),
         has_choices=any(map(follows_a_plan, modules.values())),
-        watched=watched,
+        guards=guards,
     )
 
 

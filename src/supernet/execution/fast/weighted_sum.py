@@ -1,10 +1,10 @@
 """The weighted sum of candidates' outputs, with a last BatchNorm folded into it.
 
 With `xhat_k = (z_k - mu_k) r_k` per channel, `r_k = 1 / sqrt(var_k + eps)`, the mixture of normalized outputs is one
-sum with a factor a channel: `m = sum_k (p_k gamma_k r_k) z_k + sum_k p_k (beta_k - gamma_k r_k mu_k)`. Its gradients,
+sum with a factor a channel: `m = sum_k (w_k gamma_k r_k) z_k + sum_k w_k (beta_k - gamma_k r_k mu_k)`. Its gradients,
 with `g = dL/dm`, `S = sum g` and `P_k = sum g xhat_k` over the n positions of a channel:
-`dp_k = sum_c (gamma_k P_k + beta_k S)`, `dgamma_k = p_k P_k`, `dbeta_k = p_k S`,
-`dz_k = p_k gamma_k r_k (g - S / n - xhat_k P_k / n)`. In eval mode mu and r are constants, and the last two terms
+`dw_k = sum_c (gamma_k P_k + beta_k S)`, `dgamma_k = w_k P_k`, `dbeta_k = w_k S`,
+`dz_k = w_k gamma_k r_k (g - S / n - xhat_k P_k / n)`. In eval mode mu and r are constants, and the last two terms
 vanish. So neither a normalized nor a weighted output is held: only `z_k`, which the layer before gives, and (C,)
 numbers.
 """
@@ -24,12 +24,16 @@ from supernet.execution.fast.segment import (
     Norm,
     count_batch,
     differentiable_gradients,
+    differentiable_norm,
     normalized_gradients,
-    plainly_normalized,
 )
 from supernet.execution.fast.shared import Shared
 
 __all__ = ["Term", "fused_weighted_sum"]
+
+
+# N batch, C channels, ... any positions, K candidates, T terms: candidates that do not give zeros, M terms with a norm.
+# A name that ends in such letters is a tensor, or a sequence of tensors, of that shape.
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,10 @@ class Term:
     """A candidate's output.
 
     Args:
-        position: of its weight.
-        tensor: (N, C, ...) with a norm, else (...).
-        norm: the BatchNorm that is still to be applied to it.
-        is_shared: whether the tensor is that of other edges too, so that its statistics are worth being kept.
+        position: Position of its weight among all candidates' weights.
+        tensor: The output, of shape (N, C, ...) with a norm, else of any.
+        norm: The BatchNorm that is still to be applied to it. Default: none.
+        is_shared: Whether the tensor is that of other edges too, so that its statistics are worth being kept.
     """
 
     position: int
@@ -53,103 +57,114 @@ class Term:
         return self.tensor if self.norm is None else self.norm(self.tensor)
 
 
-def fused_weighted_sum(p: torch.Tensor, terms: Sequence[Term], shared: Shared) -> torch.Tensor:
-    """Return `sum_k p[k] * norm_k(tensor_k)` over the terms; running statistics move as the norms' own would.
+def fused_weighted_sum(weights_K: torch.Tensor, terms: Sequence[Term], shared: Shared) -> torch.Tensor:
+    """Return `sum_k weights[k] * norm_k(tensor_k)` over the terms; running statistics move as the norms' own would.
 
     Args:
-        p: (K,).
-        terms: at least one; tensors of one shape and dtype.
-        shared: what is known in this pass.
+        weights_K: Weights (K,) of all candidates.
+        terms: At least one term; their tensors have one shape and dtype.
+        shared: What is known in this pass.
     """
     affine = [tensor for t in terms if t.norm is not None for tensor in (t.norm.weight, t.norm.bias)]
-    return _WeightedSum.apply(p, terms, shared, *(t.tensor for t in terms), *affine)
+    return _WeightedSum.apply(weights_K, terms, shared, *(t.tensor for t in terms), *affine)
 
 
 class _WeightedSum(Function):
     @staticmethod
-    def forward(ctx: Any, p: torch.Tensor, terms: Sequence[Term], shared: Shared, *tensors: Any) -> torch.Tensor:
+    def forward(
+        ctx: Any, weights_K: torch.Tensor, terms: Sequence[Term], shared: Shared, *tensors: Any
+    ) -> torch.Tensor:
         outputs, affine = tensors[: len(terms)], tensors[len(terms) :]
         # Without the tensors, which belong to what autograd saves.
         positions, norms = tuple(t.position for t in terms), [t.norm for t in terms]
-        weights = p.detach()[_index(positions)]
-        mean = rstd = gamma = beta = None
-        factors: Any = weights
+        weights_T = weights_K.detach()[_index(positions)]
+        mean_TC = rstd_TC = gamma_TC = beta_TC = None
+        factors: Any = weights_T
         if any(norms):
             statistics = [_statistics(t, z, shared) for t, z in zip(terms, outputs, strict=True)]
-            mean = torch.stack([m for m, _ in statistics])
-            eps = tuple(0.0 if norm is None else norm.eps for norm in norms)
-            rstd = torch.rsqrt(torch.stack([v for _, v in statistics]) + _column(eps, mean.dtype, mean.device))
-            gamma, beta = _stacked(affine[::2], norms, 1.0, mean), _stacked(affine[1::2], norms, 0.0, mean)
-            weight = weights[:, None]
-            factors = weight * rstd if gamma is None else weight * rstd * gamma
-            offsets = -factors * mean if beta is None else torch.addcmul(weight * beta, factors, mean, value=-1)
+            mean_TC = torch.stack([mean_C for mean_C, _ in statistics])
+            eps_T1 = _column(tuple(0.0 if norm is None else norm.eps for norm in norms), mean_TC.dtype, mean_TC.device)
+            rstd_TC = torch.rsqrt(torch.stack([variance_C for _, variance_C in statistics]) + eps_T1)
+            gamma_TC, beta_TC = _stacked(affine[::2], norms, 1.0, mean_TC), _stacked(affine[1::2], norms, 0.0, mean_TC)
+            weights_T1 = weights_T[:, None]
+            factors_TC = weights_T1 * rstd_TC if gamma_TC is None else weights_T1 * rstd_TC * gamma_TC
+            if beta_TC is None:
+                offsets_TC = -factors_TC * mean_TC
+            else:
+                offsets_TC = torch.addcmul(weights_T1 * beta_TC, factors_TC, mean_TC, value=-1)
             column = (1, -1, *(1,) * (outputs[0].dim() - 2))
-            factors = factors.view(len(terms), *column).unbind()
-            total = torch.addcmul(offsets.sum(0).view(column), outputs[0], factors[0])
+            factors = factors_TC.view(len(terms), *column).unbind()
+            total = torch.addcmul(offsets_TC.sum(0).view(column), outputs[0], factors[0])
         else:
             total = outputs[0] * factors[0]
+        # In place, one after another: stacking them would hold every output twice.
         for output, factor in zip(outputs[1:], factors[1:], strict=True):
             total.addcmul_(output, factor)
         ctx.positions, ctx.norms = positions, norms
+        # A norm may be put into another form between the two passes.
         ctx.in_training = [norm is not None and norm.training for norm in norms]
-        ctx.save_for_backward(p, mean, rstd, gamma, beta, *tensors)
+        ctx.save_for_backward(weights_K, mean_TC, rstd_TC, gamma_TC, beta_TC, *tensors)
         return total
 
     @staticmethod
-    def backward(ctx: Any, g: torch.Tensor) -> Any:
-        p, mean, rstd, gamma, beta, *tensors = ctx.saved_tensors
+    def backward(ctx: Any, grad_sum: torch.Tensor) -> Any:
+        weights_K, mean_TC, rstd_TC, gamma_TC, beta_TC, *tensors = ctx.saved_tensors
         positions, norms, in_training = ctx.positions, ctx.norms, ctx.in_training
         outputs, affine = tensors[: len(norms)], tensors[len(norms) :]
-        wants_p, wants = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
+        wants_weights, wants = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():  # a second backward: through operations that have one
 
-            def again(p: Any, *tensors: Any) -> torch.Tensor:
+            def again(weights_K: Any, *tensors: Any) -> torch.Tensor:
                 outputs, affine = tensors[: len(norms)], tensors[len(norms) :]
-                return _plainly(p, positions, norms, outputs, affine, in_training, mean, rstd)
+                return _differentiable_sum(weights_K, positions, norms, outputs, affine, in_training, mean_TC, rstd_TC)
 
-            of_p, *others = differentiable_gradients(again, g, (wants_p, *wants), (p, *tensors))
-            return of_p, None, None, *others
-        g = g.contiguous(memory_format=layout_of(outputs[0]))
-        weights = p[_index(positions)]
-        of_each = weights.unbind()
-        of_outputs: list[Any] = [None] * len(norms)
-        products: list[Any] = [None] * len(norms)  # dL/dp
-        with_xhat: list[Any] = []  # P of each norm
-        of_mixture = None  # S
-        if mean is not None:
-            means, rstds = mean.unbind(), rstd.unbind()
-            scales = (
-                weights[:, None].expand_as(mean).contiguous() if gamma is None else weights[:, None] * gamma
+            wanted = (wants_weights, *wants)
+            grad_weights_K, *others = differentiable_gradients(again, grad_sum, wanted, (weights_K, *tensors))
+            return grad_weights_K, None, None, *others
+        grad_sum = grad_sum.contiguous(memory_format=layout_of(outputs[0]))
+        weights_T = weights_K[_index(positions)]
+        weight_of_each = weights_T.unbind()
+        grad_outputs: list[Any] = [None] * len(norms)
+        grad_weights: list[Any] = [None] * len(norms)
+        P_of_each: list[Any] = []
+        S_C = None
+        if mean_TC is not None:
+            mean_of_each, rstd_of_each = mean_TC.unbind(), rstd_TC.unbind()
+            scale_of_each = (
+                weights_T[:, None].expand_as(mean_TC).contiguous()
+                if gamma_TC is None
+                else weights_T[:, None] * gamma_TC
             ).unbind()
         for i, (norm, z) in enumerate(zip(norms, outputs, strict=True)):
             if norm is None:
-                products[i] = _dot(g, z) if wants_p else None
-                of_outputs[i] = g * of_each[i] if wants[i] else None
+                grad_weights[i] = _dot(grad_sum, z) if wants_weights else None
+                grad_outputs[i] = grad_sum * weight_of_each[i] if wants[i] else None
             else:
-                of_outputs[i], P, of_mixture = normalized_gradients(
-                    g, z, scales[i], means[i], rstds[i], norm, in_training[i]
+                # A BatchNorm whose weight is w_k gamma_k: of it dz is what is wanted, and P and S come along.
+                grad_outputs[i], P_C, S_C = normalized_gradients(
+                    grad_sum, z, scale_of_each[i], mean_of_each[i], rstd_of_each[i], norm, in_training[i]
                 )
-                with_xhat.append(P)
-        of_affine: list[Any] = [None] * len(affine)
-        if with_xhat:
+                P_of_each.append(P_C)
+        grad_affine: list[Any] = [None] * len(affine)
+        if P_of_each:
             normed = [i for i, norm in enumerate(norms) if norm is not None]
-            P = torch.stack(with_xhat)
-            if wants_p:
-                together = P if gamma is None else gamma[normed] * P
-                together = together if beta is None else together + beta[normed] * of_mixture
-                for i, product in zip(normed, together.sum(1).unbind(), strict=True):
-                    products[i] = product
+            P_MC = torch.stack(P_of_each)
+            if wants_weights:
+                products_MC = P_MC if gamma_TC is None else gamma_TC[normed] * P_MC
+                products_MC = products_MC if beta_TC is None else products_MC + beta_TC[normed] * S_C
+                for i, grad_weight in zip(normed, products_MC.sum(1).unbind(), strict=True):
+                    grad_weights[i] = grad_weight
             if any(wants[len(norms) :]):
-                of_normed = weights[normed][:, None]
-                of_gamma, of_beta = of_normed * P, of_normed * of_mixture
+                weights_M1 = weights_T[normed][:, None]
+                grad_gamma_MC, grad_beta_MC = weights_M1 * P_MC, weights_M1 * S_C
                 for row in range(len(normed)):
-                    for j, gradients in ((2 * row, of_gamma), (2 * row + 1, of_beta)):
-                        of_affine[j] = gradients[row] if wants[len(norms) + j] else None
-        of_p = None
-        if wants_p:
-            of_p = torch.zeros_like(p)  # what is not among the terms is zero
-            of_p[_index(positions)] = torch.stack(products).to(p.dtype)
-        return of_p, None, None, *of_outputs, *of_affine
+                    for j, gradients_MC in ((2 * row, grad_gamma_MC), (2 * row + 1, grad_beta_MC)):
+                        grad_affine[j] = gradients_MC[row] if wants[len(norms) + j] else None
+        grad_weights_K = None
+        if wants_weights:
+            grad_weights_K = torch.zeros_like(weights_K)  # what is not among the terms is zero
+            grad_weights_K[_index(positions)] = torch.stack(grad_weights).to(weights_K.dtype)
+        return grad_weights_K, None, None, *grad_outputs, *grad_affine
 
 
 def _index(positions: tuple[int, ...]) -> Any:
@@ -176,32 +191,33 @@ def _statistics(term: Term, z: torch.Tensor, shared: Shared) -> tuple[torch.Tens
         return _untouched(z.shape[1], z.dtype, z.device)
     assert norm.running_mean is not None and norm.running_var is not None
     if not norm.training:
-        return norm.running_mean.clone(), norm.running_var
+        return norm.running_mean, norm.running_var  # stacked, and so copied, by whoever asks
     count_batch(norm)
     momentum: float = norm.momentum  # type: ignore[assignment]  # one without is not folded
     if z.device.type == "cpu" and not term.is_shared:
-        mean, variance = torch.ops.aten.batch_norm_update_stats(z, norm.running_mean, norm.running_var, momentum)
-        return mean, variance
-    mean, variance = shared.of(term.tensor, "statistics", lambda _: _moments(z))
+        mean_C, variance_C = torch.ops.aten.batch_norm_update_stats(z, norm.running_mean, norm.running_var, momentum)
+        return mean_C, variance_C
+    mean_C, variance_C = shared.of(term.tensor, "statistics", lambda _: _moments(z))
     positions = z.numel() // z.shape[1]
-    norm.running_mean.lerp_(mean, momentum)
-    norm.running_var.lerp_(variance * (positions / (positions - 1)), momentum)
-    return mean, variance
+    norm.running_mean.lerp_(mean_C, momentum)
+    # What is normalized by is the biased variance, what is noted the unbiased one, as in torch's own.
+    norm.running_var.lerp_(variance_C * (positions / (positions - 1)), momentum)
+    return mean_C, variance_C
 
 
 def _moments(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if z.device.type == "cpu":  # var_mean takes 15 times as long in channels_last
-        unread = torch.zeros(2, z.shape[1], dtype=z.dtype)
-        mean, variance = torch.ops.aten.batch_norm_update_stats(z, unread[0], unread[1], 0.0)
-        return mean, variance
-    variance, mean = torch.var_mean(z, [dim for dim in range(z.dim()) if dim != 1], correction=0)
-    return mean, variance
+        unread_2C = torch.zeros(2, z.shape[1], dtype=z.dtype)
+        mean_C, variance_C = torch.ops.aten.batch_norm_update_stats(z, unread_2C[0], unread_2C[1], 0.0)
+        return mean_C, variance_C
+    variance_C, mean_C = torch.var_mean(z, [dim for dim in range(z.dim()) if dim != 1], correction=0)
+    return mean_C, variance_C
 
 
 def _stacked(
     vectors: Sequence[torch.Tensor | None], norms: Sequence[Norm | None], neutral: float, like: torch.Tensor
 ) -> torch.Tensor | None:
-    """Return the norms' vectors as (K, C), neutral ones for terms without a norm; None where all lack."""
+    """Return the norms' vectors as (T, C), neutral ones for terms without a norm; None where all lack."""
     if all(vector is None for vector in vectors):
         return None
     of_norms = iter(vectors)
@@ -209,24 +225,24 @@ def _stacked(
     return torch.stack([like.new_full(like.shape[1:], neutral) if v is None else v.detach() for v in rows])
 
 
-def _plainly(
-    p: torch.Tensor,
+def _differentiable_sum(
+    weights_K: torch.Tensor,
     positions: Sequence[int],
     norms: Sequence[Norm | None],
     outputs: Sequence[torch.Tensor],
     affine: Sequence[torch.Tensor | None],
     in_training: Sequence[bool],
-    mean: torch.Tensor | None,
-    rstd: torch.Tensor | None,
+    mean_TC: torch.Tensor | None,
+    rstd_TC: torch.Tensor | None,
 ) -> torch.Tensor:
     """Return the sum by operations that can be differentiated twice; statistics do not move."""
     total, vectors = torch.zeros_like(outputs[0]), iter(affine)
     for i, (position, norm, z) in enumerate(zip(positions, norms, outputs, strict=True)):
         if norm is not None:
-            assert mean is not None and rstd is not None
-            gamma, beta = next(vectors), next(vectors)
-            z = plainly_normalized(norm, z, gamma, beta, in_training[i], mean[i], rstd[i])
-        total = total + p[position] * z
+            assert mean_TC is not None and rstd_TC is not None
+            gamma_C, beta_C = next(vectors), next(vectors)
+            z = differentiable_norm(norm, z, gamma_C, beta_C, in_training[i], mean_TC[i], rstd_TC[i])
+        total = total + weights_K[position] * z
     return total
 
 
