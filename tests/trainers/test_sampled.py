@@ -11,7 +11,7 @@ from torch.optim import SGD
 from torch.utils.data import TensorDataset
 
 from supernet import InputChoice, LayerChoice, RandomTrainer, SinglePathTrainer, freeze
-from supernet.errors import SpaceError, TrainingError
+from supernet.errors import DataError, SpaceError, TrainingError
 
 
 class Net(nn.Module):
@@ -172,7 +172,8 @@ def test_recalibrated_statistics_are_those_of_the_plain_network_on_the_same_batc
             network(X)
     seen = []
     trainer._evaluation_part.batches = lambda round: seen.append(statistics(freeze(trainer.model, architecture))) or []
-    trainer.evaluate(architecture)
+    with pytest.raises(DataError, match="the validation data give no batch"):
+        trainer.evaluate(architecture)
     for name, value in statistics(network).items():
         torch.testing.assert_close(seen[0][name], value, msg=name)
     assert int(seen[0]["norm.num_batches_tracked"]) == 3

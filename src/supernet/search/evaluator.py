@@ -13,6 +13,7 @@ import torch
 
 from supernet.checks import check_counts
 from supernet.data.batches import batch_size
+from supernet.errors import DataError
 from supernet.execution.recalibration import statistics_anew
 from supernet.execution.state import Forms, seeded
 from supernet.processes.messages import Processes
@@ -55,16 +56,20 @@ class Evaluator(ABC):
 
         Raises:
             ArchitectureError: It is not an architecture of the space.
+            DataError: The data give no batch.
         """
         if num_batches is not None:
             check_counts(num_batches=num_batches)
         path = self.space.canonical(architecture)
-        meters = self.meters()
+        meters, size = self.meters(), 0
         with self.recalibrated(path):
             for X, y in islice(self.valid_batches(), num_batches):
-                output = self.supernet.forward_local(X, path)
+                size += batch_size(y, X)
+                output = self.run(X, path)
                 for meter in meters:
                     meter.update(self.loss_of(output, y) if meter is meters[0] else None, output, y, X)
+        if not size:
+            raise _no_batch("validation")
         return {name: value for meter in meters for name, value in meter.read().items()}
 
     def evaluate_many(
@@ -120,15 +125,16 @@ class Evaluator(ABC):
         with ExitStack() as stack:
             stack.enter_context(seeded(self.seed, self.device))
             stack.enter_context(self.supernet.preserve_buffers())
-            stack.enter_context(self.supernet.laid_out())
             stack.enter_context(self.evaluating())
             with statistics_anew(self.supernet.model, self.forms) as norms:
                 seen = 0
                 for X, y in self.train_batches() if norms else ():
-                    self.supernet.forward_local(X, path)
+                    self.run(X, path)
                     seen += batch_size(y, X)
                     if seen >= self.recalibration_samples:
                         break
+                if norms and not seen:
+                    raise _no_batch("training")
             yield
 
     # --- what a subclass says --------------------------------------------------------------------------------
@@ -137,6 +143,10 @@ class Evaluator(ABC):
     device: torch.device
     seed: int  # of what the data draw
     recalibration_samples: int
+
+    @abstractmethod
+    def run(self, X: Any, path: Architecture) -> Any:
+        """Return the output of an architecture for a batch, computed without a gradient."""
 
     @abstractmethod
     def train_batches(self) -> Batches:
@@ -156,8 +166,12 @@ class Evaluator(ABC):
 
     @abstractmethod
     def evaluating(self) -> AbstractContextManager[None]:
-        """Let all that runs be in eval form in this context, and in its own form after it."""
+        """Let all that runs be ready in this context, in eval form, and as it was after it."""
 
     def measure(self, path: Architecture, num_batches: int | None) -> dict[str, float]:
         """Return what `evaluate_many` is to find out about an architecture that is new to it."""
         return self(path, num_batches=num_batches)
+
+
+def _no_batch(what: str) -> DataError:
+    return DataError(f"the {what} data give no batch: they have fewer samples than one batch; lower batch_size")

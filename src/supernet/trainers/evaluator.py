@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,6 +37,10 @@ class TrainerEvaluator(Evaluator):
         """How many samples of the training part the statistics are of."""
         return self._trainer.recalibration_samples
 
+    def run(self, X: Any, path: Architecture) -> Any:
+        """Run an architecture apart from the other processes, which may be at another one."""
+        return self._trainer.supernet.forward_local(X, path)
+
     def train_batches(self) -> Iterator[tuple[Any, Any]]:
         """Return the batches of the training part."""
         return self._usable(self._trainer._recalibration_part)
@@ -59,9 +63,11 @@ class TrainerEvaluator(Evaluator):
         """Return the meters that the trainer has for evaluations."""
         return self._trainer.evaluation_meters()
 
-    def evaluating(self) -> AbstractContextManager[None]:
-        """Let the model, and a loss that is a module, be in eval form."""
-        return self.forms.evaluating(self._trainer.loss)
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Let the model, and a loss that is a module, be in eval form, and the weights be laid out as they run."""
+        with self._trainer.supernet.laid_out(), self.forms.evaluating(self._trainer.loss):
+            yield
 
     def measure(self, path: Architecture, num_batches: int | None) -> dict[str, float]:
         """Return what the trainer's `evaluate` says, which a subclass may have overridden."""
