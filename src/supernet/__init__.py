@@ -15,6 +15,7 @@ from supernet.space import (
 )
 from supernet.trainers import (
     BaseOneShotTrainer,
+    BilevelTrainer,
     DartsTrainer,
     EnasTrainer,
     ProxylessTrainer,
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Architecture",
     "BaseOneShotTrainer",
+    "BilevelTrainer",
     "Cell",
     "DartsTrainer",
     "EnasTrainer",

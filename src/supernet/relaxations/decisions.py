@@ -56,6 +56,10 @@ class DecisionDistribution(Relaxation):
         """Return an architecture that is drawn."""
         return self.sample()
 
+    def warmup_plan(self, progress: float) -> dict[str, Any]:
+        """Return an architecture that is drawn uniformly, or by the choices' priors."""
+        return self.space.sample(self.generator)
+
     def sample(self, generator: torch.Generator | None = None) -> Architecture:
         """Return an architecture.
 

@@ -19,8 +19,9 @@ __all__ = ["Relaxation"]
 class Relaxation(nn.Module):
     """A trainable distribution over architectures, which says at each step what the choices of a supernet run.
 
-    A subclass writes `plan`. All else is that of logits, one for each option: their softmax or, where the number of
-    chosen inputs is not fixed, sigmoid. A distribution that has others writes those methods anew.
+    A subclass writes `plan`. All else follows from the logits, one for each option: their softmax or, where the number
+    of chosen inputs is not fixed, sigmoid. Of a distribution that is in another way made from its parameters `scores`
+    says which logits it has, or those methods are written anew.
 
     It is a module: its parameters are what an architecture optimizer trains, and its state, the generator's too, is in
     `state_dict()`.
@@ -69,18 +70,26 @@ class Relaxation(nn.Module):
         with torch.no_grad():
             return self.plan(progress)
 
+    def warmup_plan(self, progress: float) -> dict[str, Any]:
+        """Return label -> what runs in a step of the weights while these alone are trained. Default: `weights_plan`."""
+        return self.weights_plan(progress)
+
+    def scores(self) -> Mapping[str, torch.Tensor]:
+        """Return label -> the logit of each option (K,), which all below follows from. Default: `logits`."""
+        return self.logits
+
     def probabilities(self) -> dict[str, torch.Tensor]:
         """Return label -> the probability of each option (K,), differentiable; draws nothing."""
-        return probabilities(self.space, self.logits)
+        return probabilities(self.space, self.scores())
 
     def log_prob(self, architecture: Mapping[str, Any]) -> torch.Tensor:
         """Return the logarithm of an architecture's probability, differentiable in the parameters."""
-        path = self.space.canonical(architecture)
-        return torch.stack([log_prob_of(self.space[label], self.logits[label], path[label]) for label in path]).sum()
+        path, scores = self.space.canonical(architecture), self.scores()
+        return torch.stack([log_prob_of(self.space[label], scores[label], path[label]) for label in path]).sum()
 
     def derive(self) -> Architecture:
         """Return the architecture of the most probable decision of each label; of equal ones the first counts."""
-        return most_probable(self.space, self.logits)
+        return most_probable(self.space, self.scores())
 
     def begin_step(self) -> None:
         """Draw what all batches of an architecture step share, for its first is coming. Default: nothing."""

@@ -2,6 +2,7 @@
 
 from supernet.files.weights import load_weights
 from supernet.trainers.base import BaseOneShotTrainer
+from supernet.trainers.bilevel import BilevelTrainer
 from supernet.trainers.darts import DartsTrainer
 from supernet.trainers.enas import EnasController, EnasTrainer
 from supernet.trainers.proxyless import ProxylessTrainer
@@ -18,6 +19,7 @@ from supernet.training.run_directory import Checkpointing
 
 __all__ = [
     "BaseOneShotTrainer",
+    "BilevelTrainer",
     "Callback",
     "Checkpointing",
     "CsvFile",

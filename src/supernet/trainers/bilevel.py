@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch.optim import Adam, Optimizer
 
+from supernet.checks import check_counts
 from supernet.errors import TrainingError
 from supernet.execution import InputSlot, LayerSlot
 from supernet.execution.structure import mapped
@@ -21,6 +23,8 @@ from supernet.trainers.supernet_trainer import SupernetTrainer
 from supernet.trainers.unrolled import check_looks_through, check_unrolled, take_unrolled_gradient
 
 __all__ = ["BilevelTrainer"]
+
+logger = logging.getLogger("supernet")
 
 Term: TypeAlias = Callable[[Relaxation, Mapping[str, Any], float], torch.Tensor]
 
@@ -44,6 +48,7 @@ class BilevelTrainer(SupernetTrainer):
             They are added to the validation loss. Default: none.
         architecture_optimizer: `parameters -> Optimizer`, of the relaxation's. Default: DARTS's
             Adam(3e-4, betas (0.5, 0.999), weight decay 1e-3).
+        warmup_epochs: Number of first epochs in which the weights alone are trained. Default: 0.
         unrolled: Whether the architecture's gradient looks through one virtual step of the weights, which is of second
             order. Their optimizer must be `torch.optim.SGD`. Default: first order.
         memory: "lean" holds only the inputs of mixtures for the backward pass, and computes these again there: a
@@ -68,18 +73,25 @@ class BilevelTrainer(SupernetTrainer):
         relaxation: Callable[..., Relaxation],
         terms: Sequence[Term] = (),
         architecture_optimizer: Callable[[Iterable[torch.nn.Parameter]], Optimizer] = PAPER_ADAM,
+        warmup_epochs: int = 0,
         unrolled: bool = False,
         memory: Literal["fast", "lean"] = "fast",
         **config: Any,
     ) -> None:
         if memory not in ("fast", "lean"):
             raise TrainingError(f"memory is 'fast' or 'lean', not {memory!r}")
+        check_counts(0, warmup_epochs=warmup_epochs)
         super().__init__(*task, **config)
         if unrolled:
             check_unrolled(self)
+        if warmup_epochs >= self.num_epochs:
+            logger.warning(
+                "warmup_epochs=%d of %d epochs: the architecture is not trained, and what is exported is noise",
+                *(warmup_epochs, self.num_epochs),
+            )
         self.note_options(relaxation=relaxation, terms=terms, architecture_optimizer=architecture_optimizer)
-        self.note_options(memory=memory, unrolled=unrolled)
-        self.terms, self.unrolled = tuple(terms), unrolled
+        self.note_options(warmup_epochs=warmup_epochs, unrolled=unrolled, memory=memory)
+        self.terms, self.warmup_epochs, self.unrolled = tuple(terms), warmup_epochs, unrolled
         dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.get_default_dtype())
         self.relaxation = relaxation(self.space, seed=self.seed, dtype=dtype, device=self.device)
         self.architecture_optimizer: Any = self.fabric.setup_optimizers(
@@ -121,14 +133,14 @@ class BilevelTrainer(SupernetTrainer):
 
     def weights_plan(self) -> dict[str, Any]:
         """Return label -> what runs in a step of the weights."""
+        if self.epoch < self.warmup_epochs:
+            return self.relaxation.warmup_plan(self.fraction_done)
         return self.relaxation.weights_plan(self.fraction_done)
 
     def train_step(self, trn_X: Any, trn_y: Any, val_X: Any, val_y: Any) -> None:
-        """Take a step of the architecture, then one of the weights."""
-        if self.unrolled:
-            self.train_architecture(val_X, val_y, trn_X, trn_y)
-        else:
-            self.train_architecture(val_X, val_y)
+        """Take a step of the architecture, unless the weights are still warming up, then one of the weights."""
+        if self.epoch >= self.warmup_epochs:
+            self.train_architecture(val_X, val_y, *((trn_X, trn_y) if self.unrolled else ()))
         self.train_model_weight(trn_X, trn_y)
 
     def train_architecture(self, val_X: Any, val_y: Any, trn_X: Any = None, trn_y: Any = None) -> None:

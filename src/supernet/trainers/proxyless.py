@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import Adam
 
-from supernet.checks import check_counts, check_numbers
+from supernet.checks import check_numbers
 from supernet.cost.table import checked_table, cost_of, cost_of_plan
 from supernet.errors import TrainingError
 from supernet.relaxations import DecisionDistribution, Gates
@@ -19,8 +18,6 @@ from supernet.trainers.bilevel import BilevelTrainer
 from supernet.trainers.policy_gradient import PolicyGradientTrainer
 
 __all__ = ["ProxylessTrainer"]
-
-logger = logging.getLogger("supernet")
 
 
 class ProxylessTrainer(PolicyGradientTrainer):
@@ -42,7 +39,6 @@ class ProxylessTrainer(PolicyGradientTrainer):
 
     Args:
         task: `model, loss, metrics, optimizer, num_epochs, dataset`, as `SupernetTrainer` has them.
-        warmup_epochs: Number of first epochs in which the weights alone are trained, on uniform paths. Default: 0.
         arc_learning_rate: Learning rate of Adam(betas (0, 0.999), no weight decay), which trains the alphas.
             Default: 1e-3.
         estimator: "gates", or "reinforce", which needs outputs only: its reward is `reward_function` minus the
@@ -52,7 +48,8 @@ class ProxylessTrainer(PolicyGradientTrainer):
         cost: What choosing a candidate costs, `label -> candidate -> number`, say its latency in ms. It counts where
             the candidate is reached; choices that are not named cost nothing. Default: none.
         cost_weight: What one unit of cost adds to the loss. Default: 1.
-        config: The keyword arguments of `SupernetTrainer`.
+        config: The keyword arguments of `BilevelTrainer`, such as `warmup_epochs`, in which paths are uniform, and of
+            `SupernetTrainer`.
 
     Attributes:
         alphas: Logits (K,) of each label, one for each decision, of float32 at least. They are in no optimizer of
@@ -70,7 +67,6 @@ class ProxylessTrainer(PolicyGradientTrainer):
     def __init__(
         self,
         *task: Any,
-        warmup_epochs: int = 0,
         arc_learning_rate: float = 1e-3,
         estimator: Literal["gates", "reinforce"] = "gates",
         baseline_decay: float = 0.99,
@@ -82,11 +78,9 @@ class ProxylessTrainer(PolicyGradientTrainer):
             raise TrainingError(f"estimator is 'gates' or 'reinforce', not {estimator!r}")
         if config.get("reward_function") is not None and estimator != "reinforce":
             raise TrainingError("a reward_function is what estimator='reinforce' takes; the gates take the loss itself")
-        check_counts(0, warmup_epochs=warmup_epochs)
         check_numbers(arc_learning_rate=arc_learning_rate)
         check_numbers(-math.inf, cost_weight=cost_weight)
-        self.cost, self.cost_weight = cost or {}, cost_weight
-        self.warmup_epochs, self.estimator = warmup_epochs, estimator
+        self.cost, self.cost_weight, self.estimator = cost or {}, cost_weight, estimator
         super().__init__(
             *task,
             relaxation=Gates if estimator == "gates" else DecisionDistribution,
@@ -95,13 +89,8 @@ class ProxylessTrainer(PolicyGradientTrainer):
             baseline_decay=baseline_decay,
             **config,
         )
-        self.note_options(warmup_epochs=warmup_epochs, arc_learning_rate=arc_learning_rate, estimator=estimator)
+        self.note_options(arc_learning_rate=arc_learning_rate, estimator=estimator)
         self.note_options(cost=cost, cost_weight=cost_weight)
-        if warmup_epochs >= self.num_epochs:
-            logger.warning(
-                "warmup_epochs=%d of %d epochs: the architecture is not trained, and what is exported is noise",
-                *(warmup_epochs, self.num_epochs),
-            )
 
     def _check_model(self, model: nn.Module) -> None:
         super()._check_model(model)
@@ -111,18 +100,6 @@ class ProxylessTrainer(PolicyGradientTrainer):
         """Return what a checkpoint holds of the algorithm: see `SupernetTrainer`."""
         # A callback may change these while it trains.
         return {**super().stateful(), "cost_weight": self.cost_weight, "warmup_epochs": self.warmup_epochs}
-
-    def train_step(self, trn_X: Any, trn_y: Any, val_X: Any, val_y: Any) -> None:
-        """Take a step of the alphas, unless the weights are still warming up, then one of the weights."""
-        if self.epoch >= self.warmup_epochs:
-            self.train_architecture(val_X, val_y)
-        self.train_model_weight(trn_X, trn_y)
-
-    def weights_plan(self) -> dict[str, Any]:
-        """Return one drawn path, a uniform one while the weights are warming up."""
-        if self.epoch < self.warmup_epochs:
-            return self.space.sample(self.relaxation.generator)
-        return super().weights_plan()
 
     def train_architecture(self, val_X: Any, val_y: Any, trn_X: Any = None, trn_y: Any = None) -> None:
         """Take a step of the alphas on a validation batch."""
