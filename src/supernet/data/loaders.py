@@ -83,7 +83,7 @@ class Reseeded(Dataset[Any]):
                 reseed(derive_seed(self.seed, *key.numbers))
                 samples.append(self.dataset[key.index])
             if keys:
-                reseed(derive_seed(self.seed, *keys[0].numbers, -1))
+                reseed(derive_seed(self.seed, *keys[0].numbers, -1))  # which is no sample's
             return collate(samples)
 
 
@@ -117,7 +117,7 @@ def loaders_of_two_parts(
         "rank": rank,
         "world_size": world_size,
     }
-    seeds = seed, derive_seed(seed, 1)
+    seeds = seed, derive_seed(seed, 1)  # else both parts would go through their samples in one order
     if valid_data is not None:
         _check_apart(data, valid_data)
         first, second = loader_of(data, seed=seeds[0], **options), loader_of(valid_data, seed=seeds[1], **options)
@@ -298,6 +298,7 @@ def _undistributed(loader: DataLoader[Any], world_size: int) -> DataLoader[Any]:
     """
     reading = _reading_of(loader)
     sampler = None if reading is None else reading.sampler
+    # In one process, a share of the samples is what was asked for.
     if reading is None or type(sampler) is not DistributedSampler or (world_size == 1 != sampler.num_replicas):
         return loader
     if sampler.num_replicas != world_size:

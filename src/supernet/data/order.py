@@ -234,7 +234,7 @@ class GivenBatches(Rounds):
             self._as_given = self._copied(vars(given)) if hasattr(given, "__dict__") else None
 
     def _copied(self, attributes: dict[str, Any]) -> dict[str, Any]:
-        shared = [*self._owners[:1], self._dataset]
+        shared = [*self._owners[:1], self._dataset]  # what is only referred to: data may be large
         for owner in self._owners:
             values = getattr(owner, "__dict__", {})
             shared += [v for n, v in values.items() if isinstance(v, Dataset) or n in ("data_source", "generator")]
@@ -300,6 +300,7 @@ class GivenBatches(Rounds):
                 keys = [Key(index, (*numbers, place)) for place, index in enumerate(group[turn])]
             else:
                 mine, share = _dealt(len(group), size, self._rank, world_size)
+                # By place and not by index: a sampler may give a sample twice, and each time it is augmented otherwise.
                 keys = [
                     Key(group[i], (number, batch, i) if self.batched else (number, batch * world_size + i))
                     for i in range(mine.start, mine.stop)
@@ -329,7 +330,7 @@ class GivenBatches(Rounds):
 
     def _begun(self, round: int, numbers: Mapping[str, Any] | None = None) -> SeededIterator:
         generators = [g for g in (getattr(owner, "generator", None) for owner in self._owners) if g is not None]
-        set_epoch(round, *self._owners)
+        set_epoch(round, *self._owners)  # before `iter`, which may draw the order of the whole round
         self._is_midway, self._shares, self._states = True, {}, {}
         self._reading = SeededIterator(self.given, derive_seed(self._seed, self.seed_of(round)), generators, numbers)
         return self._reading
@@ -341,6 +342,7 @@ class GivenBatches(Rounds):
 
     def share_of(self, batch: int) -> float:
         """See `Rounds`."""
+        # For workers, batches are drawn ahead of their use; nobody asks for a state before this batch's.
         for passed in [number for number in self._states if number <= batch]:
             del self._states[passed]
         return self._shares.pop(batch, 1.0)

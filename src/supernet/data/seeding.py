@@ -35,7 +35,7 @@ class SeededIterator(Iterator[Any]):
             reseed(seed)
             for generator in generators:
                 generator.manual_seed(derive_seed(seed, generator.initial_seed()))
-            self._iterator = iter(given)
+            self._iterator = iter(given)  # which may draw already, also where it goes on by `numbers`
             self._note()
         if numbers is not None:
             self._global = RandomState.from_tree(dict(numbers["global"]), torch.device("cpu"))

@@ -129,7 +129,7 @@ class DataSplit:
         while True:
             sizes: list[int] = []
             for batch in islice(batches, self._world_size):
-                if len(sizes) in (0, self._rank):
+                if len(sizes) in (0, self._rank):  # the first one stands in where this process's is missing
                     mine = batch
                 X, y = self._split(batch)
                 sizes.append(batch_size(y, X))
@@ -192,7 +192,7 @@ class DataSplit:
             loader = without_dropping(loader)
         part = DataSplit(loader, self._to_device, self._seed, self._split)
         part._begins_anew = True
-        if loader is self.loader:
+        if loader is self.loader:  # whose readers take turns
             part._stream = self._stream
         return part
 

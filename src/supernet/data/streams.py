@@ -213,6 +213,7 @@ def _noted(value: Any, depth: int, budget: Iterator[int]) -> Any:
         return repr(value.get_state())
     if isinstance(value, io.IOBase) and not value.closed and value.seekable():
         return value.tell()
+    # A dataset may consist of millions of objects; what counts the rounds is found near its surface.
     if depth == 0 or next(budget) > 1000 or inspect.isclass(value) or inspect.isroutine(value):
         return id(value)
     parts: Any = None

@@ -13,17 +13,19 @@ from supernet.execution.structure import outline_of, parts_of, rebuilt
 
 __all__: list[str] = []
 
+# K candidates.
 
-def weighted_sum(outputs: Mapping[str, Any], weights: torch.Tensor, label: str) -> Any:
+
+def weighted_sum(outputs: Mapping[str, Any], weights_K: torch.Tensor, label: str) -> Any:
     """Return `sum_k weights[k] * outputs[k]`, in each tensor of the structure that all outputs have.
 
     What is no floating point or complex tensor cannot be weighted: positions, lengths, masks, numbers, texts. It is to
     be equal in all outputs, and comes out as it is.
 
     Args:
-        outputs: name -> tensor, or structure of tensors; shapes (...) equal.
-        weights: (K,).
-        label: the choice's, for errors.
+        outputs: Name -> tensor, or structure of tensors, of each candidate; all have the same shapes.
+        weights_K: Weights (K,), in the order of the outputs.
+        label: Label of the choice, for errors.
 
     Raises:
         ChoiceError: two outputs differ in shape or structure, or in what cannot be weighted.
@@ -36,27 +38,26 @@ def weighted_sum(outputs: Mapping[str, Any], weights: torch.Tensor, label: str) 
                 f"the outputs of choice {label!r} differ in shape, so they cannot be mixed: "
                 f"{name!r} gives {outline}, {other!r} gives {outline_of(output)}"
             )
-    return _weighted_sum(list(outputs.values()), weights, label, list(outputs))
+    return _weighted_sum(list(outputs.values()), weights_K, label, list(outputs))
 
 
 def weighted(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Return the product in the dtype of x, which may have fewer bits than the weight."""
-    return (
-        weight * x if x.dim() else weight.to(x.dtype) * x
-    )  # a weight has no dimensions: those of x win, if it has any
+    # A weight has no dimensions, so torch takes the dtype of x; unless that has none either.
+    return weight * x if x.dim() else weight.to(x.dtype) * x
 
 
-def _weighted_sum(values: Sequence[Any], weights: torch.Tensor, label: str, names: Sequence[str]) -> Any:
+def _weighted_sum(values: Sequence[Any], weights_K: torch.Tensor, label: str, names: Sequence[str]) -> Any:
     first = values[0]
     if all(isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex()) for value in values):
         # Added one by one: stacking them would hold every output twice.
-        total = weighted(weights[0], first)
+        total = weighted(weights_K[0], first)
         for k in range(1, len(values)):
-            total = total + weighted(weights[k], values[k])
+            total = total + weighted(weights_K[k], values[k])
         return total
     if (parts := parts_of(first)) is not None:
         each = [parts_of(value) or {} for value in values]
-        return rebuilt(first, {key: _weighted_sum([p[key] for p in each], weights, label, names) for key in parts})
+        return rebuilt(first, {key: _weighted_sum([p[key] for p in each], weights_K, label, names) for key in parts})
     for name, value in zip(names, values, strict=True):
         if not _is_equal(first, value):
             raise ChoiceError(

@@ -171,7 +171,7 @@ class NasBench201Cell(Composed):
 
 
 def _total(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    total = tensors[0]
+    total = tensors[0]  # not by `sum`, which begins with 0 and so adds once more, in the frozen network too
     for tensor in tensors[1:]:
         total = total + tensor
     return total

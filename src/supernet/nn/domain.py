@@ -77,7 +77,7 @@ class Domain:
             raise ChoiceError(f"a prior has one number for each of {len(self.options)} {self.noun}s, not {len(prior)}")
         if not all(0 <= p <= 1 for p in prior):
             raise ChoiceError(f"a prior has probabilities between 0 and 1, not {prior}")
-        if self.is_fixed and not math.isclose(sum(prior), 1, abs_tol=1e-6):
+        if self.is_fixed and not math.isclose(sum(prior), 1, abs_tol=1e-6):  # float32's sums too
             raise ChoiceError(f"a prior sums to 1, not to {sum(prior):g}: {prior}")
         if sum(p > 0 for p in prior) < low:
             raise ChoiceError(f"{low} {self.noun}s are to be chosen, but the prior allows fewer: {prior}")
@@ -157,6 +157,7 @@ class Domain:
         positions = self._positions_by_outcome
         if (key := _key(decision)) in positions:
             return positions[key]
+        # Where options are numbers, a number is never a position: 1 of the values 4, 2, 1 would mean two things.
         if self.values is None and is_position(decision, len(self.options)):
             return operator.index(decision)
         known = ", ".join(map(str, self.outcomes))
@@ -205,7 +206,8 @@ class Domain:
             return [i for i, (u, p) in enumerate(zip(uniforms, self._inclusion, strict=True)) if u < p]
         if isinstance(self.arity, tuple):
             return self._draw_within_bounds(uniforms)
-        # The largest of u^(1/w) are a weighted draw without replacement (Efraimidis and Spirakis, 2006).
+        # The largest of u^(1/w) are a weighted draw without replacement (Efraimidis and Spirakis, 2006). In logs, for
+        # these powers round to 0 where w is small; and of 1 - u, which is as uniform and never 0.
         if self.prior is None:
             keys = [math.log1p(-u) for u in uniforms]
         else:
@@ -220,7 +222,7 @@ class Domain:
         return _cdf(self._weights())
 
     def _weights(self) -> tuple[float, ...]:
-        return self.prior or (1.0,) * len(self.options)
+        return self.prior or (1.0,) * len(self.options)  # whose sums are exact, as those of 1 / K are not
 
     def _draw_within_bounds(self, uniforms: Sequence[float]) -> list[int]:
         """Include each option on its own, one after another, on condition that the bounds will be kept.

@@ -148,6 +148,7 @@ def _checked_number(n_chosen: Any, n_candidates: int) -> int | tuple[int, int] |
     if isinstance(n_chosen, tuple | list) and len(n_chosen) == 2 and all(is_int(number) for number in n_chosen):
         low, high = (operator.index(number) for number in n_chosen)
         if 0 <= low <= high <= n_candidates and high:
+            # One form for one meaning: fingerprints of spaces are of what is written.
             return low if low == high else None if (low, high) == (0, n_candidates) else (low, high)
     raise ChoiceError(
         f"n_chosen is None or a number from 1 to {n_candidates} (n_candidates), not {n_chosen!r}; or bounds within 0 "
@@ -184,7 +185,7 @@ def chosen_inputs(
         count = n_with_zeros
         if reduction in ("concat", "none"):
             parts = [picked(i) if i in chosen else zeros(i) for i in range(n_with_zeros)]
-        elif not parts:
+        elif not parts:  # zeros add nothing to a sum, but one is needed to have its shape
             parts, count = [zeros(0)], 1
     result: Any
     if not parts:

@@ -64,6 +64,8 @@ class Counter:
     def _count_connected(self, part: Nodes) -> int:
         if part in self._counts:
             return self._counts[part]
+        # Of the labels that are surely met, the one that ties the most nodes together, for without it the
+        # part is likeliest to fall apart. Sorted, so that every process counts, or gives up, in the same way.
         met = {node.label for node in part}
         label = max(sorted(met), key=lambda label: sum(label in self._labels_of(frozenset({n})) for n in part))
         n_branches = max(len(node.branches) for node in part if node.label == label)
@@ -73,9 +75,9 @@ class Counter:
                 f"the space is too entangled to be counted exactly: label {label!r} and others stand in many "
                 "branches at once; give choices that need not agree labels of their own"
             )
-        if n_branches:
+        if n_branches:  # of a set there is one for each decision, too
             total = sum(self.count(self._decided(part, label, branch)) for branch in range(n_branches))
-        else:
+        else:  # whatever is decided, the rest is the same
             total = self._sizes[label] * self.count(self._decided(part, label, 0))
         self._counts[part] = total
         return total

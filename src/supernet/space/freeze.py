@@ -84,6 +84,7 @@ def _copy_chosen(
         if id(made) not in written:  # by the choice itself, in no form yet
             made.training = (module if replacement is None else replacement).training
     has_weights = any(True for _ in (*resolved.parameters(), *resolved.buffers()))
+    # What `resolve` has made anew, such as what picks inputs, is nobody else's and need not be copied.
     frozen = copy.deepcopy(resolved, memo) if branches or has_weights else resolved
     memo[id(module)] = frozen
     if replacement is not None:

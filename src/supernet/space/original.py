@@ -34,7 +34,7 @@ def remember(parent: nn.Module, name: str, module: nn.Module) -> None:
     assert isinstance(choice, Choice)
     parent.__dict__.setdefault(_MEMORY, {})[name] = Replaced(choice, module)
     parent._modules[name] = module
-    module.training = choice.training
+    module.training = choice.training  # not by `train`, which would put the candidates into one form
 
 
 def put_back(parent: nn.Module, name: str) -> None:
@@ -55,6 +55,7 @@ def forget(parent: nn.Module) -> None:
 def replaced_children(parent: nn.Module) -> dict[str, Replaced]:
     """Return name -> (choice, module) of the children that still stand in a choice's place."""
     memory: dict[str, Replaced] = parent.__dict__.get(_MEMORY, {})
+    # A user may have put another module there since.
     return {name: replaced for name, replaced in memory.items() if parent._modules.get(name) is replaced.module}
 
 
@@ -133,7 +134,7 @@ def pinned_choices(root: nn.Module) -> list[Choice]:
         other_path, other = first.setdefault(label, (path, choice))
         if other is not choice:
             _check_one_decision(label, (other_path, other), (path, choice))
-    for path, choice in places:
+    for path, choice in places:  # after all checks, so that a model that is refused stays as it was
         choice._path = path
     return [choice for _, choice in places]
 

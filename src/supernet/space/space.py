@@ -252,6 +252,7 @@ class SearchSpace(Mapping[str, Domain]):
 
     def _uniforms(self, generator: torch.Generator | None) -> list[float]:
         """Return enough numbers for every choice to be drawn: one call, since each call costs the same."""
+        # In float64, for in float32 there are 2**24 of them: rare options would have other probabilities.
         numbers: list[float] = torch.rand(self._num_uniforms, generator=generator, dtype=torch.float64).tolist()
         return numbers
 

@@ -21,7 +21,7 @@ def lay_out(model: nn.Module, layout: Callable[[torch.Tensor], torch.Tensor]) ->
     places = [(m, name, p) for m in model.modules() for name, p in m._parameters.items() if p is not None]
     images = [(module, name, p) for module, name, p in places if p.dim() == 4]
     for module, name, p in images:
-        module.__dict__.setdefault(_MEMORY, {})[name] = p.shape, p.stride()
+        module.__dict__.setdefault(_MEMORY, {})[name] = p.shape, p.stride()  # by name, which a copy has too
     for p in {id(p): p for _, _, p in images}.values():
         p.data = layout(p.data)
 

@@ -61,12 +61,12 @@ def can_be_fast(x: Any, weights: torch.Tensor) -> bool:
         and x.device == weights.device
         and x.layout == torch.strided
         and weights.dim() == 1
-        and not torch.is_autocast_enabled(x.device.type)
+        and not torch.is_autocast_enabled(x.device.type)  # which casts by operation, and knows none of ours
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
-        and not nn.modules.module._has_any_global_hook()
+        and not torch._C._are_functorch_transforms_active()  # of our functions there is neither a vmap
+        and forward_ad._current_level < 0  # nor a forward derivative
+        and not nn.modules.module._has_any_global_hook()  # a folded module is not called
     )
 
 

@@ -34,6 +34,8 @@ class Module(NamedTuple):
 
     def holds(self) -> bool:
         """Say whether the module is as it was."""
+        # For every module of every candidate in every pass: so loops instead of generators, and instead of the names of
+        # attributes their number, by which a new one is noticed too.
         module = self.module
         attributes = module.__dict__
         if (

@@ -220,7 +220,7 @@ def _put_back(state: tuple[Any, ...]) -> None:
 
 def _structure(module: nn.Module, seen: dict[int, int]) -> Hashable:
     """Return all that a trace of the module can depend on, in a form that can be compared."""
-    if id(module) in seen:
+    if id(module) in seen:  # so that what is shared inside counts
         return seen[id(module)]
     seen[id(module)] = len(seen)
     if follows_a_plan(module):
@@ -232,6 +232,7 @@ def _structure(module: nn.Module, seen: dict[int, int]) -> Hashable:
 
 # --- understanding a trace ---------------------------------------------------------------------------------
 
+# What changes neither its arguments nor anything else, and draws no random numbers.
 _PURE_FUNCTIONS = frozenset(
     {
         *(operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, operator.getitem),
@@ -281,6 +282,7 @@ def _understood(candidate: nn.Module, graph: fx.Graph, guards: tuple[Guard, ...]
 
     found: list[str] = []
     head, start = None, x
+    # The steps see what the head gives, and x no more: so nobody else may want it.
     if inner and users[x] == [inner[0]] and (head := _as_head(inner[0], modules)) is not None:
         found.append(f"{_name_of(inner[0], modules)} shared")
         start = inner.pop(0)
@@ -381,6 +383,7 @@ def _segment_at(
     elif _can_be_folded(modules.get(node)) and type(modules[node]) is nn.BatchNorm2d:
         norm = modules[node]
         advance()
+    # In place it may only change what the norm has made, never the candidate's input.
     rectified = current is not None and (
         (type(m := modules.get(current)) is nn.ReLU and (norm is not None or not m.inplace))
         or (_calls(current, {torch.relu, F.relu}, "relu") and len(current.args) == 1 and not current.kwargs)
@@ -392,8 +395,9 @@ def _segment_at(
         assert isinstance(conv, nn.Conv2d)
         convs.append(conv)
         advance()
-        if not _is_depthwise(conv):
+        if not _is_depthwise(conv):  # all but the last are computed again, so an expensive one is the last
             break
+    # Of a lone convolution of another kind nothing is saved: its input is held anyway, and its route is torch's.
     worth_it = norm is not None or rectified or any(_is_depthwise(c) or c.kernel_size == (1, 1) for c in convs)
     if not convs or not worth_it or (corner is not None and not shape_of(convs[0]).is_pointwise()):
         return [], None
@@ -448,6 +452,7 @@ def _can_be_folded(module: nn.Module | None) -> bool:
         return False
     attributes = module.__dict__  # through the module it takes several times as long
     has_statistics = attributes["track_running_stats"] and attributes["_buffers"].get("running_mean") is not None
+    # Without a momentum they are averages over all batches so far, which only torch's own forward counts.
     return has_statistics and attributes["momentum"] is not None
 
 
