@@ -103,7 +103,7 @@ def test_no_option_of_a_constructor_is_left_out(kind):
         for parameter in inspect.signature(constructor).parameters.values()
         if constructor is not object.__init__ and parameter.kind not in MANY
     }
-    assert taken - {"self", "model"} <= set(trainer.given_options)
+    assert taken - {"self", "model", "config"} <= set(trainer.given_options)
 
 
 def test_the_batch_size_is_that_of_the_loader_that_was_given(tmp_path):

@@ -3,15 +3,13 @@
 import inspect
 
 from supernet.runs import _differing
-from supernet.training.loop import LoopOptions, TrainingLoop
+from supernet.training.loop import TrainingLoop
 from supernet.training.options import FREE, NOT_COMPARED, SAME
 
 
 def test_every_option_of_the_loop_is_classified():
     parameters = inspect.signature(TrainingLoop.__init__).parameters
-    assert set(SAME) == set(parameters) - {"self", "model"}
-    keywords = {name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
-    assert keywords == set(LoopOptions.__annotations__)
+    assert set(SAME) == set(parameters) - {"self", "model", "config"}
 
 
 def test_runs_that_differ_in_what_moves_no_result_are_averaged():

@@ -12,8 +12,8 @@ from supernet.trainers.single_path import SinglePathTrainer
 from supernet.trainers.subnet_search import SampledOptions, SubnetSearchTrainer
 from supernet.trainers.supernet_trainer import SupernetTrainer
 from supernet.training.callbacks import Callback, CsvFile, TensorBoard
+from supernet.training.config import FabricConfig, LoopOptions, TrainerArguments, TrainingConfig
 from supernet.training.health import DartsPlusStopping, StableStopping
-from supernet.training.loop import LoopOptions
 from supernet.training.metrics import accuracy
 from supernet.training.run_directory import Checkpointing
 
@@ -27,6 +27,7 @@ __all__ = [
     "DartsTrainer",
     "EnasController",
     "EnasTrainer",
+    "FabricConfig",
     "LoopOptions",
     "ProxylessTrainer",
     "RandomTrainer",
@@ -37,6 +38,8 @@ __all__ = [
     "SubnetSearchTrainer",
     "SupernetTrainer",
     "TensorBoard",
+    "TrainerArguments",
+    "TrainingConfig",
     "accuracy",
     "load_weights",
 ]

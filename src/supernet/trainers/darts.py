@@ -39,7 +39,6 @@ class DartsTrainer(BilevelTrainer):
         check_numbers(arc_learning_rate=arc_learning_rate)
         optimizer = partial(Adam, lr=arc_learning_rate, betas=(0.5, 0.999), weight_decay=1e-3)
         super().__init__(*task, relaxation=Softmax, architecture_optimizer=optimizer, **config)
-        self.note_options(arc_learning_rate=arc_learning_rate)
 
     def weights_plan(self) -> dict[str, Any]:
         """Return what `plan` returns, a subclass's own too, without a gradient."""

@@ -234,6 +234,8 @@ class EnasTrainer(SampledTrainer):
         ChoiceError: an InputChoice has too many sets of inputs.
     """
 
+    free_options = frozenset({"num_samples"})
+
     def __init__(
         self,
         model: nn.Module,
@@ -261,16 +263,6 @@ class EnasTrainer(SampledTrainer):
             raise TrainingError(f"reward_function is a function (output, target) -> number, not {reward_function!r}")
         options.setdefault("score", _reward)
         super().__init__(model, loss, metrics, optimizer, num_epochs, dataset, **options)
-        self.note_options(
-            reward_function=reward_function,
-            entropy_weight=entropy_weight,
-            skip_weight=skip_weight,
-            baseline_decay=baseline_decay,
-            ctrl_lr=ctrl_lr,
-            ctrl_steps_aggregate=ctrl_steps_aggregate,
-            ctrl_kwargs=ctrl_kwargs,
-        )
-        self.note_options(free=True, num_samples=num_samples)
         self.reward_function, self.num_samples = reward_function, num_samples
         self.entropy_weight, self.skip_weight, self.baseline_decay = entropy_weight, skip_weight, baseline_decay
         self.ctrl_steps_aggregate = int(ctrl_steps_aggregate)

@@ -44,7 +44,6 @@ class PolicyGradientTrainer(BilevelTrainer):
         self.reward_function, self.baseline_decay = reward_function, baseline_decay
         self.baseline: float | None = None
         super().__init__(*task, **config)
-        self.note_options(reward_function=reward_function, baseline_decay=baseline_decay)
 
     def stateful(self) -> dict[str, Any]:
         """Return what a checkpoint holds of the algorithm: see `SupernetTrainer`."""

@@ -89,8 +89,6 @@ class ProxylessTrainer(PolicyGradientTrainer):
             baseline_decay=baseline_decay,
             **config,
         )
-        self.note_options(arc_learning_rate=arc_learning_rate, estimator=estimator)
-        self.note_options(cost=cost, cost_weight=cost_weight)
 
     def _check_model(self, model: nn.Module) -> None:
         super()._check_model(model)

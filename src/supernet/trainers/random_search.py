@@ -37,6 +37,8 @@ class RandomTrainer(SampledTrainer):
             constraint is found.
     """
 
+    free_options = frozenset({"num_samples", "num_finalists"})  # not the constraint: what is trained keeps it, too
+
     def __init__(
         self,
         *task: Any,
@@ -48,8 +50,6 @@ class RandomTrainer(SampledTrainer):
         check_counts(num_samples=num_samples, num_finalists=num_finalists)
         check_functions(constraint=constraint)
         super().__init__(*task, **config)
-        self.note_options(constraint=constraint)  # of what is trained, too
-        self.note_options(free=True, num_samples=num_samples, num_finalists=num_finalists)
         self.num_samples, self.num_finalists = num_samples, num_finalists
         self.constraint = constraint
         draw_allowed(self.space, constraint, torch.Generator().manual_seed(self.seed))

@@ -38,6 +38,8 @@ class SinglePathTrainer(SampledTrainer):
             constraint is found.
     """
 
+    free_options = frozenset({"num_evaluations", "population", "num_parents", "mutation_probability", "constraint"})
+
     def __init__(
         self,
         *task: Any,
@@ -52,14 +54,6 @@ class SinglePathTrainer(SampledTrainer):
         check_numbers(0, 1, mutation_probability=mutation_probability)
         check_functions(constraint=constraint)
         super().__init__(*task, **config)
-        self.note_options(
-            free=True,
-            num_evaluations=num_evaluations,
-            population=population,
-            num_parents=num_parents,
-            mutation_probability=mutation_probability,
-            constraint=constraint,
-        )
         self.num_evaluations, self.population, self.num_parents = num_evaluations, population, num_parents
         self.mutation_probability, self.constraint = mutation_probability, constraint
         if constraint is not None:  # one that nothing keeps is better known before the training than after it

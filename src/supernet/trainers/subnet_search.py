@@ -47,6 +47,7 @@ class SubnetSearchTrainer(SupernetTrainer):
         found: What a search of the supernet as it is now has found; None where there was none.
     """
 
+    free_options = frozenset({"score"})
     measures_in_eval_form = True
 
     def __init__(
@@ -59,8 +60,6 @@ class SubnetSearchTrainer(SupernetTrainer):
         check_counts(recalibration_samples=recalibration_samples)
         check_functions(score=score)
         super().__init__(*task, **config)
-        self.note_options(recalibration_samples=recalibration_samples)
-        self.note_options(free=True, score=score)
         self.recalibration_samples = recalibration_samples
         self.score = score or _least_loss
         self.found: Architecture | None = None

@@ -17,6 +17,7 @@ from supernet.space import Architecture, SearchSpace, freeze
 from supernet.trainers.base import BaseOneShotTrainer
 from supernet.trainers.evaluator import TrainerEvaluator
 from supernet.trainers.former_names import FormerNames
+from supernet.training.config import FIELDS, describe_options
 from supernet.training.health import entropies, share_without_parameters
 from supernet.training.loop import TrainingLoop
 from supernet.training.metrics import Meter
@@ -32,53 +33,33 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
     trains; and calls `build_supernet`. It writes `train_step` (or `train_epoch`, where its steps alternate
     otherwise), in which it calls `forward`, `compute_loss` and `optimizer_step`, and it writes `export`.
 
-    What a subclass returns from `stateful` goes into checkpoints, so that it resumes exactly.
+    What a subclass returns from `stateful` goes into checkpoints, so that it resumes exactly. What its constructor
+    takes beside `*task` and `**config` is in `run.json`, and must be the same at a resume: see `options`.
 
     Args:
-        model: a module with choices.
+        model: Module with choices.
         loss: `(output, target) -> tensor`, one number: a mean over the samples. None with `loss_fn`.
-        metrics: `(output, target) -> number or dict of numbers`, a torchmetrics `Metric` or
-            `MetricCollection`, or None.
-        optimizer: of the model's parameters.
-        num_epochs: how many times `fit` goes over the training part.
-        dataset: a torch Dataset or DataLoader. A random half, drawn by the seed, trains the weights and the
-            other half the architecture, unless `valid_dataset` is given.
-        valid_dataset: what trains the architecture. Default: half of `dataset`.
+        metrics: `(output, target) -> number or dict of numbers`, a torchmetrics `Metric` or `MetricCollection`, or
+            None.
+        optimizer: Optimizer of the model's parameters.
+        num_epochs: How many times `fit` goes over the training part.
+        dataset: A torch Dataset or DataLoader. A random half, drawn by the seed, trains the weights and the other
+            half the architecture, unless `valid_dataset` is given.
+        valid_dataset: What trains the architecture. Default: half of `dataset`.
         forward_fn: `(model, X) -> output`, for what X is not the one argument of the model. Default: the model is
             called with X, or with its parts where these and not X alone fit the arguments of its `forward`.
-        loss_fn: `(model, batch) -> loss`, or `-> (loss, output, target)` where there are metrics or a reward: does all
-            with a batch, which may be anything. Then `loss` is None. The model that it is given runs as the trainer
-            wants it to. Default: `loss(model(X), y)`.
-        batch_size: samples a batch in each process, where `dataset` is not a loader. Default: 64.
-        workers: processes that load data. Default: 0.
-        scheduler: of the optimizer's learning rate.
-        scheduler_interval: whether the scheduler is stepped once an "epoch", or after each "step" of the optimizer, as
-            `OneCycleLR` and warm-ups by steps want it. Default: "epoch".
-        grad_clip: the largest norm of the weights' gradient; None or 0 does not clip. Default: 5.
-        accumulate: batches whose gradients are averaged into one step of each optimizer. Steps of several
-            optimizers still alternate batch by batch: each has its own gradients and steps at its last. Default: 1.
-        log_frequency: steps between log lines. Default: a line an epoch.
-        device: such as "cpu" or "cuda:1". Default: an accelerator where there is one.
-        devices: processes on this node. Default: as `torchrun` says, else 1.
-        num_nodes: nodes. Default: as `torchrun` says, else 1.
-        strategy: as Lightning Fabric names it. Default: DDP where there are several processes.
-        process_timeout: seconds that a process waits for the others, before all end with an error that says what was
-            waited for. Default: 600.
-        precision: as Lightning Fabric names it, such as "bf16-mixed". Default: "32-true", which computes in
-            the model's own dtype.
-        seed: of the split, the order of the data, the architecture parameters, and all that is drawn
-            during `fit`. Default: 0.
-        run_dir: a directory for metrics, checkpoints, the architecture, the network's weights and plots.
-        checkpointing: when a checkpoint is written into `run_dir`. Default: each epoch, the last 2 and the best.
-        callbacks: called in the first process while the search runs.
-        stop_when: rules `record -> reason or None`, asked after each epoch.
-        on_nonfinite: whether a loss that is NaN or infinite stops the search, or its step is skipped and counted, and
-            buffers are as before it. A step of an optimizer whose gradient is such is skipped then, too, and
-            evaluations leave out batches that hold such numbers.
-        progress: whether to show a bar where there is a terminal.
+        loss_fn: `(model, batch) -> loss`, or `-> (loss, output, target)` where there are metrics or a reward: does
+            all with a batch, which may be anything. Then `loss` is None. The model that it is given runs as the
+            trainer wants it to. Default: `loss(model(X), y)`.
+        scheduler: Scheduler of the optimizer's learning rate. Default: none.
+        scheduler_interval: Whether the scheduler is stepped once an "epoch", or after each "step" of the optimizer,
+            as `OneCycleLR` and warm-ups by steps want it. Default: "epoch".
+        config: Options that hold where they are not given by name. Default: all have the defaults below.
+        {options}
 
     Attributes:
         space: the model's `SearchSpace`.
+        config: the options, as a `TrainingConfig`.
         history: one dict an epoch, as in `metrics.jsonl`.
         stopped: why the search ended before `num_epochs`, else None.
         evaluator: says how good architectures are with the supernet's weights.
@@ -86,6 +67,7 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
 
     Raises:
         TrainingError: the model has no choices, the optimizer lacks parameters of it, or an argument cannot be.
+        TypeError: there is no argument of that name; names the nearest.
         AlreadyReplacedError: another trainer has taken the model over.
         DataError: the data cannot be split or read.
         SpaceError: one label means two different choices.
@@ -237,3 +219,6 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
         ):
             return freeze(self.model, architecture)
         return freeze(self.model, architecture)
+
+
+describe_options(SupernetTrainer, FIELDS.values())

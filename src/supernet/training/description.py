@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import enum
 import functools
-import inspect
 import math
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -47,44 +45,6 @@ def versions() -> dict[str, str | None]:
     return {"python": platform.python_version(), **{package: _version(package) for package in packages}}
 
 
-ARGUMENTS = "_arguments"  # the attribute that has what a trainer's constructors are given
-
-
-def noting_arguments(constructor: Callable[..., None]) -> Callable[..., None]:
-    """Return a constructor that notes what it is given, and its defaults, by name, as JSON has them.
-
-    Arguments that have no name of their own here are noted by the constructor further up that has. The model is no
-    option.
-    """
-    signature = inspect.signature(constructor)
-    many = {name for name, parameter in signature.parameters.items() if parameter.kind in _MANY}
-    unnoted = {next(iter(signature.parameters)), *many, "model", "network"}
-
-    @functools.wraps(constructor)
-    def noting(self: Any, *args: Any, **kwargs: Any) -> None:
-        with suppress(TypeError):  # which the constructor raises itself, and says why
-            bound = signature.bind(self, *args, **kwargs)
-            bound.apply_defaults()
-            options = {name: _option(value) for name, value in bound.arguments.items() if name not in unnoted}
-            vars(self)[ARGUMENTS] = {**options, **vars(self).get(ARGUMENTS, {})}
-        constructor(self, *args, **kwargs)
-
-    return noting
-
-
-_MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
-
-def _option(value: Any) -> Any:
-    """Return an option that nobody has checked as JSON has it; of one that is large or odd, its class."""
-    try:
-        if isinstance(value, list | tuple | set | frozenset | Mapping) and len(value) > 100:
-            return {"class": _name(type(value)), "length": len(value)}
-        return as_json(value)
-    except Exception:  # such as of an object that answers to any name
-        return {"class": _name(type(value))}
-
-
 def as_json(value: Any) -> Any:
     """Return an option as JSON has it: functions and classes by their qualified names, other objects by their class's.
 
@@ -107,7 +67,7 @@ def as_json(value: Any) -> Any:
     if isinstance(value, functools.partial):
         return {"partial": as_json(value.func), "args": as_json(value.args), "keywords": as_json(value.keywords)}
     if hasattr(value, "__qualname__"):
-        return _name(value)
+        return name_of(value)
     if isinstance(value, enum.Enum):
         return str(value)
     if hasattr(value, "tolist") and math.prod(value.shape) <= 100:  # NumPy's numbers and small tensors
@@ -115,9 +75,9 @@ def as_json(value: Any) -> Any:
     attributes = {
         name: item
         for name, item in getattr(value, "__dict__", {}).items()
-        if not name.startswith("_") and name != "training" and _is_plain(item)
+        if not name.startswith("_") and name != "training" and is_plain(item)
     }
-    return {"class": _name(type(value)), **as_json(attributes), **_inside(value)}
+    return {"class": name_of(type(value)), **as_json(attributes), **_inside(value)}
 
 
 def _inside(value: Any) -> dict[str, Any]:
@@ -137,7 +97,7 @@ def settings(optimizer: Optimizer) -> list[dict[str, Any]]:
     """Return an optimizer's settings, group by group, with the number of parameters of each group."""
     return [
         {
-            **as_json({name: value for name, value in group.items() if name != "params" and _is_plain(value)}),
+            **as_json({name: value for name, value in group.items() if name != "params" and is_plain(value)}),
             "parameters": sum(p.numel() for p in group["params"]),
         }
         for group in optimizer.param_groups
@@ -150,7 +110,8 @@ def schedule(scheduler: Any) -> Any:
     return None if scheduler is None else {**as_json(scheduler), **({"schedulers": inner} if inner else {})}
 
 
-def _name(of: Any) -> str:
+def name_of(of: Any) -> str:
+    """Return the qualified name of a class or a function."""
     module = of.__module__
     if module == "__main__":  # one name for it, whether the script is run or imported
         main = sys.modules["__main__"]
@@ -159,12 +120,12 @@ def _name(of: Any) -> str:
     return ".".join(filter(None, (module, of.__qualname__)))
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     """Say whether a value is small and made of numbers and texts, as settings are and data is not."""
     if isinstance(value, list | tuple | set | frozenset):
-        return len(value) <= 100 and all(map(_is_plain, value))
+        return len(value) <= 100 and all(map(is_plain, value))
     if isinstance(value, Mapping):
-        return len(value) <= 100 and all(map(_is_plain, value.values()))
+        return len(value) <= 100 and all(map(is_plain, value.values()))
     return value is None or isinstance(value, bool | int | float | str)
 
 

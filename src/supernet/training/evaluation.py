@@ -41,6 +41,8 @@ class NetworkTrainer(TrainingLoop):
         history, stopped, given_options: The same as `SupernetTrainer` has by these names.
     """
 
+    free_options = frozenset({"network"})
+
     def __init__(
         self,
         network: nn.Module,
@@ -56,7 +58,7 @@ class NetworkTrainer(TrainingLoop):
         self._ours.add("measures_in_eval_form")
         # What the network is, for `supernet runs`: runs of other networks are no further seeds of one.
         structure = re.sub(r"0x[0-9a-f]+", "", repr(network))
-        self.note_options(free=True, network=f"{type(network).__name__} {sha256(structure.encode()).hexdigest()[:8]}")
+        self.given_options["network"] = f"{type(network).__name__} {sha256(structure.encode()).hexdigest()[:8]}"
         self._set_up(_no_choice, _no_choice, {})
 
     def _check_model(self, model: nn.Module) -> None:

@@ -9,18 +9,18 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from signal import Signals
-from typing import Any, Literal, TypedDict
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-from supernet.checks import check_counts, check_numbers
+from supernet.checks import check_counts
 from supernet.data.loaders import (
     Data,
     batch_size_of,
@@ -36,55 +36,28 @@ from supernet.execution.state import Forms, RandomState, preserve_random_numbers
 from supernet.execution.structure import copied, is_as_noted, noted
 from supernet.execution.supernet import Supernet
 from supernet.nn import InputChoice, LayerChoice
-from supernet.processes.fabric import TIMEOUT, new_fabric
 from supernet.processes.interruption import SECONDS_OF_GRACE, Interruption, noticing_signals
 from supernet.processes.messages import Processes
 from supernet.training.agreement import share_initial_values, some_samples, what_has_come_out, what_is_given
+from supernet.training.arguments import NOTED, Noted, noting_arguments, with_options
 from supernet.training.callbacks import Callback, ShowProgress, called, each
-from supernet.training.description import ARGUMENTS, as_json, noting_arguments, schedule, settings, surroundings
+from supernet.training.config import FIELDS, LoopOptions, TrainingConfig, unknown_argument
+from supernet.training.description import as_json, schedule, settings, surroundings
 from supernet.training.forward import Forward, ForwardFn, LossFn, check_judged, checked_loss
 from supernet.training.health import peak_memory
 from supernet.training.metrics import Means, Meter, Metrics
 from supernet.training.named_state import NamedState
-from supernet.training.options import FREE, SAME
+from supernet.training.options import FREE
 from supernet.training.progress import formatted
-from supernet.training.run_directory import Checkpointing, RunDirectory, failing_softly
+from supernet.training.run_directory import RunDirectory, failing_softly
 from supernet.training.running import Rest, end_described, old_objects_left_alone
 from supernet.training.snapshot import check_own_state, checked, digest, load_state, snapshot
 from supernet.training.steps import OptimizerSteps, SkippedStep, Steps
-from supernet.training.stopping import StoppingRule, StoppingRules
+from supernet.training.stopping import StoppingRules
 
 __all__ = ["LoopOptions", "TrainingLoop"]
 
 logger = logging.getLogger("supernet")
-
-
-class LoopOptions(TypedDict, total=False):
-    """The keyword arguments of `SupernetTrainer`, which every trainer takes; they are described there."""
-
-    valid_dataset: Data | None
-    forward_fn: ForwardFn | None
-    loss_fn: LossFn | None
-    batch_size: int
-    workers: int
-    scheduler: LRScheduler | ReduceLROnPlateau | None
-    scheduler_interval: Literal["epoch", "step"]
-    grad_clip: float | None
-    accumulate: int
-    log_frequency: int | None
-    device: str | torch.device | None
-    devices: int | None
-    num_nodes: int | None
-    strategy: str
-    process_timeout: float
-    precision: str
-    seed: int
-    run_dir: str | os.PathLike[str] | None
-    checkpointing: Checkpointing
-    callbacks: Sequence[Callback]
-    stop_when: Sequence[StoppingRule]
-    on_nonfinite: Literal["stop", "skip"]
-    progress: bool
 
 
 MANY_LOSSES = 20  # that all are without a gradient is then no chance of stochastic depth
@@ -97,6 +70,7 @@ class TrainingLoop(Steps):
     arguments are those of `SupernetTrainer`.
     """
 
+    free_options: ClassVar[frozenset[str]] = frozenset()  # besides those of the bases: see `options`
     leaves_parameters_unused = False  # whether a step may give some weights no gradient, as one of a path does
     measures_in_eval_form = False  # whether the search itself does
 
@@ -113,7 +87,7 @@ class TrainingLoop(Steps):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "__init__" in vars(cls):
-            cls.__init__ = noting_arguments(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = noting_arguments(cls)  # type: ignore[method-assign]
 
     def __init__(
         self,
@@ -127,78 +101,45 @@ class TrainingLoop(Steps):
         valid_dataset: Data | None = None,
         forward_fn: ForwardFn | None = None,
         loss_fn: LossFn | None = None,
-        batch_size: int = 64,
-        workers: int = 0,
         scheduler: LRScheduler | ReduceLROnPlateau | None = None,
         scheduler_interval: Literal["epoch", "step"] = "epoch",
-        grad_clip: float | None = 5.0,
-        accumulate: int = 1,
-        log_frequency: int | None = None,
-        device: str | torch.device | None = None,
-        devices: int | None = None,
-        num_nodes: int | None = None,
-        strategy: str = "auto",
-        process_timeout: float = TIMEOUT,
-        precision: str = "32-true",
-        seed: int = 0,
-        run_dir: str | os.PathLike[str] | None = None,
-        checkpointing: Checkpointing = Checkpointing(),  # noqa: B008  # frozen
-        callbacks: Sequence[Callback] = (),
-        stop_when: Sequence[StoppingRule] = (),
-        on_nonfinite: Literal["stop", "skip"] = "stop",
-        progress: bool = True,
+        config: TrainingConfig | None = None,
+        **options: Any,
     ) -> None:
-        given = {name: value for name, value in locals().items() if name not in ("self", "model")}
-        arguments: dict[str, Any] = vars(self).pop(ARGUMENTS, {})  # of a subclass's constructor
+        noted: Noted = vars(self).pop(NOTED, Noted())
         set_before = dict(vars(self))  # by a subclass
-        self._arguments = arguments
+        if unknown := [name for name in options if name not in FIELDS]:
+            known = dict.fromkeys([*[*inspect.signature(type(self).__init__).parameters][1:], *FIELDS])
+            raise TypeError(unknown_argument(type(self).__name__, unknown, known))
+        self.config = config = TrainingConfig.of(config, **options)
+        task = {
+            **{"loss": loss, "metrics": metrics, "num_epochs": num_epochs, "dataset": dataset},
+            **{"valid_dataset": valid_dataset, "forward_fn": forward_fn, "loss_fn": loss_fn},
+            "scheduler_interval": scheduler_interval,
+        }
         self._check_model(model)
         check_initialized(model)
         loss = checked_loss(loss, loss_fn)
         self._forward = Forward(model, forward_fn, loss_fn)
         check_optimizer(optimizer, model, loss)
-        check_counts(num_epochs=num_epochs, batch_size=batch_size, accumulate=accumulate)
-        check_counts(0, workers=workers, log_frequency=log_frequency or 0)
-        check_numbers(grad_clip=grad_clip or 0)
-        check_numbers(0.1, 1e6, process_timeout=process_timeout)
-        num_epochs, batch_size, accumulate = map(int, (num_epochs, batch_size, accumulate))  # NumPy's are no JSON
-        if not hasattr(seed, "__index__") or isinstance(seed, bool):
-            raise TrainingError(f"seed is a whole number, not {seed!r}")
-        seed, grad_clip = int(seed), None if grad_clip is None else float(grad_clip)
-        for name, several in {"callbacks": callbacks, "stop_when": stop_when}.items():
-            if not isinstance(several, Sequence):
-                raise TrainingError(f"{name} is a list, not {several!r}; give [{type(several).__name__}(...)]")
-        if not isinstance(checkpointing, Checkpointing):
-            raise TrainingError(f"checkpointing is a supernet.trainers.Checkpointing, not {checkpointing!r}")
-        if on_nonfinite not in ("stop", "skip"):
-            raise TrainingError(f"on_nonfinite is 'stop' or 'skip', not {on_nonfinite!r}")
-        self.fabric = new_fabric(
-            device,
-            precision,
-            strategy=strategy,
-            devices=devices,
-            num_nodes=num_nodes,
-            unused_parameters=self.leaves_parameters_unused,
-            timeout=float(process_timeout),
-        )
-        self.processes = Processes(self.fabric, float(process_timeout))
+        check_counts(num_epochs=num_epochs)
+        self.fabric = config.fabric.launched(unused_parameters=self.leaves_parameters_unused)
+        self.processes = Processes(self.fabric, float(config.fabric.process_timeout))
         self.device = self.fabric.device
         self.model, self._forms = model, Forms(model)
         self.loss: Any = loss.to(self.device) if isinstance(loss, nn.Module) else loss
         self.given_optimizer = optimizer  # what Fabric wraps
-        self.num_epochs = num_epochs
+        self.num_epochs = int(num_epochs)
         self.scheduler, self.scheduler_interval = scheduler, scheduler_interval
-        self.grad_clip = grad_clip or None
-        self.accumulate = accumulate
-        self.log_frequency = log_frequency
-        self.precision = precision
-        self.seed = seed
-        self.progress = progress
-        self.callbacks = [ShowProgress(), *callbacks] if self.fabric.is_global_zero else []
-        self.stop_when, self.on_nonfinite = stop_when, on_nonfinite
+        self.grad_clip = config.grad_clip or None
+        self.accumulate, self.seed = config.accumulate, config.seed
+        self.log_frequency, self.progress = config.log_frequency, config.progress
+        self.precision = config.fabric.precision
+        self.callbacks = [ShowProgress(), *config.callbacks] if self.fabric.is_global_zero else []
+        self.stop_when, self.on_nonfinite = config.stop_when, config.on_nonfinite
         # A loss scaler looks at the gradients itself, and must be asked to step.
-        self._skips_gradients = on_nonfinite == "skip" and precision != "16-mixed"
-        self._stopping = StoppingRules(stop_when)
+        self._skips_gradients = self.on_nonfinite == "skip" and self.precision != "16-mixed"
+        self._stopping = StoppingRules(config.stop_when)
         self.metrics = metrics
         self.meters = {part: Meter(metrics, self.device) for part in ("train", "valid")}
         self.means = Means()
@@ -206,26 +147,21 @@ class TrainingLoop(Steps):
         self.epoch = self.step = self.global_step = self.skipped_steps = 0
         self.stopped: str | None = None
         self._broken = torch.tensor(math.inf, device=self.device)  # the first bad step that was noted
-        train_loader, valid_loader = self._loaders(
-            dataset,
-            valid_dataset,
-            batch_size=batch_size,
-            workers=workers,
-            seed=seed,
-            rank=self.fabric.global_rank,
-            world_size=self.fabric.world_size,
-        )
-        self.train_loader, self.valid_loader = train_loader, valid_loader
-        check_scheduler(scheduler, scheduler_interval, num_epochs, length_of(train_loader), accumulate, optimizer)
-        split = self._forward.split
         among: dict[str, Any] = {"rank": self.fabric.global_rank, "world_size": self.fabric.world_size}
-        self.train_part = DataSplit(train_loader, self.fabric.to_device, seed, split, **among)
-        self.valid_part = DataSplit(valid_loader, self.fabric.to_device, derive_seed(seed, 1), split, **among)
+        how: dict[str, Any] = {"batch_size": config.batch_size, "workers": config.workers, "seed": self.seed}
+        train_loader, valid_loader = self._loaders(dataset, valid_dataset, **how, **among)
+        self.train_loader, self.valid_loader = train_loader, valid_loader
+        check_scheduler(
+            scheduler, scheduler_interval, self.num_epochs, length_of(train_loader), self.accumulate, optimizer
+        )
+        split = self._forward.split
+        self.train_part = DataSplit(train_loader, self.fabric.to_device, self.seed, split, **among)
+        self.valid_part = DataSplit(valid_loader, self.fabric.to_device, derive_seed(self.seed, 1), split, **among)
         self._trial_X, self._trial_y = split(self.fabric.to_device(first_batch(train_loader)))
         self._recalibration_part = self.train_part.unsharded(shuffle=True)
         self._evaluation_part = self.valid_part.unsharded(shuffle=False)
-        self._run = None if run_dir is None else RunDirectory(run_dir)
-        self._checkpointing, self._saved_at = checkpointing, time.monotonic()
+        self._run = None if config.run_dir is None else RunDirectory(config.run_dir)
+        self._checkpointing, self._saved_at = config.checkpointing, time.monotonic()
         self._signals: Interruption | None = None  # during `fit`
         self._rest: Rest | None = None  # where `fit` was left, if it was left between two steps
         self._describes = False  # whether run.json is this search's, and it has not finished
@@ -234,26 +170,49 @@ class TrainingLoop(Steps):
         self._has_begun = False
         self.seconds_before, self._began = 0.0, time.perf_counter()  # of earlier processes; when this one began
         self._standing: Any = None  # the result of a finished run, which stays as it is
-        self.given_options: dict[str, Any] = {}
-        self._free_options: set[str] = set()
+        self.given_options: dict[str, Any] = {
+            **{name: noted.given[name] for name in noted.given if name in noted.ours},
+            **{name: as_json(option) for name, option in {**task, **config.flat()}.items()},
+            **{"optimizer": settings(optimizer), "scheduler": schedule(scheduler)},
+            "batch_size": [batch_size_of(train_loader), batch_size_of(valid_loader)],
+        }
+        self._noted = noted
+        self._free_options = {
+            *FREE,
+            *(name for cls in type(self).__mro__ for name in vars(cls).get("free_options", ())),
+        }
+        self._options: dict[str, Any] | None = None  # what `options` said before the first step
         self._given_attributes: dict[str, Any] = {}  # what a subclass has set to begin with, and may not have noted
         self.named_state = NamedState(self)
-        free = {name: given.pop(name) for name in SAME if name in FREE}
-        self.note_options(**given)
-        self.note_options(free=True, **free)
-        self.given_options["optimizer"], self.given_options["scheduler"] = settings(optimizer), schedule(scheduler)
-        self.given_options["batch_size"] = [batch_size_of(train_loader), batch_size_of(valid_loader)]
         its_own = {name for name, value in set_before.items() if vars(self)[name] is value}
         self._ours = {*vars(self), *TrainingLoop.__annotations__} - its_own  # all other attributes are the algorithm's
 
+    def options(self) -> dict[str, Any]:
+        """Return name -> option that must have been given alike where a search goes on, as JSON has it.
+
+        A resume with another one is refused. They are what the constructors of a trainer of the form
+        `__init__(self, *task, its_own=..., **config)` are given, but for those that a class names in `free_options`:
+        these may be given otherwise, since what has been trained does not depend on them. A trainer of another form
+        adds its own: `return {**super().options(), "temperature": self.temperature}`. It is asked before the first
+        step. All options are in `run.json`.
+        """
+        added = {name: value for name, value in self._noted.given.items() if name in self._noted.added}
+        return {name: v for name, v in {**added, **self.given_options}.items() if name not in self._free_options}
+
     def note_options(self, *, free: bool = False, **options: Any) -> None:
-        """Note options as they were given, for `run.json`.
+        """Note options as they were given; deprecated, for they are noted by themselves: see `options`.
 
         Args:
-            free: whether they may be given otherwise where a search goes on, for what has been trained does not depend
+            free: Whether they may be given otherwise where a search goes on, for what has been trained does not depend
                 on them. Default: a search goes on with the same only.
-            options: by the names that the constructor has for them.
+            options: Options by the names that the constructor has for them.
         """
+        warnings.warn(
+            "note_options is not needed any more, and goes in the next version: what a constructor is given is noted, "
+            f"and may be given otherwise at a resume where {type(self).__name__}.free_options names it",
+            DeprecationWarning,
+            stacklevel=2,
+        )
         self.given_options |= {name: as_json(option) for name, option in options.items()}
         self._free_options |= set(options) if free else set()
 
@@ -360,6 +319,9 @@ class TrainingLoop(Steps):
             raise TrainingError(f"resume is 'auto', the path of a run directory, or None, not {resume!r}")
         grace = SECONDS_OF_GRACE if self.processes.count > 1 else 0.0
         with noticing_signals(as_keyboard=self._run is None, grace=grace) as signals:
+            if not self._has_begun:
+                self._options = None
+                self._options = self._compared_options()
             self.named_state.begin()
             finished = None if self._run is None else self._run.stands_aside()
             if finished is not None and self._takes_state_of(finished):
@@ -760,7 +722,7 @@ class TrainingLoop(Steps):
 
     def _describe(self, status: str, **result: Any) -> None:
         if self._run is not None and self.fabric.is_global_zero and self._describes:
-            options = {**self._arguments, **self._given_attributes, **self.given_options}
+            options = {**self._noted.given, **self._given_attributes, **self._compared_options(), **self.given_options}
             hyperparameters = {**options, "num_epochs": self.num_epochs}
             identity = {name: value for name, value in self.identity().items() if name != "options"}
             about = {"status": status, **surroundings(self.device), **identity, "hyperparameters": hyperparameters}
@@ -787,9 +749,15 @@ class TrainingLoop(Steps):
         inside = {id(p) for module in modules for p in module.parameters()}
         return [p for group in self.given_optimizer.param_groups for p in group["params"] if id(p) not in inside]
 
+    def _compared_options(self) -> dict[str, Any]:
+        """Return what `options` says, or said before the first step, for a search may change what it is made from."""
+        if self._options is not None:
+            return self._options
+        return {name: as_json(option) for name, option in type(self).options(self).items()}
+
     def _fixed_options(self) -> dict[str, Any]:
-        """Return the options as they were given that must be the same where a search goes on."""
-        options = {name: value for name, value in self.given_options.items() if name not in self._free_options}
+        """Return the options that must be the same where a search goes on, the optimizer's group by group."""
+        options = dict(self._compared_options())
         groups, scheduler = options.pop("optimizer"), options.pop("scheduler")
         groups = [{name: value for name, value in group.items() if name != "parameters"} for group in groups]
         return {**options, "optimizer settings": groups, "scheduler settings": scheduler}
@@ -808,6 +776,9 @@ class TrainingLoop(Steps):
         """Return the seed of what this process draws, such as dropout's noise: its own beside the first's."""
         rank = self.fabric.global_rank
         return derive_seed(self.seed, rank) if rank else self.seed
+
+
+TrainingLoop.__init__.__signature__ = with_options(inspect.signature(TrainingLoop.__init__), FIELDS)  # type: ignore
 
 
 def check_optimizer(optimizer: Optimizer, model: nn.Module, loss: Any = None) -> None:

@@ -1,0 +1,115 @@
+"""Arguments of trainers' constructors: which one takes, and what it was given."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from inspect import Parameter, Signature
+from typing import Any
+
+from supernet.training.description import as_json, is_plain, name_of
+
+__all__: list[str] = []
+
+NOTED = "_noted_arguments"  # the attribute that has what a trainer's constructors were given, until the last one runs
+_MANY = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+
+
+@dataclass
+class Noted:
+    """Arguments and their defaults by name, as JSON has them.
+
+    Attributes:
+        given: All of them.
+        ours: Names of those that a constructor of this library takes.
+        added: Names of those that a constructor of the form `(self, *task, its_own=..., **config)` adds, so that they
+            are options of the algorithm; of numbers, texts, containers of these, and functions alone, since an object
+            of whatever class may say when or where it was made.
+    """
+
+    given: dict[str, Any] = field(default_factory=dict)
+    ours: set[str] = field(default_factory=set)
+    added: set[str] = field(default_factory=set)
+
+
+def noting_arguments(cls: type) -> Callable[..., None]:
+    """Return a class's constructor, which then notes what it is given.
+
+    Its signature is the whole one: what it takes as `*task` and `**config` has the names that the constructor has which
+    it hands them to. That one notes them. The model is no option.
+    """
+    constructor: Callable[..., None] = vars(cls)["__init__"]
+    signature = inspect.signature(constructor)
+    many = {name for name, parameter in signature.parameters.items() if parameter.kind in _MANY}
+    unnoted = {next(iter(signature.parameters)), *many, "model", "network"}
+    is_ours = cls.__module__.split(".")[0] == "supernet"
+    adds_options = {parameter.kind for parameter in signature.parameters.values()}.issuperset(_MANY)
+
+    @functools.wraps(constructor)
+    def noting(self: Any, *args: Any, **kwargs: Any) -> None:
+        with suppress(TypeError):  # which the constructor raises itself, and says why
+            bound = signature.bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            values = {name: value for name, value in bound.arguments.items() if name not in unnoted}
+            noted = vars(self).setdefault(NOTED, Noted())
+            noted.given = {name: _as_json(value, is_ours) for name, value in values.items()} | noted.given
+            noted.ours |= values.keys() if is_ours else set()
+            if adds_options:
+                noted.added |= {n for n, value in values.items() if is_plain(value) or hasattr(value, "__qualname__")}
+        constructor(self, *args, **kwargs)
+
+    noting.__signature__ = whole_signature(cls, signature)  # type: ignore[attr-defined]
+    return noting
+
+
+def whole_signature(cls: type, signature: Signature) -> Signature:
+    """Return the signature of a class's constructor with the names of what it hands on to the next one's."""
+    base = next(base for base in cls.__mro__[1:] if "__init__" in vars(base))
+    own = list(signature.parameters.values())
+    kinds = {parameter.kind for parameter in own}
+    if base is object or Parameter.VAR_KEYWORD not in kinds:
+        return signature
+    names = {parameter.name for parameter in own if parameter.kind not in _MANY}
+    theirs = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+    handed_on = [
+        parameter for parameter in theirs if parameter.name not in names and not _is_given_by_itself(parameter)
+    ]
+    if Parameter.VAR_POSITIONAL not in kinds:  # then all is handed on by its name
+        handed_on = [
+            parameter if parameter.kind is Parameter.VAR_KEYWORD else parameter.replace(kind=Parameter.KEYWORD_ONLY)
+            for parameter in handed_on
+            if parameter.kind is not Parameter.VAR_POSITIONAL
+        ]
+    parameters = [parameter for parameter in own if parameter.kind not in _MANY] + handed_on
+    with suppress(ValueError):  # of one whose own positional ones have defaults, and come first
+        return signature.replace(parameters=sorted(parameters, key=lambda parameter: parameter.kind))
+    return signature
+
+
+def _is_given_by_itself(parameter: Parameter) -> bool:
+    """Say whether a class that does not name it gives it to its base itself, which needs it."""
+    return parameter.kind is Parameter.KEYWORD_ONLY and parameter.default is Parameter.empty
+
+
+def with_options(signature: Signature, options: Mapping[str, Any]) -> Signature:
+    """Return a signature in which `**options` are named: name -> the field of a config."""
+    named = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=option.default, annotation=option.type)
+        for name, option in options.items()
+    ]
+    kept = [parameter for parameter in signature.parameters.values() if parameter.kind not in _MANY]
+    return signature.replace(parameters=[*kept, *named])
+
+
+def _as_json(value: Any, is_ours: bool) -> Any:
+    """Return an option that nobody has checked as JSON has it; of one that is large or odd, its class."""
+    try:
+        is_list = isinstance(value, list | tuple | set | frozenset) or (isinstance(value, Mapping) and not is_ours)
+        if is_list and len(value) > 100:  # but ours are tables of costs, which are compared as they are
+            return {"class": name_of(type(value)), "length": len(value)}
+        return as_json(value)
+    except Exception:  # such as of an object that answers to any name
+        return {"class": name_of(type(value))}
