@@ -20,7 +20,7 @@ from torch.utils.data import TensorDataset
 
 from benchmarks import networks
 from supernet import DartsTrainer, LayerChoice
-from supernet.execution import Plan, slot
+from supernet.execution import slot
 from supernet.execution.fast import segment, tracing
 from supernet.execution.fast.shared import Shared
 
@@ -252,7 +252,7 @@ REMEDIES: dict[str, Adapter] = {
     "the same in channels_last": partial(textbook, needed_gradients=True, channels_last=True),
     "supernet, candidate by candidate": without(slot, "can_be_fast", lambda x, p: False),
     "supernet without routes of convolutions": without(segment, "has_fast_routes", lambda x: False),
-    "supernet without shared work": without(Plan, "shared_now", lambda plan: Shared()),
+    "supernet without shared work": without(slot, "shared_now", Shared),
     "supernet without BatchNorm in the mixture": without(tracing, "_can_be_folded", lambda module: False),
     "supernet": supernet,
     "supernet, lean": partial(supernet, memory="lean"),

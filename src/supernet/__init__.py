@@ -3,7 +3,7 @@
 user's model with choices -> SearchSpace -> supernet -> trainer.fit() -> trainer.export() -> freeze -> plain network
 """
 
-from supernet.execution import replace_input_choice, replace_layer_choice, restore
+from supernet.execution import Supernet, replace_input_choice, replace_layer_choice, restore
 from supernet.nn import Cell, InputChoice, LayerChoice, NasBench201Cell
 from supernet.runs import load_runs
 from supernet.space import (
@@ -45,6 +45,7 @@ __all__ = [
     "SampledTrainer",
     "SearchSpace",
     "SinglePathTrainer",
+    "Supernet",
     "SupernetTrainer",
     "accuracy",
     "evaluate",

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations
+from ways import take_way
 
 from supernet import DartsTrainer, LayerChoice
 from supernet.execution import LayerSlot, Plan, replace_layer_choice
 from supernet.execution.fast.candidates import Candidates
+from supernet.execution.fast.shared import one_pass
 from supernet.execution.state import RandomState, reseed
 from supernet.hub.darts import FactorizedReduce, darts_operation
 
@@ -92,12 +94,12 @@ def passed(model, fast, x, weights, training=True, create_graph=False, lean=Fals
     """Return all that one forward and backward pass gives or changes."""
     model, plan = taken_over(model, lean)
     model.train(training)
-    plan.fast = fast
+    take_way(model, fast)
     x = x.detach().requires_grad_()
     weights = {label: w.detach().clone().requires_grad_() for label, w in weights.items()}
     plan.update(weights)
     reseed(3)
-    with plan.one_pass():
+    with one_pass():
         output = model(x)
     target = torch.cos(torch.arange(output.numel(), dtype=output.dtype)).view(output.shape)
     named = {"x": x, **weights, **dict(model.named_parameters())}
@@ -290,7 +292,7 @@ def darts(unrolled=False, **options):
 @pytest.mark.parametrize("unrolled", [False, True])
 def test_a_whole_search_finds_the_same(unrolled):
     fast, plain = darts(unrolled), darts(unrolled)
-    plain.supernet._plan.fast = False
+    take_way(plain.model, fast=False)
     fast.fit()
     plain.fit()
     assert fast.export() == plain.export()

@@ -8,10 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
+from ways import take_way
 
 from supernet import DartsTrainer, LayerChoice, ProxylessTrainer, SinglePathTrainer, freeze, replace_layer_choice
 from supernet.errors import ChoiceError
 from supernet.execution import LayerSlot, Plan, Selection
+from supernet.execution.fast.shared import one_pass
 from supernet.execution.fast.tracing import trace_of
 
 C = 3
@@ -60,8 +62,8 @@ def made(names):
 def test_a_mixture_and_its_gradients_are_those_of_candidates_that_each_have_the_input_alone(names, how):
     model, reference = made(names)
     plan = Plan()
-    plan.fast = how != "plain"
     replace_layer_choice(model, lambda choice: LayerSlot(choice, plan, lean=how == "lean"))
+    take_way(model, fast=how != "plain")
     leaf = torch.randn(4, C, 5, 5, dtype=torch.float64)
     p = torch.rand(len(names), dtype=torch.float64).softmax(0)
     for training in (True, True, False, False):
@@ -69,7 +71,7 @@ def test_a_mixture_and_its_gradients_are_those_of_candidates_that_each_have_the_
         x, q, y, r = (t.clone().requires_grad_() for t in (leaf, p, leaf, p))
         plan["op"] = q
         given = x.sigmoid()  # which holds its result for its gradient
-        with plan.one_pass():
+        with one_pass():
             output = model(given)
         assert torch.equal(given, leaf.sigmoid())
         expected = sum(r[k] * o.train(training)(y.sigmoid().clone()) for k, o in enumerate(reference.values()))

@@ -12,10 +12,12 @@ from test_fast import KINDS, C, Net, assert_same, darts, kinds, passed, taken_ov
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from ways import take_way
 
 from supernet import LayerChoice
 from supernet.errors import TrainingError
 from supernet.execution import LayerSlot, Plan
+from supernet.execution.fast.shared import one_pass
 
 ways = pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
 
@@ -100,15 +102,14 @@ def test_a_mixture_is_computed_again_by_the_plan_of_its_own_forward_and_leaves_t
         taken, plan = taken_over(model, lean)
         sought, loss = list(taken.parameters()), 0.0
         torch.manual_seed(3)
-        for way, turned in ((fast, ()), (not fast, (0,))):
+        take_way(taken, fast)
+        for turned in ((), (0,)):
             followed = {label: w.flip(turned).requires_grad_() for label, w in weights.items()}
-            plan.fast = way if lean else fast  # both give the same
             plan.update(followed)
             loss = loss + taken(x).square().sum()
             sought += followed.values()
         found.append(torch.autograd.grad(loss, sought))
         assert plan.keys() == followed.keys() and all(plan[label] is w for label, w in followed.items())
-        assert plan.fast == (not fast if lean else fast)
     torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
 
 
@@ -176,11 +177,11 @@ def bytes_of_a_chain(depth, fast, lean):
     torch.manual_seed(0)
     choices = [{k: KINDS[k](1, True) for k in ("skip", "max", "sep3", "dil5")} for _ in range(depth)]
     model, plan = taken_over(nn.Sequential(*(LayerChoice(c, label="op") for c in choices)), lean)
-    plan.fast = fast
+    take_way(model, fast)
     plan.update(weights_of(torch.float32, op=4))
     x = torch.randn(8, C, 16, 16)
     with LiveBytes() as live:
-        with plan.one_pass():
+        with one_pass():
             output = model(x)
         held = live.now
         output.sum().backward()

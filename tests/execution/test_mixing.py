@@ -7,7 +7,7 @@ from torch import nn
 from supernet import LayerChoice, SearchSpace
 from supernet.errors import ChoiceError, UnresolvedChoiceError
 from supernet.execution import InputSlot, LayerSlot, Plan
-from supernet.execution.mixing import weighted_sum
+from supernet.execution.slot import weighted_sum
 from supernet.nn import InputChoice
 
 WEIGHTS = torch.tensor([0.2, 0.8])

@@ -51,7 +51,7 @@ def test_all_options_by_their_positions_are_what_weights_alone_are():
     plan, given = Plan(), weights(0.1, 0.2, 0.3, 0.4)
     slot = new_slot(plan)
     outputs = []
-    for plan.fast in (True, False):
+    for slot.fast in (True, False):
         for entry in (given, Selection((0, 1, 2, 3), given)):
             plan["op"] = entry
             outputs.append(slot(X))

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from supernet import LayerChoice
 from supernet.errors import ChoiceError
 from supernet.execution import LayerSlot, Plan, replace_layer_choice
-from supernet.execution.mixing import weighted_sum
+from supernet.execution.slot import weighted_sum
 
 WEIGHTS = torch.tensor([0.25, 0.75])
 A, B = torch.tensor([1.0, 2.0]), torch.tensor([5.0, 10.0])

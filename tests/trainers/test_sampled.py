@@ -143,8 +143,8 @@ def test_the_supernet_under_a_path_is_its_plain_network_bit_for_bit_in_eval_form
     X, _ = batch()
     for architecture in [trainer.sample() for _ in range(10)]:
         network = freeze(trainer.model, architecture).eval()
-        inside = X.contiguous(memory_format=torch.channels_last) if trainer.supernet._channels_last else X
-        assert torch.equal(trainer.supernet.forward_local(X, architecture), network(inside))
+        inside = X.contiguous(memory_format=torch.channels_last) if trainer.distributed._channels_last else X
+        assert torch.equal(trainer.distributed.forward_local(X, architecture), network(inside))
 
 
 def test_a_path_without_parameters_is_trained_by_doing_nothing():

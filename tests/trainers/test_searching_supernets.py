@@ -222,7 +222,7 @@ def test_a_train_step_of_one_s_own_is_called_on_batches_of_both_parts(kind):
             assert len(trn_X) == len(trn_y) == 8
             assert len(val_X) == len(val_y)
             self.train_model_weight(trn_X, trn_y)
-            self.compute_loss("valid", self.supernet.forward_local(val_X, self.sample()), val_y)
+            self.compute_loss("valid", self.distributed.forward_local(val_X, self.sample()), val_y)
 
     more = {"reward_function": lambda o, y: -loss(o, y)} if kind is EnasTrainer else {}
     trainer = plain(Own, num_epochs=2, **more)

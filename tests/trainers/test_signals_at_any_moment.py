@@ -205,7 +205,7 @@ def test_a_finished_run_stays_so_where_a_signal_comes_as_it_is_read(tmp_path, mo
 def test_a_signal_in_the_validation_of_a_network_leaves_between_two_batches(tmp_path, nth):
     """The validation part has two batches: the signal comes in the first, in the second, or in the next epoch."""
     trainer = network(tmp_path)
-    inner, calls = trainer.supernet.forward_local, []
+    inner, calls = trainer.distributed.forward_local, []
 
     def forward_local(*args):
         calls.append(1)
@@ -213,7 +213,7 @@ def test_a_signal_in_the_validation_of_a_network_leaves_between_two_batches(tmp_
             send()
         return inner(*args)
 
-    trainer.supernet.forward_local = forward_local
+    trainer.distributed.forward_local = forward_local
     with pytest.raises(SystemExit):
         trainer.fit()
     assert len(calls) == nth

@@ -78,7 +78,7 @@ def test_candidates_may_have_the_names_of_what_stands_in_the_place_uses_itself(t
     for k, name in enumerate(names):
         plan = {"op": name} if trainer_class is SinglePathTrainer else {"op": torch.eye(len(names))[k]}
         expected = freeze(twin, {"op": name})(X)
-        assert torch.allclose(trainer.supernet.forward_local(X, plan), expected)
+        assert torch.allclose(trainer.distributed.forward_local(X, plan), expected)
         assert torch.equal(freeze(model, {"op": name})(X), expected)
 
 

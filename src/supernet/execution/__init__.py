@@ -8,7 +8,8 @@ from supernet.execution.input_slot import InputSlot
 from supernet.execution.plan import Plan
 from supernet.execution.replace import replace_input_choice, replace_layer_choice, replace_other_choices, restore
 from supernet.execution.selection import Selection
-from supernet.execution.slot import LayerSlot
+from supernet.execution.slot import LayerSlot, Slot
+from supernet.execution.supernet import Supernet
 
 __all__ = [
     "ChoiceSlot",
@@ -16,6 +17,8 @@ __all__ = [
     "LayerSlot",
     "Plan",
     "Selection",
+    "Slot",
+    "Supernet",
     "replace_input_choice",
     "replace_layer_choice",
     "replace_other_choices",

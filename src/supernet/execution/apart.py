@@ -29,10 +29,24 @@ class Apart:
     def __init__(self, label: str, changeable: Collection[str] = ()) -> None:
         self._label, self._changeable = label, changeable
         self._changes: dict[tuple[str, bool], bool] = {}
+        self._sees_tensors = True  # one each time, and nothing beside it
 
     def changing(self) -> list[str]:
         """Return the names of the candidates that have changed their input in place."""
         return list(dict.fromkeys(name for (name, _), changes in self._changes.items() if changes))
+
+    def is_superfluous(self, names: Collection[str]) -> bool:
+        """Say whether these candidates have all run, in training and in eval form, and left a lone tensor as it was."""
+        forms = [(name, training) for name in names for training in (True, False)]
+        return self._sees_tensors and all(self._changes.get(form) is False for form in forms)
+
+    def has_changed(self, name: str, candidate: nn.Module) -> ChoiceError:
+        """Note that a candidate has changed its input in place, and return the error that says so."""
+        self._changes[name, candidate.training] = True
+        return ChoiceError(
+            f"candidate {name!r} of choice {self._label!r} has changed its input in place, which it had not done "
+            "before, so the other candidates cannot see it as it was; let it work on a copy of its own"
+        )
 
     def may_change(self, name: str, candidate: nn.Module) -> bool:
         """Say whether the candidate, as it would run now, changes its input in place, or is not known not to."""
@@ -64,15 +78,14 @@ class Apart:
         changes = self._changes.get(form)
         if changes or torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
             return call(*args, **kwargs)
-        given = args[0] if len(args) == 1 and not kwargs else (args, kwargs)
+        is_one = len(args) == 1 and not kwargs
+        given = args[0] if is_one else (args, kwargs)
+        self._sees_tensors &= is_one and isinstance(given, torch.Tensor)
         before = noted(given)
         result = call(*args, **kwargs)
         has_changed = not is_as_noted(given, before)
         if changes is None or has_changed:
             self._changes[form] = has_changed
         if has_changed and changes is False and name not in self._changeable:
-            raise ChoiceError(
-                f"candidate {name!r} of choice {self._label!r} has changed its input in place, which it had not done "
-                "before, so the other candidates cannot see it as it was; let it work on a copy of its own"
-            )
+            raise self.has_changed(name, candidate)
         return result

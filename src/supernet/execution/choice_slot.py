@@ -9,16 +9,16 @@ from torch import nn
 
 from supernet.errors import ChoiceError
 from supernet.execution.apart import Apart
-from supernet.execution.mixing import weighted_sum
 from supernet.execution.plan import Plan
 from supernet.execution.selection import check_weights, selection_of
+from supernet.execution.slot import Slot, weighted_sum
 from supernet.execution.structure import mapped
 from supernet.nn import Choice
 
 __all__ = ["ChoiceSlot"]
 
 
-class ChoiceSlot(nn.Module):
+class ChoiceSlot(Slot):
     """Stands in the place of a choice of a kind of its own, and runs what it becomes by what the plan has: `Selection`.
 
     Weights alone (K,) are a mixture of what each option makes of the choice; in a `Selection` stand decisions.
@@ -30,8 +30,7 @@ class ChoiceSlot(nn.Module):
     """
 
     def __init__(self, choice: Choice, plan: Plan) -> None:
-        super().__init__()
-        self.label, self.plan = str(choice.label), plan
+        super().__init__(choice, plan)
         self._parameters, self._buffers = choice._parameters, choice._buffers  # the very same, wherever they are moved
         self._modules.update(choice._modules)
         self._domain, self._resolve = choice.domain(), choice.resolve

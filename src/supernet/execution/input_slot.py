@@ -13,16 +13,17 @@ from supernet.execution.expected_mean import weights_of_mean
 from supernet.execution.fast.candidates import can_be_fast
 from supernet.execution.fast.shared import Shared
 from supernet.execution.fast.weighted_sum import Term, fused_weighted_sum
-from supernet.execution.mixing import weighted, weighted_sum
+from supernet.execution.mixing import weighted
 from supernet.execution.plan import Plan
 from supernet.execution.selection import Selection, check_weights, positions_of, selection_of
+from supernet.execution.slot import Slot, weighted_sum
 from supernet.nn import InputChoice
 from supernet.nn.domain import in_words
 
 __all__ = ["InputSlot"]
 
 
-class InputSlot(nn.Module):
+class InputSlot(Slot):
     """Stands in an `InputChoice`'s place, and makes of its inputs what the plan has for its label: see `Selection`.
 
     A set of inputs (a decision, a list of positions) is picked and reduced as the choice says. Several sets, as gates
@@ -38,8 +39,7 @@ class InputSlot(nn.Module):
     """
 
     def __init__(self, choice: InputChoice, plan: Plan) -> None:
-        super().__init__()
-        self.label, self.plan = str(choice.label), plan
+        super().__init__(choice, plan)
         self._choice = (choice,)  # which is no child of what stands in its place
         self._decided: dict[tuple[int, ...], nn.Module] = {}  # holds no state, so it is no child
         has_zeros, number = choice.absent == "zeros", choice.n_chosen if isinstance(choice.n_chosen, int) else None
@@ -117,7 +117,7 @@ class InputSlot(nn.Module):
         if self._reduction != "sum":
             parts = [weighted(weight, x) for weight, x in zip(weights.unbind(), tensors, strict=True)]
             return torch.cat(parts, 1) if self._reduction == "concat" else parts
-        if self.plan.fast and all(can_be_fast(x, weights) and x.shape == tensors[0].shape for x in tensors):
+        if self.fast and all(can_be_fast(x, weights) and x.shape == tensors[0].shape for x in tensors):
             return fused_weighted_sum(weights, [Term(k, x) for k, x in enumerate(tensors)], Shared())
         return weighted_sum(named, weights, self.label)
 

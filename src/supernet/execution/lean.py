@@ -32,7 +32,7 @@ def recomputed(
         device: one whose random numbers count too.
     """
     # A pass of a whole network may come between the two; so all that it follows is noted now.
-    then = dict(plan), plan.fast, buffers.noted(), RandomState(device)
+    then = dict(plan), buffers.noted(), RandomState(device)
     has_run = False
     tensors: list[torch.Tensor] = []
 
@@ -62,23 +62,21 @@ def _as_then(
     buffers: Buffers,
     device: torch.device,
     followed: dict[str, Any],
-    fast: bool,
     noted: Noted,
     drawn: RandomState,
 ) -> Iterator[None]:
-    now, followed_now, fast_now = RandomState(device), dict(plan), plan.fast
+    now, followed_now = RandomState(device), dict(plan)
     drawn.put_back()
-    _follow(plan, followed, fast)
+    _follow(plan, followed)
     try:
         with buffers.preserve():
             buffers.put(noted)
             yield
     finally:
-        _follow(plan, followed_now, fast_now)
+        _follow(plan, followed_now)
         now.put_back()
 
 
-def _follow(plan: Plan, followed: dict[str, Any], fast: bool) -> None:
+def _follow(plan: Plan, followed: dict[str, Any]) -> None:
     plan.clear()
     plan.update(followed)
-    plan.fast = fast

@@ -1,4 +1,4 @@
-"""Weighted sums of whatever candidates return (DARTS, arXiv 1806.09055)."""
+"""Weighted sums of whatever candidates return, where that is not simply a tensor each."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from supernet.errors import ChoiceError
+from supernet.execution.selection import check_weights
 from supernet.execution.structure import outline_of, parts_of, rebuilt
 
 __all__: list[str] = []
@@ -16,7 +17,7 @@ __all__: list[str] = []
 # K candidates.
 
 
-def weighted_sum(outputs: Mapping[str, Any], weights_K: torch.Tensor, label: str) -> Any:
+def weighted_sum_of_structures(outputs: Mapping[str, Any], weights_K: torch.Tensor, label: str) -> Any:
     """Return `sum_k weights[k] * outputs[k]`, in each tensor of the structure that all outputs have.
 
     What is no floating point or complex tensor cannot be weighted: positions, lengths, masks, numbers, texts. It is to
@@ -28,8 +29,10 @@ def weighted_sum(outputs: Mapping[str, Any], weights_K: torch.Tensor, label: str
         label: Label of the choice, for errors.
 
     Raises:
-        ChoiceError: two outputs differ in shape or structure, or in what cannot be weighted.
+        ChoiceError: two outputs differ in shape or structure, or in what cannot be weighted; or there is not a weight
+            for each.
     """
+    check_weights(weights_K, len(outputs), label)
     (name, first), *others = outputs.items()
     outline = outline_of(first)
     for other, output in others:

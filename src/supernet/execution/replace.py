@@ -81,10 +81,7 @@ def replace_other_choices(
     As `replace_layer_choice` in all else, but that there may be none. Of a choice that holds others these are replaced
     before.
     """
-    of_others = [c for c in pinned_choices(root) if not isinstance(c, LayerChoice | InputChoice)]
-    if not of_others:
-        return [] if modules is None else modules
-    return _replace(root, Choice, init_fn, modules)
+    return _replace(root, Choice, init_fn, modules, but=(LayerChoice, InputChoice))
 
 
 def restore(model: nn.Module) -> nn.Module:
@@ -107,11 +104,16 @@ def restore(model: nn.Module) -> nn.Module:
 
 
 def _replace(
-    root: nn.Module, kind: type[AnyChoice], init_fn: Callable[[AnyChoice], nn.Module], modules: Modules | None
+    root: nn.Module,
+    kind: type[AnyChoice],
+    init_fn: Callable[[AnyChoice], nn.Module],
+    modules: Modules | None,
+    but: tuple[type[Choice], ...] = (),
 ) -> Modules:
+    """Replace the choices of a kind, but for those of some kinds of it."""
     if isinstance(root, Choice):
         raise ReplacementError(f"the model itself is {root.description()}; wrap it in nn.Sequential, or what holds it")
-    choices = [choice for choice in pinned_choices(root) if isinstance(choice, kind)]
+    choices = [choice for choice in pinned_choices(root) if isinstance(choice, kind) and not isinstance(choice, but)]
     places: dict[Choice, list[tuple[nn.Module, str]]] = {choice: [] for choice in choices}
     for parent in all_parents(root):
         for name, child in parent._modules.items():

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from supernet.errors import ArchitectureError, ChoiceError
-from supernet.execution import ChoiceSlot, InputSlot, LayerSlot, Plan, Selection
+from supernet.execution.plan import Plan
+from supernet.execution.selection import Selection
+from supernet.execution.slot import Slot
 from supernet.nn import Choice
 from supernet.nn.choice import Risk
 from supernet.space import Decision
@@ -40,7 +42,7 @@ def check_risks(
     """
     places: dict[str, Place] = {}
     _find(model, {}, places, set())
-    others = {label for label, module in replaced if not isinstance(module, LayerSlot | InputSlot | ChoiceSlot)}
+    others = {label for label, module in replaced if not isinstance(module, Slot)}
     followed = {label: place for label, place in places.items() if label not in others}
     risky = {label: risks for label, place in followed.items() if (risks := place.choice.risks())}
     if not risky:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from supernet.errors import ChoiceError
+from supernet.nn.domain import Domain
 
 __all__ = ["Selection"]
 
@@ -82,3 +83,27 @@ def is_mixture(entry: Any) -> bool:
     return isinstance(entry, torch.Tensor) or (
         isinstance(entry, Selection) and len(entry.active) > 1 and not entry.detached
     )
+
+
+def check_entry(domain: Domain, entry: Any) -> None:
+    """Raise unless a plan's entry selects of what can be decided at its label.
+
+    Raises:
+        ArchitectureError: it is no decision of this domain.
+        ChoiceError: there are not as many weights as options, or a selection has none that it needs.
+    """
+    if isinstance(entry, torch.Tensor):
+        if entry.dim() != 1 or len(entry) != len(domain.options):
+            raise ChoiceError(
+                f"choice {domain.label!r} is given weights of shape {tuple(entry.shape)}; let the plan have one for "
+                f"each of its {len(domain.options)} {domain.noun}s: {', '.join(domain.names())}"
+            )
+    elif not isinstance(entry, Selection):
+        domain.positions(entry)
+    elif entry.weights is not None:
+        check_weights(entry.weights, len(entry.active), domain.label)
+    elif len(entry.active) != 1:
+        raise ChoiceError(
+            f"choice {domain.label!r} is to run {len(entry.active)} options, {', '.join(map(repr, entry.active))}, but "
+            "without weights one alone can run; give Selection(active, weights)"
+        )

@@ -1,30 +1,75 @@
-"""How a `LayerChoice` runs in a supernet: one candidate, a mixture (DARTS), or one with gates (ProxylessNAS)."""
+"""What stands in a choice's place; and how a `LayerChoice` runs: one candidate, a mixture (DARTS), or with gates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from supernet.execution.activation_checkpoints import check_gradient, is_checkpointed
 from supernet.execution.apart import Apart
 from supernet.execution.fast.candidates import Candidates, can_be_fast
+from supernet.execution.fast.shared import shared_now
 from supernet.execution.fast.tracing import TraceCache
 from supernet.execution.lean import recomputed
-from supernet.execution.mixing import weighted_sum
-from supernet.execution.plan import Plan, is_checkpointed
-from supernet.execution.selection import Selection, is_mixture, positions_of, selection_of, weights_of
+from supernet.execution.mixing import weighted_sum_of_structures
+from supernet.execution.plan import Plan
+from supernet.execution.selection import Selection, is_mixture, positions_of, selection_of
 from supernet.execution.state import Buffers, preserve_random_numbers
 from supernet.execution.structure import copied, mapped
-from supernet.nn import LayerChoice
+from supernet.nn import Choice, LayerChoice
 from supernet.nn.layer_choice import ByNameAndPosition
 
-__all__ = ["LayerSlot"]
+__all__ = ["LayerSlot", "Slot", "weighted_sum"]
 
 
-class LayerSlot(ByNameAndPosition, nn.Module):
+class Slot(nn.Module):
+    """Stands in a choice's place, and runs what the plan has for its label: see `Selection`.
+
+    What a trial of the supernet finds out is noted here, before any step: so each step is the same.
+
+    Args:
+        choice: in whose place it stands.
+        plan: what it follows.
+
+    Attributes:
+        fast: whether a mixture is computed the fast way, where there is one. Default: it is.
+        bears_reentrant: whether the gradients of weights come through a reentrant checkpoint around it. Default: no.
+    """
+
+    fast = True
+    bears_reentrant = False
+    tells_passes_apart = False  # whether what it does depends on whether a pass of the supernet runs
+
+    def __init__(self, choice: Choice, plan: Plan) -> None:
+        super().__init__()
+        self.label, self.plan = str(choice.label), plan
+
+    @property
+    def key(self) -> str:
+        """The same as `label`."""
+        return self.label
+
+    def check(self, entry: Any) -> None:
+        """Raise `ChoiceError` unless the choice can run as a plan's entry says."""
+
+    def as_mixture(self, entry: Any) -> LayerSlot | None:
+        """Return this slot where a plan's entry lets it run several candidates side by side."""
+        return None
+
+    def note_trial(self, bears_reentrant: bool) -> None:
+        """Note, after a trial, how the choice is to run from now on."""
+        self.bears_reentrant = bears_reentrant
+
+    def explain(self) -> str:
+        """Return how the choice runs, a line for each option where these differ."""
+        return f"  {type(self).__name__}"
+
+
+class LayerSlot(ByNameAndPosition, Slot):
     """Stands in a `LayerChoice`'s place, and runs what the plan has for its label: see `Selection`.
 
     One candidate alone runs as it is. Several give `sum_k w_k o_k(x)`, a mixture: they may return a tensor, or tuples,
@@ -44,22 +89,20 @@ class LayerSlot(ByNameAndPosition, nn.Module):
             that needs.
     """
 
+    held_candidates_apart = True  # in a ModuleDict, once: see `former_names`
+
     def __init__(self, choice: LayerChoice, plan: Plan, lean: bool = False) -> None:
-        super().__init__()
-        self.label, self.plan, self.lean = str(choice.label), plan, lean
+        super().__init__(choice, plan)
+        self.lean = lean
         self._names, self._every = choice.names, tuple(range(len(choice.names)))
         self._modules.update(choice.named_children())
         self.apart = Apart(self.label)
+        self.needs_no_guard = False  # found by a trial: the candidates leave their input, one tensor, alone
         # What runs inside a candidate may be another path each time.
         with_choices = [n for n, c in self.candidates.items() if any(hasattr(m, "plan") for m in c.modules())]
         self._apart_of_gates = Apart(self.label, with_choices)
         self._traced: Candidates | None = None
         self._state: Buffers | None = None  # what computing a mixture again must leave as it was
-
-    @property
-    def key(self) -> str:
-        """The same as `label`."""
-        return self.label
 
     @property
     def names(self) -> list[str]:
@@ -81,20 +124,35 @@ class LayerSlot(ByNameAndPosition, nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run what is selected."""
         entry = self.plan[self.label]
-        if isinstance(entry, str):  # the most frequent, and as quick as the candidate itself
+        if isinstance(entry, str):  # a path: the most frequent, and as quick as the candidate itself
             return self._modules[entry](*args, **kwargs)  # type: ignore[misc]
-        selection = selection_of(entry)
-        if selection.weights is None:
+        if self.fast or not self.needs_no_guard or not isinstance(entry, torch.Tensor) or not torch.is_grad_enabled():
+            return self._run(selection_of(entry), args, kwargs)
+        version, outputs = args[0]._version, {}  # torch's count of the changes in place
+        for name in self._names:
+            outputs[name] = self._modules[name](*args, **kwargs)  # type: ignore[misc]
+            if args[0]._version != version:
+                raise self._has_changed(name)
+        return weighted_sum(outputs, entry, self.label)
+
+    def _has_changed(self, name: str) -> Exception:
+        self.needs_no_guard = False
+        return self.apart.has_changed(name, self.candidates[name])
+
+    def _run(self, selection: Selection, args: Any, kwargs: Any) -> Any:
+        """Run what is selected, whatever it is, with all guards in place."""
+        weights = selection.weights
+        if weights is None:
             (only,) = self._named(selection)
             return self._modules[only](*args, **kwargs)  # type: ignore[misc]
-        if selection.weights.requires_grad and not torch.is_grad_enabled():
-            self.plan.check_gradient(self.label)
+        if weights.requires_grad and not torch.is_grad_enabled() and not self.bears_reentrant:
+            check_gradient(self.label)
         if selection.detached:
-            return self._gated(selection, selection.weights, args, kwargs)
+            return self._gated(selection, weights, args, kwargs)
         if not self.lean or not torch.is_grad_enabled() or is_checkpointed():
             return self._mixture(*args, **kwargs)
         self._state = self._state or Buffers(self)
-        return recomputed(self._mixture, args, kwargs, self.plan, self._state, selection.weights.device)
+        return recomputed(self._mixture, args, kwargs, self.plan, self._state, weights.device)
 
     def _named(self, selection: Selection) -> list[str]:
         """Return the names of what is selected."""
@@ -105,24 +163,19 @@ class LayerSlot(ByNameAndPosition, nn.Module):
 
     def _mixture(self, *args: Any, **kwargs: Any) -> Any:
         selection = selection_of(self.plan[self.label])
-        weights, names = weights_of(selection), self._named(selection)
+        weights, names = selection.weights, self._named(selection)
+        assert weights is not None, "several run"
         is_of_all = names == self._names and len(args) == 1 < len(names) and not kwargs
-        if self.plan.fast and is_of_all and can_be_fast(args[0], weights):
+        if self.fast and is_of_all and can_be_fast(args[0], weights):
             candidates = self._traced or self.trace({})
             if candidates.common is None:
-                outputs = candidates.weighted_sum(args[0], weights, self.plan.shared_now(), self.apart)
+                outputs = candidates.weighted_sum(args[0], weights, shared_now(), self.apart)
                 return outputs if isinstance(outputs, torch.Tensor) else weighted_sum(outputs, weights, self.label)
-        return self._one_by_one(*args, **kwargs)
-
-    def _one_by_one(self, *args: Any, **kwargs: Any) -> Any:
-        """Do the same candidate by candidate: the twin that the fast way is held against."""
-        selection = selection_of(self.plan[self.label])
-        run, of_candidates = self.apart.run, {name: self.candidates[name] for name in self._named(selection)}.items()
-        if len(of_candidates) == 1:  # alone, as in the frozen network
-            outputs = {name: candidate(*args, **kwargs) for name, candidate in of_candidates}
+        if len(names) == 1:  # alone, as in the frozen network
+            outputs = {name: self._modules[name](*args, **kwargs) for name in names}  # type: ignore[misc]
         else:
-            outputs = {name: run(name, candidate, args, kwargs) for name, candidate in of_candidates}
-        return weighted_sum(outputs, weights_of(selection), self.label)
+            outputs = {name: self.apart.run(name, self.candidates[name], args, kwargs) for name in names}
+        return weighted_sum(outputs, weights, self.label)
 
     def _gated(self, selection: Selection, weights: torch.Tensor, args: Any, kwargs: Any) -> Any:
         """Run what is active, and the others for their outputs only.
@@ -161,6 +214,15 @@ class LayerSlot(ByNameAndPosition, nn.Module):
         finally:
             handle.remove()
 
+    def as_mixture(self, entry: Any) -> LayerSlot | None:
+        """Return this slot where a plan's entry lets it run several candidates side by side."""
+        return self if is_mixture(entry) else None
+
+    def note_trial(self, bears_reentrant: bool) -> None:
+        """Note, after a trial, how the choice is to run from now on."""
+        super().note_trial(bears_reentrant)
+        self.needs_no_guard = not self.lean and self.apart.is_superfluous(self._names)
+
     def trace(self, cache: TraceCache) -> Candidates:
         """Find out what the candidates are made of, now that all inside them is in its place.
 
@@ -174,7 +236,7 @@ class LayerSlot(ByNameAndPosition, nn.Module):
         """Return how each candidate runs in a mixture, a line each."""
         if not is_mixture(self.plan.get(self.label)):
             return f"  {type(self).__name__}: what is selected, as it is"
-        if not self.plan.fast:
+        if not self.fast:
             return "  candidate by candidate, as they are"
         candidates = self._traced or self.trace({})
         if candidates.common is not None:
@@ -191,9 +253,35 @@ class LayerSlot(ByNameAndPosition, nn.Module):
             super().__setattr__(name, value)
 
 
+def weighted_sum(outputs: Mapping[str, Any], weights: torch.Tensor, label: str) -> Any:
+    """Return `sum_k weights[k] * outputs[k]` (DARTS, arXiv 1806.09055), in each tensor that all outputs are made of.
+
+    Args:
+        outputs: name -> tensor, or structure of tensors; shapes (...) equal.
+        weights: (K,).
+        label: the choice's, for errors.
+
+    Raises:
+        ChoiceError: two outputs differ in shape or structure, or in what cannot be weighted.
+    """
+    first, *others = outputs.values()
+    if len(weights) != len(outputs) or not all(_goes_with(first, other) for other in outputs.values()):
+        return weighted_sum_of_structures(outputs, weights, label)
+    total = weights[0] * first
+    for k, other in enumerate(others, 1):  # one by one: stacking them would hold every output twice
+        total = total + weights[k] * other
+    return total
+
+
+def _goes_with(first: Any, other: Any) -> bool:
+    return isinstance(other, torch.Tensor) and other.is_floating_point() and other.shape == first.shape != torch.Size()
+
+
 def former_names(model: nn.Module, names: list[str]) -> list[str]:
     """Return how parameters or buffers were called while a slot's candidates stood in a ModuleDict, `candidates`."""
-    slots = {path for path, m in model.named_modules(remove_duplicate=False) if isinstance(m, LayerSlot)}
+    slots = {
+        path for path, m in model.named_modules(remove_duplicate=False) if hasattr(type(m), "held_candidates_apart")
+    }
 
     def parts(name: str) -> Iterator[str]:
         path = ""

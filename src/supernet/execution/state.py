@@ -66,6 +66,11 @@ class Buffers:
         self._places = [(module, name) for module in model.modules() for name in module._buffers]
         self._used = [(module, name) for module, name in self._places if type(module).__module__ not in _NORMS]
 
+    @property
+    def are_there(self) -> bool:
+        """Whether there are any, or may be some later."""
+        return bool(self._places)
+
     @contextmanager
     def preserve(self, only_after: type[Exception] | None = None) -> Iterator[None]:
         """Bring the buffers back to their values after this context, also where a forward puts in new tensors.

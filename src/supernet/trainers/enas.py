@@ -296,7 +296,7 @@ class EnasTrainer(SampledTrainer):
         """Take the reward of an architecture on a validation batch, and every so often a step of the controller."""
         architecture = self.sample()
         with self._forms.evaluating(self.loss):
-            output = self.supernet.forward_local(val_X, architecture)
+            output = self.distributed.forward_local(val_X, architecture)
         with torch.no_grad():
             self.compute_loss("valid", output, val_y)
             reward = self.mean_over_processes(self.reward_function(*judged(output, val_y)), "valid")

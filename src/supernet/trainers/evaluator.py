@@ -39,7 +39,7 @@ class TrainerEvaluator(Evaluator):
 
     def run(self, X: Any, path: Architecture) -> Any:
         """Run an architecture apart from the other processes, which may be at another one."""
-        return self._trainer.supernet.forward_local(X, path)
+        return self._trainer.distributed.forward_local(X, path)
 
     def train_batches(self) -> Iterator[tuple[Any, Any]]:
         """Return the batches of the training part."""
@@ -66,7 +66,7 @@ class TrainerEvaluator(Evaluator):
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Let the model, and a loss that is a module, be in eval form, and the weights be laid out as they run."""
-        with self._trainer.supernet.laid_out(), self.forms.evaluating(self._trainer.loss):
+        with self._trainer.distributed.laid_out(), self.forms.evaluating(self._trainer.loss):
             yield
 
     def measure(self, path: Architecture, num_batches: int | None) -> dict[str, float]:

@@ -113,11 +113,6 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
         """Print how each choice runs: which candidates the fast way, and which as they are and why."""
         print(self.supernet.explain())
 
-    def forward(self, X: Any, plan: dict[str, Any]) -> Any:
-        """Run the supernet on a batch, its choices following the plan."""
-        with self.supernet.no_grad_sync(not self._completes_a_step()):
-            return self.supernet(X, plan)
-
     def probabilities(self) -> dict[str, list[float]]:
         """Return label -> the present probability of each candidate or input, for the record; none by default."""
         return {}

@@ -59,7 +59,8 @@ def take_unrolled_gradient(trainer: BilevelTrainer, val_X: Any, val_y: Any, trn_
     All passes see the same draws of the relaxation; those over the training batch the same of dropout, too. What a
     pass does to buffers is undone after it, for each must find the same.
     """
-    supernet, alphas, weights = trainer.supernet, trainer.architecture_parameters, trainer.weights
+    supernet, distributed = trainer.supernet, trainer.distributed
+    alphas, weights = trainer.architecture_parameters, trainer.weights
     generator, noise = trainer.relaxation.generator, RandomState(trainer.device)
     draws = generator.get_state()
 
@@ -72,21 +73,21 @@ def take_unrolled_gradient(trainer: BilevelTrainer, val_X: Any, val_y: Any, trn_
 
     def of_weights() -> Gradients:
         with supernet.preserve_buffers(), no_grad_for(alphas):
-            return supernet.gradients(training_loss(trainer.forward), weights)
+            return distributed.gradients(training_loss(trainer.forward), weights)
 
     def of_both() -> Gradients | None:
         with supernet.preserve_buffers():
             selected = plan()
             loss = trainer.compute_loss("valid", trainer.forward(val_X, selected), val_y)
             loss = trainer.with_terms(loss, selected)
-            return supernet.gradients(loss, [*alphas, *weights]) if loss.requires_grad else None
+            return distributed.gradients(loss, [*alphas, *weights]) if loss.requires_grad else None
 
     def of_alphas() -> Gradients:
         noise.put_back()
         # The difference of two losses so near to each other is lost in what bfloat16 rounds.
-        run = supernet.in_float32 if trainer.precision.endswith("-mixed") else trainer.forward
+        run = distributed.in_float32 if trainer.precision.endswith("-mixed") else trainer.forward
         with supernet.preserve_buffers(), supernet.without_gradients():
-            return supernet.gradients(training_loss(run), alphas)
+            return distributed.gradients(training_loss(run), alphas)
 
     gradients = unrolled_gradients(alphas, weights, trainer.given_optimizer, of_weights, of_both, of_alphas)
     if gradients is None:

@@ -73,8 +73,7 @@ class NetworkTrainer(TrainingLoop):
         """Go once over the data from `step` on."""
         for X, y in self.train_part.batches(self.epoch, self.step):
             with self.one_step():
-                with self.supernet.no_grad_sync(not self._completes_a_step()):
-                    output = self.supernet(X, {})
+                output = self.forward(X, {})
                 self.optimizer_step(self.compute_loss("train", output, y), self.optimizer, clip=self.grad_clip)
 
     def _validate(self) -> None:
@@ -86,7 +85,7 @@ class NetworkTrainer(TrainingLoop):
             for X, y in self._evaluation_part.batches(0):
                 if self._is_asked_to_leave():
                     break
-                output = self.supernet.forward_local(X, {})
+                output = self.distributed.forward_local(X, {})
                 with torch.no_grad():
                     self.meters["valid"].update(self.loss_of(output, y), output, y, X)
         self._leave_if_asked()

@@ -86,6 +86,10 @@ class Forward:
         self._calls[form] = call
         return output
 
+    def gives_x_itself(self, X: Any) -> bool:
+        """Say whether such an X is the one argument of the model, so that `model(X)` is all that is to be done."""
+        return self._loss_fn is None and self._forward_fn is None and self._calls.get(_form(X)) is _with_one
+
     def in_eval_form(self, model: nn.Module, X: Any, trained: Any, needed_by: str | None = None) -> Any:
         """Put the model to eval form, and return what `__call__` does then.
 

@@ -30,8 +30,9 @@ from supernet.data.loaders import (
 )
 from supernet.data.split import DataSplit
 from supernet.errors import NonFiniteError, TrainingError
-from supernet.execution import Plan
+from supernet.execution import Plan, restore
 from supernet.execution.replace import check_initialized
+from supernet.execution.slot import Slot
 from supernet.execution.state import Forms, RandomState, preserve_random_numbers, seeded
 from supernet.execution.structure import copied, is_as_noted, noted
 from supernet.execution.supernet import Supernet
@@ -43,6 +44,7 @@ from supernet.training.arguments import NOTED, Noted, noting_arguments, with_opt
 from supernet.training.callbacks import Callback, ShowProgress, called, each
 from supernet.training.config import FIELDS, LoopOptions, TrainingConfig, unknown_argument
 from supernet.training.description import as_json, schedule, settings, surroundings
+from supernet.training.distributed import DistributedSupernet
 from supernet.training.forward import Forward, ForwardFn, LossFn, check_judged, checked_loss
 from supernet.training.health import peak_memory
 from supernet.training.metrics import Means, Meter, Metrics
@@ -75,12 +77,7 @@ class TrainingLoop(Steps):
     measures_in_eval_form = False  # whether the search itself does
 
     # What is not there before `_set_up`, or the end.
-    supernet: Supernet
-    optimizer: Any
-    weights: list[nn.Parameter]
     nas_modules: list[tuple[str, nn.Module]]
-    _steps: OptimizerSteps
-    _without_gradient: dict[str, int]  # what is trained -> losses so far, if none of them had a gradient
     _found: Any
     _ours: set[str]
 
@@ -185,7 +182,11 @@ class TrainingLoop(Steps):
         self._given_attributes: dict[str, Any] = {}  # what a subclass has set to begin with, and may not have noted
         self.named_state = NamedState(self)
         its_own = {name for name, value in set_before.items() if vars(self)[name] is value}
-        self._ours = {*vars(self), *TrainingLoop.__annotations__} - its_own  # all other attributes are the algorithm's
+        self._ours = {
+            *vars(self),
+            *TrainingLoop.__annotations__,
+            *Steps.__annotations__,
+        } - its_own  # all other attributes are the algorithm's
 
     def options(self) -> dict[str, Any]:
         """Return name -> option that must have been given alike where a search goes on, as JSON has it.
@@ -254,20 +255,29 @@ class TrainingLoop(Steps):
             given = {**what_is_given(self), **some_samples(self)}
             self.processes.compare(given, "the processes are given different things")
             share_initial_values(self)
-        self.supernet = Supernet(
-            *(self.model, self.fabric, layer, input, plan, self.given_optimizer, self._trial, self._trial_X),
-            run=self._forward,
-            forms=self._forms,
-            loss=self.loss,
-        )
-        self._steps = OptimizerSteps(self.fabric, self.supernet, self.accumulate)
+        self.supernet = Supernet(self.model, layer=layer, input=input)
+        try:
+            for label, slot in self.supernet.replaced:
+                if label in plan and isinstance(slot, Slot):
+                    slot.check(plan[label])
+            self.distributed = DistributedSupernet(
+                *(self.supernet, self.fabric, plan, self.given_optimizer, self._trial, self._trial_X),
+                run=self._forward,
+                forms=self._forms,
+                loss=self.loss,
+            )
+        except BaseException:
+            restore(self.model)
+            raise
+        self._forwards = None if self._forward.gives_x_itself(self._trial_X) else self._forward
+        self._steps = OptimizerSteps(self.fabric, self.distributed, self.accumulate, self._skips_gradients)
         self._without_gradient = {}
-        self.nas_modules, self.weights = self.supernet.replaced, self.supernet.weights
-        self.optimizer = self.supernet.optimizer
+        self.nas_modules, self.weights = self.supernet.replaced, self.distributed.weights
+        self.optimizer = self.distributed.optimizer
         with seeded(self.seed, self.device), self._forms.preserve():
             self._forms.train()
-            self.supernet.settle_order_of_sums(
-                lambda: self.loss_of(self.supernet(self._trial_X, _detached(plan)), self._trial_y)
+            self.distributed.settle_order_of_sums(
+                lambda: self.loss_of(self.forward(self._trial_X, _detached(plan)), self._trial_y)
             )
         del self._trial_X, self._trial_y
 
@@ -351,7 +361,7 @@ class TrainingLoop(Steps):
                 self.processes.check_same_files(self._run.path)
             stack.enter_context(seeded(self._own_seed(), self.device))
             stack.enter_context(self._forms.preserve())
-            stack.enter_context(self.supernet.laid_out())
+            stack.enter_context(self.distributed.laid_out())
             stack.enter_context(end_described(self._describe, signals, self.processes.undisturbed))
             stack.enter_context(self.processes.errors_named(signals))
             stack.enter_context(old_objects_left_alone())

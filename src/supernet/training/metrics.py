@@ -13,7 +13,7 @@ from torch import nn
 
 from supernet.data.batches import batch_size
 from supernet.errors import TrainingError
-from supernet.training.forward import check_judged, judged
+from supernet.training.forward import Returned, check_judged, judged
 
 __all__ = ["Metrics", "accuracy"]
 
@@ -109,18 +109,25 @@ class Meter:
             loss, output, target, X: of the batch.
             counts: whether its samples are counted; those that stand in for a process without any are another's.
         """
-        check_judged(output, metrics=self._function if self._stateful is None else self._stateful)
-        output, target = judged(output, target)
-        size = batch_size(target, X) if counts else 0
-        values: dict[str, Any] = {} if loss is None else {"loss": loss.detach()}
-        with torch.no_grad():
-            if self._stateful is not None and counts:
-                self._stateful.update(output, target)
-            elif self._function is not None:
-                values |= self._named(self._function(output, target))
-        for name, value in values.items():
-            self._means.update(name, _checked_number(name, value), size)
+        if isinstance(output, Returned):
+            check_judged(output, metrics=self._function if self._stateful is None else self._stateful)
+            output, target = judged(output, target)
+        rows = len(target) if isinstance(target, torch.Tensor) and target.dim() else 0  # the most frequent
+        size = (rows or batch_size(target, X)) if counts else 0
+        if loss is not None:
+            self._means.update("loss", loss.detach(), size)
+        if self._stateful is not None or self._function is not None:
+            self._update_metrics(output, target, size, counts)
         self._has_batches = True
+
+    @torch.no_grad()
+    def _update_metrics(self, output: Any, target: Any, size: int, counts: bool) -> None:
+        if self._stateful is not None:
+            if counts:
+                self._stateful.update(output, target)
+        elif self._function is not None:
+            for name, value in self._named(self._function(output, target)).items():
+                self._means.update(name, _checked_number(name, value), size)
 
     def read(self, summed: Summed | None = None) -> dict[str, float]:
         """Return name -> mean so far, over all processes where `summed` is given. This waits for the device."""

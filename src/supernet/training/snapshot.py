@@ -33,7 +33,7 @@ def snapshot(trainer: TrainingLoop) -> dict[str, Any]:
     shared = _shared_state(trainer)
     if trainer.processes.count == 1:
         return {**shared, "random": [random.to_tree()], **own}
-    own["shares_buffers"] = trainer.supernet.shares_buffers_next()
+    own["shares_buffers"] = trainer.distributed.shares_buffers_next()
     entries, numbers = gather_states(trainer.processes, own, random.to_tree())
     return {**shared, "random": numbers, "processes": entries}
 
@@ -103,7 +103,7 @@ def load_state(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> 
         trainer.epoch, trainer.step = int(state["epoch"]), int(state["step"])
         trainer.global_step, trainer.skipped_steps = int(state["global_step"]), int(state["skipped_steps"])
         if "processes" in state:
-            trainer.supernet.share_buffers_next(state["shares_buffers"])
+            trainer.distributed.share_buffers_next(state["shares_buffers"])
         # Older checkpoints lack it: each epoch began a round.
         trainer.valid_part.enter(*map(int, state.get("validation", (trainer.epoch, trainer.step))))
         for of_part, read in zip((trainer.train_part, trainer.valid_part), state.get("data", ()), strict=False):

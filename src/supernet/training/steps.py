@@ -1,10 +1,10 @@
-"""From the losses of batches to steps of optimizers: gradients are added up, averaged, clipped and applied."""
+"""What an algorithm's steps are made of: from a batch and a plan to a loss, and from losses to steps of optimizers."""
 
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from supernet.errors import NonFiniteError
 from supernet.execution.structure import copied
 from supernet.execution.supernet import Supernet
 from supernet.processes.messages import Processes
+from supernet.training.distributed import DistributedSupernet
 from supernet.training.metrics import Means, Meter
 
 if TYPE_CHECKING:
@@ -23,69 +24,78 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 
-@dataclass
-class _Pending:
-    """An optimizer's gradients that have not been applied yet."""
-
-    optimizer: Any
-    clip: float | None
-    batches: int = 0
-
-
 class OptimizerSteps:
     """Takes the gradients of `accumulate` batches into one step, for each optimizer on its own.
 
     It alone calls `zero_grad`, `backward` and `step`, so that a batch that was skipped leaves no stale gradient.
 
     Args:
-        fabric: of the processes.
-        supernet: whose weights and architecture parameters are trained.
-        accumulate: batches a step.
+        fabric: Of the processes.
+        distributed: The supernet whose weights and architecture parameters are trained.
+        accumulate: Batches a step.
+        finite_only: Whether a step is not taken where the norm of its gradient is NaN or infinite.
 
     Attributes:
-        passes: backward passes so far.
+        passes: Backward passes so far.
     """
 
-    def __init__(self, fabric: Fabric, supernet: Supernet, accumulate: int) -> None:
-        self._fabric, self._supernet, self._accumulate = fabric, supernet, accumulate
-        self._pending: dict[int, _Pending] = {}
+    def __init__(
+        self, fabric: Fabric, distributed: DistributedSupernet, accumulate: int, finite_only: bool = False
+    ) -> None:
+        self._fabric, self._distributed = fabric, distributed
+        self._accumulate, self._finite_only = accumulate, finite_only
+        self._backward = distributed.backward if distributed.supernet.is_reentrant else fabric.backward
+        self._averages = accumulate > 1 or fabric.world_size > 1
+        self._has_scaler = getattr(fabric.strategy.precision, "scaler", None) is not None
+        self._pending: dict[Any, tuple[float | None, int]] = {}  # optimizer -> its clip, and batches so far
         self.passes = 0
 
     def add(self, loss: torch.Tensor, optimizer: Any, clip: float | None) -> None:
         """Add the gradient of one batch's loss; a loss without one counts as a batch that moves nothing."""
-        if id(optimizer) not in self._pending:
+        _, batches = self._pending.get(optimizer, (clip, 0))
+        if not batches:
             optimizer.zero_grad()
-            self._pending[id(optimizer)] = _Pending(optimizer, clip)
-        pending = self._pending[id(optimizer)]
-        pending.clip, pending.batches = clip, pending.batches + 1
+        self._pending[optimizer] = clip, batches + 1
         if loss.requires_grad:
             self.passes += 1
-            self._supernet.backward(loss / self._accumulate if self._accumulate > 1 else loss)
+            self._backward(loss if self._accumulate == 1 else loss / self._accumulate)
 
-    def apply(self, optimizer: Any, *, synced: bool = True, finite_only: bool = False) -> torch.Tensor:
+    def apply(self, optimizer: Any, *, synced: bool = True) -> torch.Tensor:
         """Take the optimizer's step, and return the norm of its gradient before clipping.
 
         Args:
-            optimizer: one whose gradients have been added.
-            synced: whether the last backward pass has averaged the weights' gradients over the processes.
-            finite_only: whether the step is not taken where the norm is NaN or infinite.
+            optimizer: One whose gradients have been added.
+            synced: Whether the last backward pass has averaged the weights' gradients over the processes.
         """
-        pending = self._pending.pop(id(optimizer))
+        clip, batches = self._pending.pop(optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        outside = parameters if not synced else [p for p in parameters if id(p) not in self._supernet.synced]
-        self._supernet.average([p.grad for p in outside])
-        if pending.batches < self._accumulate:  # the last group of an epoch is smaller, or a batch was skipped
-            for p in parameters:
-                p.grad.mul_(self._accumulate / pending.batches)
-        supernet = self._supernet
-        norm = supernet.norm(optimizer) if pending.clip is None else supernet.clip(optimizer, pending.clip)
-        if not finite_only or torch.isfinite(norm):
+        if self._averages:
+            self._average(parameters, batches, synced)
+        if clip is None:
+            norm = self._norm(optimizer, parameters)
+        else:
+            module = self._distributed.module
+            norm = self._fabric.clip_gradients(module, optimizer, max_norm=clip, error_if_nonfinite=False)
+        if not self._finite_only or torch.isfinite(norm):
             optimizer.step()
         return norm.detach()
 
+    def _norm(self, optimizer: Any, parameters: list[nn.Parameter]) -> Any:
+        if self._has_scaler:
+            self._distributed.unscale(optimizer)
+        return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+    def _average(self, parameters: list[nn.Parameter], batches: int, synced: bool) -> None:
+        """Average gradients over the processes, and over the batches of which they are the sums."""
+        outside = [p for p in parameters if not synced or id(p) not in self._distributed.synced]
+        self._distributed.average([p.grad for p in outside if p.grad is not None])
+        if batches < self._accumulate:  # the last group of an epoch is smaller, or a batch was skipped
+            for p in parameters:
+                p.grad.mul_(self._accumulate / batches)  # type: ignore[union-attr]
+
     def waiting(self) -> list[Any]:
         """Return the optimizers whose gradients have not been applied."""
-        return [pending.optimizer for pending in self._pending.values()]
+        return list(self._pending)
 
     def clear(self) -> None:
         """Forget gradients that have not been applied."""
@@ -105,6 +115,7 @@ class Steps:
     device: torch.device
     processes: Processes
     supernet: Supernet
+    distributed: DistributedSupernet
     loss: Any
     optimizer: Any
     scheduler: Any
@@ -120,10 +131,24 @@ class Steps:
     step: int
     skipped_steps: int
     _steps: OptimizerSteps
+    _forwards: Callable[[Any, Any], Any] | None  # how the model is called with X, where that is not model(X)
     _without_gradient: dict[str, int]  # what is trained -> losses so far, if none of them had a gradient
     _loss_changes_targets: bool
     _skips_gradients: bool
     _broken: torch.Tensor  # the first bad step that was noted
+
+    def forward(self, X: Any, plan: Mapping[str, Any]) -> Any:
+        """Run the supernet on a batch, its choices following the plan."""
+        self.distributed.inputs = X
+        if self.distributed.prepares:
+            X = self.distributed.prepared(X)
+        with self.supernet.following(plan), nullcontext() if self.processes.count == 1 else self._syncing():
+            return self.distributed.module(X) if self._forwards is None else self._forwards(self.distributed.module, X)
+
+    def _syncing(self) -> AbstractContextManager[None]:
+        """Let a pass take part in averaging the weights' gradients over the processes only if it gives them."""
+        gives_gradients = any(w.requires_grad for w in self.weights[:1])
+        return self.distributed.no_grad_sync(not (gives_gradients and self._completes_a_step()))
 
     def loss_of(self, output: Any, target: Any) -> torch.Tensor:
         """Return the loss, and leave the target as it is."""
@@ -147,13 +172,18 @@ class Steps:
         """
         loss = self.loss_of(output, target)
         if self.on_nonfinite == "skip":
-            finite = self.processes.exchange("whether a loss is finite", int(torch.isfinite(loss).all()))
-            if not all(of_one for (of_one,) in finite):
-                raise SkippedStep
+            self._skip_unless_finite(loss)
         else:
             self.check_finite(loss, f"the loss on the {part} part")
-        self.meters[part].update(loss, output, target, self.supernet.inputs, counts=self._part(part).share > 0)
-        return self.shared(part, loss)
+        is_alone = self.processes.count == 1
+        counts = is_alone or self._part(part).share > 0
+        self.meters[part].update(loss, output, target, self.distributed.inputs, counts=counts)
+        return loss if is_alone else self.shared(part, loss)
+
+    def _skip_unless_finite(self, loss: torch.Tensor) -> None:
+        finite = self.processes.exchange("whether a loss is finite", int(torch.isfinite(loss).all()))
+        if not all(of_one for (of_one,) in finite):
+            raise SkippedStep
 
     def optimizer_step(self, loss: torch.Tensor, optimizer: Any, *, clip: float | None = None) -> None:
         """Take one step of an optimizer down the gradient of the loss; of `accumulate` losses, if that is not 1.
@@ -163,22 +193,24 @@ class Steps:
         """
         self._steps.add(loss, optimizer, clip)
         what = "weights" if optimizer is self.optimizer else "architecture parameters"
-        expects_none = optimizer is self.optimizer and not self.weights  # all are to stay as they are
-        has_gradient = loss.requires_grad or expects_none or self._without_gradient.get(what) == 0
-        self._without_gradient[what] = 0 if has_gradient else self._without_gradient.get(what, 0) + 1
-        if self._completes_a_step():
+        if loss.requires_grad:
+            self._without_gradient[what] = 0
+        elif what != "weights" or self.weights:  # else all are to stay as they are
+            self._count_without_gradient(what)
+        if self.accumulate == 1 or self._completes_a_step():
             self._apply(optimizer)
 
+    def _count_without_gradient(self, what: str) -> None:
+        count = self._without_gradient.get(what)
+        self._without_gradient[what] = 0 if count == 0 else (count or 0) + 1
+
     def _apply(self, optimizer: Any, *, synced: bool = True) -> None:
-        norm = self._steps.apply(optimizer, synced=synced, finite_only=self._skips_gradients)
+        norm = self._steps.apply(optimizer, synced=synced)
         if self._skips_gradients and not torch.isfinite(norm):
             self.skipped_steps += 1
             return
-        if optimizer is not self.optimizer:
-            self.means.update("architecture_gradient_norm", norm)
-            return
-        self.means.update("weight_gradient_norm", norm)
-        if self.scheduler is not None and self.scheduler_interval == "step":
+        self.means.update(f"{'weight' if optimizer is self.optimizer else 'architecture'}_gradient_norm", norm)
+        if optimizer is self.optimizer and self.scheduler is not None and self.scheduler_interval == "step":
             self.scheduler.step()  # no plateau: that was refused
 
     def _apply_waiting(self) -> None:
@@ -218,12 +250,14 @@ class Steps:
         Raises:
             NonFiniteError: names what it is, the epoch and the step.
         """
-        if self.device.type == "cpu":
-            if not torch.isfinite(tensor).all():
-                raise self._non_finite(what, self.step)
-        else:
-            bad = torch.isfinite(tensor.detach()).all().logical_not()
-            self._broken = torch.where(bad, self._broken.clamp(max=self.step), self._broken)
+        if self.device.type != "cpu":
+            self._note_unless_finite(tensor)
+        elif not torch.isfinite(tensor).all():
+            raise self._non_finite(what, self.step)
+
+    def _note_unless_finite(self, tensor: torch.Tensor) -> None:
+        bad = torch.isfinite(tensor.detach()).all().logical_not()
+        self._broken = torch.where(bad, self._broken.clamp(max=self.step), self._broken)
 
     def _check_noted(self) -> None:
         step = float(self._broken)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
+
+from supernet.execution.activation_checkpoints import is_checkpointed
 
 __all__ = ["Shared"]
 
@@ -28,3 +32,30 @@ class Shared:
         if key not in self._results:
             self._results[key] = x, compute(x)  # with x, so that no other tensor gets its identity
         return self._results[key][1]
+
+
+_of_this_pass: ContextVar[Shared | None] = ContextVar("supernet_shared", default=None)
+
+
+@contextmanager
+def one_pass() -> Iterator[None]:
+    """What a forward pass of a whole supernet stands in: its edges share what they have in common."""
+    token = _of_this_pass.set(Shared())
+    try:
+        yield
+    finally:
+        _of_this_pass.reset(token)
+
+
+def is_in_a_pass() -> bool:
+    """Say whether a pass of a whole supernet runs now."""
+    return _of_this_pass.get() is not None
+
+
+def shared_now() -> Shared:
+    """Return what edges have in common in the pass that runs, or nothing yet.
+
+    A stretch under `torch.utils.checkpoint` runs again by itself in the backward pass, so it shares with none.
+    """
+    shared = _of_this_pass.get()
+    return Shared() if shared is None or is_checkpointed() else shared

@@ -10,7 +10,8 @@ from torch import nn
 
 from supernet.errors import TrainingError
 from supernet.execution import Plan
-from supernet.execution.plan import is_checkpointed
+from supernet.execution.activation_checkpoints import is_checkpointed
+from supernet.execution.fast.shared import is_in_a_pass
 
 __all__ = ["HasAlpha"]
 
@@ -24,6 +25,7 @@ class HasAlpha(nn.Module):
 
     plan: Plan
     label: str
+    tells_passes_apart = True
 
     def _take_alpha(self, count: int, plan: Plan | None) -> None:
         self.name = self.label
@@ -50,4 +52,4 @@ class HasAlpha(nn.Module):
 
     def _computes_its_own(self) -> bool:
         """Say whether no trainer of ours has computed what the pass that runs follows."""
-        return not self._alpha_of_trainer or (self.plan.shared is None and not is_checkpointed())
+        return not self._alpha_of_trainer or not (is_in_a_pass() or is_checkpointed())

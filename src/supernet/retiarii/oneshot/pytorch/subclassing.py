@@ -287,7 +287,7 @@ class RetiariiTrainer(BaseOneShotTrainer):
         if self.scheduler is not None:
             raise TrainingError("the scheduler is of the optimizer that was given; give this one to the constructor")
         self.given_optimizer = optimizer
-        vars(self)["optimizer"] = self.supernet.optimizer = self.fabric.setup_optimizers(optimizer)
+        vars(self)["optimizer"] = self.distributed.optimizer = self.fabric.setup_optimizers(optimizer)
 
     def _refuse_modules(self, modules: Any) -> None:
         raise TrainingError(

@@ -1,0 +1,132 @@
+"""What can be known of a supernet only by running it, found out before its first step and noted in its slots."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from supernet.errors import ChoiceError
+from supernet.execution.activation_checkpoints import is_in_reentrant_checkpoint
+from supernet.execution.fast.shared import one_pass
+from supernet.execution.memory_format import agree
+from supernet.execution.plan import Plan
+from supernet.execution.risks import check_risks
+from supernet.execution.slot import LayerSlot, Slot
+
+__all__: list[str] = []
+
+logger = logging.getLogger("supernet")
+
+Trial = Callable[[], Any]  # runs the supernet as its plan says, leaving no trace, and returns what comes out
+
+
+def try_out(
+    model: nn.Module,
+    plan: Plan,
+    replaced: Sequence[tuple[str, nn.Module]],
+    trial: Trial,
+    prepared: Callable[[], Trial] | None = None,
+) -> bool:
+    """Run a supernet by its present plan, and note in its slots how they are to run it from then on.
+
+    Args:
+        model: whose choices have been replaced.
+        plan: what it follows; it is left as it is.
+        replaced: (label, module) of what stands in the choices' places.
+        trial: runs it.
+        prepared: settles how batches are prepared, once risky decisions have been tried, and returns the trial of such
+            a one. Default: as they are.
+
+    Returns:
+        Whether choices run under reentrant checkpoints.
+
+    Raises:
+        ChoiceError: the model does not bear a decision of a choice, or goes on with an input that a candidate changes
+            in place. What the trial raises is passed on.
+    """
+    slots = [(label, slot) for label, slot in replaced if isinstance(slot, Slot)]
+    mixtures = [mixture for label, slot in slots if (mixture := slot.as_mixture(plan.get(label))) is not None]
+    for _, slot in slots:
+        slot.fast = False  # first as written: what is wrong with a model is said in its own terms
+        slot.bears_reentrant = True  # for it is noted here
+
+    def in_one_pass(trial: Trial) -> Trial:
+        def run() -> Any:
+            with one_pass():
+                return trial()
+
+        return run
+
+    met: list[bool] = []
+    with _noting_reentrant_checkpoints([module for _, module in replaced], met):
+        check_risks(model, plan, replaced, in_one_pass(trial))
+        trial = in_one_pass(trial if prepared is None else prepared())
+        _check_changed_inputs(mixtures, trial)
+        if mixtures:
+            _settle_fast_way(model, [slot for _, slot in slots], mixtures, trial)
+    for _, slot in slots:
+        slot.note_trial(bears_reentrant=any(met))
+    return any(met)
+
+
+@contextmanager
+def _noting_reentrant_checkpoints(modules: Sequence[nn.Module], met: list[bool]) -> Iterator[None]:
+    handles = [
+        module.register_forward_pre_hook(lambda *_: met.append(is_in_reentrant_checkpoint())) for module in modules
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _check_changed_inputs(mixtures: Sequence[LayerSlot], trial: Trial) -> None:
+    """Raise if the model goes on with an input that a candidate changes in place.
+
+    It would find it changed where that candidate is frozen, and finds it as it was where all are mixed.
+    """
+    changing = [(mixture, name) for mixture in mixtures for name in mixture.apart.changing()]
+    if not changing:
+        return
+    expected = trial()
+    for mixture, name in changing:
+        with mixture.changed_by(name):
+            found = trial()
+        if not agree(expected, found):
+            raise ChoiceError(
+                f"candidate {name!r} of choice {mixture.label!r} changes its input in place, and the model uses "
+                "that input again after the choice: where the candidates are mixed it is as it was, in a frozen "
+                "network it would not be; let the candidate work on a copy, such as by inplace=False"
+            )
+
+
+def _settle_fast_way(model: nn.Module, slots: Sequence[Slot], mixtures: Sequence[LayerSlot], trial: Trial) -> None:
+    """Let mixtures take the fast way, if a trial gives the same outputs so."""
+    expected = trial()
+    cache: dict[Any, Any] = {}
+    traces = [trace for mixture in mixtures for trace in mixture.trace(cache).traces.values()]
+    for slot in slots:
+        slot.fast = True
+    try:
+        differs = None if agree(expected, trial()) else "gives another output"
+    except Exception as error:
+        differs = f"raises {type(error).__name__} ({str(error).splitlines()[0] if str(error) else error!r})"
+    if differs is None:
+        count = sum(not trace.runs_as_it_is for trace in traces)
+        logger.info(
+            "%d of the %d candidates in %d choices run the fast way, %d as they are; trainer.explain() says why",
+            *(count, len(traces), len(mixtures), len(traces) - count),
+        )
+    else:
+        for slot in slots:
+            slot.fast = False
+        logger.warning(
+            "%s %s the fast way, so all its choices run candidate by candidate; please report the model",
+            type(model).__name__,
+            differs,
+        )
