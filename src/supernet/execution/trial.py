@@ -65,9 +65,10 @@ def try_out(
     with _noting_reentrant_checkpoints([module for _, module in replaced], met):
         check_risks(model, plan, replaced, in_one_pass(trial))
         trial = in_one_pass(trial if prepared is None else prepared())
-        _check_changed_inputs(mixtures, trial)
+        expected = trial()
+        _check_changed_inputs(mixtures, trial, expected)
         if mixtures:
-            _settle_fast_way(model, [slot for _, slot in slots], mixtures, trial)
+            _settle_fast_way(model, [slot for _, slot in slots], mixtures, trial, expected)
     for _, slot in slots:
         slot.note_trial(bears_reentrant=any(met))
     return any(met)
@@ -85,16 +86,12 @@ def _noting_reentrant_checkpoints(modules: Sequence[nn.Module], met: list[bool])
             handle.remove()
 
 
-def _check_changed_inputs(mixtures: Sequence[LayerSlot], trial: Trial) -> None:
+def _check_changed_inputs(mixtures: Sequence[LayerSlot], trial: Trial, expected: Any) -> None:
     """Raise if the model goes on with an input that a candidate changes in place.
 
     It would find it changed where that candidate is frozen, and finds it as it was where all are mixed.
     """
-    changing = [(mixture, name) for mixture in mixtures for name in mixture.apart.changing()]
-    if not changing:
-        return
-    expected = trial()
-    for mixture, name in changing:
+    for mixture, name in [(slot, name) for slot in mixtures for name in slot.apart.changing()]:
         with mixture.changed_by(name):
             found = trial()
         if not agree(expected, found):
@@ -105,9 +102,10 @@ def _check_changed_inputs(mixtures: Sequence[LayerSlot], trial: Trial) -> None:
             )
 
 
-def _settle_fast_way(model: nn.Module, slots: Sequence[Slot], mixtures: Sequence[LayerSlot], trial: Trial) -> None:
+def _settle_fast_way(
+    model: nn.Module, slots: Sequence[Slot], mixtures: Sequence[LayerSlot], trial: Trial, expected: Any
+) -> None:
     """Let mixtures take the fast way, if a trial gives the same outputs so."""
-    expected = trial()
     cache: dict[Any, Any] = {}
     traces = [trace for mixture in mixtures for trace in mixture.trace(cache).traces.values()]
     for slot in slots:
