@@ -60,7 +60,7 @@ class SupernetEvaluator(Evaluator):
         TrainingError: An argument cannot be, or there is nothing to measure.
         DataError: The data are none that can be read.
 
-    >>> supernet = Supernet(nn.Sequential(LayerChoice({"half": nn.Linear(2, 2), "none": nn.Identity()}, label="op")))
+    >>> supernet = Supernet(nn.Sequential(LayerChoice({"tanh": nn.Tanh(), "none": nn.Identity()}, label="op")))
     >>> data = TensorDataset(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
     >>> SupernetEvaluator(supernet, (data, data), metrics=accuracy)({"op": "none"})
     {'accuracy': 0.5}
