@@ -20,7 +20,7 @@ RANKS = [
     {"training"},
     {"search"},
     {"trainers"},
-    {"demo", "rerun", "runs"},
+    {"demo", "rerun", "runs", "testing"},
     {"cli", "retiarii"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}

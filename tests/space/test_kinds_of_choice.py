@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from kinds_of_choice import Depth, Several, Temperature
 from supernet import InputChoice, LayerChoice, SearchSpace, freeze, load_architecture, save_architecture
 from supernet.errors import ArchitectureError, ChoiceError, SpaceError
 from supernet.nn import Choice, Domain
@@ -14,70 +15,6 @@ from supernet.relaxations import DecisionDistribution, most_probable, new_logits
 from supernet.reports import plot_architecture, plot_probabilities
 from supernet.search import evolve
 from supernet.training.health import entropies
-
-
-class Depth(Choice):
-    """The first `depth` of several blocks, one after another."""
-
-    def __init__(self, *blocks, least=1, label=None):
-        super().__init__(label)
-        self.least = least
-        self.blocks = nn.ModuleList(blocks)
-
-    def domain(self):
-        depths = tuple(range(self.least, len(self.blocks) + 1))
-        return Domain(str(self.label), tuple(f"{depth} deep" for depth in depths), values=depths, noun="depth")
-
-    def branches(self):
-        return [list(self.blocks)[:depth] for depth in self.domain().values]
-
-    def resolve(self, decision):
-        return nn.Sequential(*list(self.blocks)[: self.domain().normalized(decision)])
-
-
-class Several(Choice):
-    """The sum of one or two of several branches."""
-
-    def __init__(self, *branches, label=None):
-        super().__init__(label)
-        self.parts = nn.ModuleList(branches)
-
-    def domain(self):
-        return Domain(str(self.label), tuple("abc"), (1, 2), is_set=True, noun="part")
-
-    def branches(self):
-        return [[part] for part in self.parts]
-
-    def resolve(self, decision):
-        return Sum([self.parts[i] for i in self.domain().positions(decision)])
-
-
-class Sum(nn.Module):
-    def __init__(self, parts):
-        super().__init__()
-        self.parts = nn.ModuleList(parts)
-
-    def forward(self, x):
-        return sum(part(x) for part in self.parts)
-
-
-class Temperature(Choice):
-    """A number, and no module of its own."""
-
-    def domain(self):
-        return Domain(str(self.label), ("cold", "warm"), values=(0.5, 2), prior=(0.25, 0.75))
-
-    def resolve(self, decision):
-        return Scale(self.domain().normalized(decision))
-
-
-class Scale(nn.Module):
-    def __init__(self, factor):
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, x):
-        return x * self.factor
 
 
 def block(label):

@@ -58,9 +58,7 @@ def noting_arguments(cls: type) -> Callable[..., None]:
             noted.given = {name: _as_json(value, is_ours) for name, value in values.items()} | noted.given
             noted.ours |= values.keys() if is_ours else set()
             if adds_options:
-                noted.added |= {
-                    n for n, v in values.items() if is_plain(v) or inspect.isroutine(v) or inspect.isclass(v)
-                }
+                noted.added |= {n for n, value in values.items() if is_plain(value) or hasattr(value, "__qualname__")}
         constructor(self, *args, **kwargs)
 
     noting.__signature__ = whole_signature(cls, signature)  # type: ignore[attr-defined]

@@ -1,0 +1,216 @@
+"""What a kind of choice promises."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+
+from supernet.errors import ArchitectureError, SupernetError
+from supernet.execution import Supernet, restore
+from supernet.nn import Choice, Domain
+from supernet.space import Architecture, SearchSpace, freeze, load_architecture, save_architecture
+from supernet.testing.comparing import differences, flat, in_words, promised
+
+__all__ = ["check_choice"]
+
+MOST = 64  # decisions and architectures that are tried, of more a random part
+
+
+def check_choice(make: Callable[[], Choice], *inputs: Any) -> None:
+    """Check that a kind of choice holds what spaces, files, supernets and `freeze` rely on.
+
+    - Its domain is a `Domain` under its own label, the same each time; it has a branch for each option, or none, and
+      what it has in branches is registered as its children.
+    - Each decision is distinct, goes through JSON, and is written as the domain writes it.
+    - What is no decision is refused by `ArchitectureError`, by the domain and by `resolve`.
+    - Each decision resolves to a module whose parameters are the choice's own, so that they are trained.
+    - Two that are made alike, copies, and the choice in a supernet give spaces of one fingerprint, and an architecture
+      that is saved is loaded again.
+    - `freeze` gives a network without choices, which computes what the supernet computes on the same path; so does
+      the frozen network of a copy.
+    - A supernet's `state_dict` has the keys of the model as written, which loads it.
+
+    Args:
+        make: Returns a new choice each time it is called, of the same kind and size.
+        inputs: Arguments that the choice is called with in a model.
+
+    Raises:
+        AssertionError: A promise is not held; says which, and what was seen.
+
+    >>> check_choice(lambda: LayerChoice([nn.Linear(4, 4), nn.Identity()], label="op"), torch.ones(2, 4))
+    """
+    host = _host(make)
+    domain = _check_domain(host.choice)
+    decisions = _some(domain, domain.size, domain)
+    _check_decisions(domain, decisions)
+    _check_resolves(host.choice, domain, decisions)
+    space = SearchSpace(host)
+    architectures = _some(space.enumerate(), space.size, space)
+    _check_space(host, make, space, architectures)
+    _check_runs(host, make, architectures, inputs)
+
+
+class _Host(nn.Module):
+    """A model that is one choice."""
+
+    def __init__(self, choice: Choice) -> None:
+        super().__init__()
+        self.choice = choice
+
+    def forward(self, *args: Any) -> Any:
+        return self.choice(*args)
+
+
+def _host(make: Callable[[], Choice]) -> _Host:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        host = _Host(make())
+    promised("make() returns a Choice", isinstance(host.choice, Choice), f"it returned a {type(host.choice).__name__}")
+    SearchSpace(host)  # which gives a choice without a label the name of its place
+    return host.eval()
+
+
+def _some(values: Any, count: int, source: Any) -> list[Any]:
+    """Return all values, or of many a random part."""
+    if count <= MOST:
+        return list(islice(values, MOST))
+    generator = torch.Generator().manual_seed(0)
+    if isinstance(source, Domain):
+        draws = (torch.rand(source.num_random_numbers, generator=generator, dtype=torch.float64) for _ in range(MOST))
+        drawn = [source.draw(uniforms.tolist()) for uniforms in draws]
+    else:
+        drawn = [source.sample(generator) for _ in range(MOST)]
+    return list({json.dumps(one): one for one in drawn}.values())
+
+
+def _check_domain(choice: Choice) -> Domain:
+    domain = choice.domain()
+    promised("domain() returns a Domain", isinstance(domain, Domain), f"it returned {domain!r}")
+    promised(
+        "a domain is under the label of its choice",
+        domain.label == str(choice.label),
+        f"the label is {choice.label!r}, and the domain's {domain.label!r}",
+    )
+    again = choice.domain()
+    promised("domain() returns the same each time", domain == again, f"it returned {domain!r}, then {again!r}")
+    branches = choice.branches()
+    promised(
+        "there is a branch for each option, or none",
+        len(branches) in (0, len(domain.options)),
+        f"there are {len(branches)} branches for the {len(domain.options)} options {', '.join(domain.options)}",
+    )
+    inside = set(choice.modules())
+    lost = [domain.options[i] for i, branch in enumerate(branches) if not inside.issuperset(branch)]
+    promised("what is in branches is registered as children", not lost, f"that of {in_words(lost)} is not")
+    return domain
+
+
+def _check_decisions(domain: Domain, decisions: Sequence[Any]) -> None:
+    texts = [json.dumps(decision) for decision in decisions]
+    promised("all decisions are distinct", len(set(texts)) == len(texts), f"they are {', '.join(texts[:MOST])}")
+    for decision, text in zip(decisions, texts, strict=True):
+        read = domain.normalized(json.loads(text))
+        promised("a decision goes through JSON", json.dumps(read) == text, f"{decision!r} was written, {read!r} read")
+        again = domain.decision(domain.positions(decision))
+        promised(
+            "a decision is that of the positions it chooses", again == decision, f"{decision!r} came back as {again!r}"
+        )
+
+
+def _check_resolves(choice: Choice, domain: Domain, decisions: Sequence[Any]) -> None:
+    own = {id(p) for p in choice.parameters()}
+    for decision in decisions:
+        module = choice.resolve(decision)
+        promised(f"resolve({decision!r}) returns a module", isinstance(module, nn.Module), f"it returned {module!r}")
+        foreign = [name for name, p in module.named_parameters() if id(p) not in own]
+        promised(
+            f"the parameters of resolve({decision!r}) are those of the choice, which a search trains",
+            not foreign,
+            f"{in_words(foreign)} were made anew",
+        )
+    for refuses, what in ((domain.positions, "the domain"), (choice.resolve, "resolve")):
+        for wrong in ("no such option", None, [-1]):
+            try:
+                refuses(wrong)
+            except ArchitectureError:
+                continue
+            except Exception as error:
+                seen = f"it raised {type(error).__name__}: {error}"
+            else:
+                seen = "it did not"
+            raise AssertionError(f"{what} refuses {wrong!r}, which is no decision, by ArchitectureError; but {seen}")
+
+
+def _check_space(
+    host: _Host, make: Callable[[], Choice], space: SearchSpace, architectures: list[Architecture]
+) -> None:
+    for what, other in {"another that is made alike": _host(make), "a copy": copy.deepcopy(host)}.items():
+        promised(
+            f"{what} gives a space of the same fingerprint",
+            SearchSpace(other).fingerprint == space.fingerprint,
+            f"the spaces are {space.to_json()} and {SearchSpace(other).to_json()}",
+        )
+    with TemporaryDirectory() as directory:
+        for architecture in architectures[:2] + architectures[-1:]:
+            path = Path(directory, "architecture.json")
+            save_architecture(architecture, path, space)
+            loaded = load_architecture(path, space)
+            promised(
+                "an architecture that is saved is loaded again",
+                json.dumps(loaded) == json.dumps(architecture),
+                f"{architecture} was saved, and {loaded} loaded",
+            )
+
+
+def _check_runs(
+    host: _Host, make: Callable[[], Choice], architectures: Sequence[Architecture], inputs: Sequence[Any]
+) -> None:
+    keys, duplicate = list(host.state_dict()), copy.deepcopy(host)
+    networks = [_frozen(host, architecture) for architecture in architectures]
+    with torch.no_grad():
+        expected = [network(*inputs) for network in networks]
+    supernet = Supernet(host).eval()
+    for architecture, output in zip(architectures, expected, strict=True):
+        with torch.no_grad(), _told(f"the supernet runs the path {architecture} as its frozen network does"):
+            torch.testing.assert_close(supernet(*inputs, architecture), output, rtol=1e-5, atol=1e-6)
+        with torch.no_grad(), _told(f"the network of {architecture}, frozen from the supernet, is that of the model"):
+            torch.testing.assert_close(_frozen(host, architecture)(*inputs), output, rtol=1e-5, atol=1e-6)
+        with torch.no_grad(), _told(f"the network of {architecture}, frozen from a copy, is that of the model"):
+            torch.testing.assert_close(_frozen(duplicate, architecture)(*inputs), output, rtol=1e-5, atol=1e-6)
+    fingerprint = SearchSpace(host).fingerprint
+    promised("a supernet has the space of the model", fingerprint == SearchSpace(duplicate).fingerprint, "it differs")
+    state = supernet.state_dict()
+    moved = differences(dict.fromkeys(keys, ""), dict.fromkeys(state, ""))
+    promised("the keys of a supernet's state are those of the model as written", not moved, f"{in_words(moved)} differ")
+    other = _host(make)
+    other.load_state_dict(state)
+    supernet.load_state_dict(duplicate.state_dict())
+    now = differences(flat(dict(other.state_dict())), flat(dict(restore(host).state_dict())))
+    promised("a model as written loads a supernet's state, and the other way round", not now, f"{in_words(now)} differ")
+
+
+def _frozen(host: nn.Module, architecture: Architecture) -> nn.Module:
+    try:
+        network = freeze(host, architecture)
+    except SupernetError as error:
+        raise AssertionError(f"freeze makes a network of {architecture}; but {error}") from error
+    left = [name for name, module in network.named_modules() if isinstance(module, Choice)]
+    promised(f"the network of {architecture} has no choices", not left, f"{in_words(left)} are left")
+    return network.eval()
+
+
+@contextmanager
+def _told(promise: str) -> Iterator[None]:
+    try:
+        yield
+    except AssertionError as error:
+        raise AssertionError(f"{promise}; but {error}") from error
