@@ -251,6 +251,6 @@ def code_lines(path):
     return len(lines)
 
 
-@pytest.mark.parametrize("algorithm", ["darts", "proxyless"])
+@pytest.mark.parametrize("algorithm", ["darts", "enas", "proxyless"])
 def test_the_file_of_an_algorithm_is_60_lines_of_code_at_most(algorithm):
     assert code_lines(Path(supernet.trainers.__file__).parent / f"{algorithm}.py") <= 60

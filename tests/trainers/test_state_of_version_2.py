@@ -26,7 +26,8 @@ def tensors_of(trainer):
     tensors = {f"weights.{name}": value for name, value in trainer.model.state_dict().items()}
     tensors |= {f"alphas.{label}": alpha.detach() for label, alpha in getattr(trainer, "alphas", {}).items()}
     controller = getattr(trainer, "controller", None)
-    return tensors | ({} if controller is None else {f"controller.{n}": p for n, p in controller.state_dict().items()})
+    named = () if controller is None else controller.named_parameters()
+    return tensors | {f"controller.{name}": parameter.detach() for name, parameter in named}
 
 
 @pytest.mark.parametrize("kind", ["first order", "second order", "proxyless", "reinforce", "enas"])

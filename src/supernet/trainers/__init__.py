@@ -1,10 +1,11 @@
 """Trainers: what trains a supernet and names an architecture."""
 
 from supernet.files.weights import load_weights
+from supernet.relaxations import EnasController
 from supernet.trainers.base import BaseOneShotTrainer
 from supernet.trainers.bilevel import BilevelTrainer
 from supernet.trainers.darts import DartsTrainer
-from supernet.trainers.enas import EnasController, EnasTrainer
+from supernet.trainers.enas import EnasTrainer
 from supernet.trainers.proxyless import ProxylessTrainer
 from supernet.trainers.random_search import RandomTrainer
 from supernet.trainers.sampled import SampledTrainer

@@ -89,6 +89,8 @@ class BilevelTrainer(SupernetTrainer):
                 "warmup_epochs=%d of %d epochs: the architecture is not trained, and what is exported is noise",
                 *(warmup_epochs, self.num_epochs),
             )
+        # Whatever they are made by; others are noted as they are given.
+        self.note_options(relaxation=relaxation, terms=terms, architecture_optimizer=architecture_optimizer)
         self.terms, self.warmup_epochs, self.unrolled = tuple(terms), warmup_epochs, unrolled
         dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.get_default_dtype())
         self.relaxation = relaxation(self.space, seed=self.seed, dtype=dtype, device=self.device)
@@ -98,7 +100,9 @@ class BilevelTrainer(SupernetTrainer):
         plan = copy.deepcopy(self.relaxation).plan(0.0)  # such as the search's, which draws nothing of it
         if unrolled:
             check_looks_through(plan)
-        plan = {label: mapped(entry, torch.Tensor.detach) for label, entry in plan.items()}
+        # A path decides what it reaches alone, and all is tried.
+        others = self.space.draw(torch.Generator().manual_seed(self.seed))
+        plan = {**others, **{label: mapped(entry, torch.Tensor.detach) for label, entry in plan.items()}}
         self.build_supernet(partial(LayerSlot, lean=memory == "lean"), InputSlot, plan)
 
     def stateful(self) -> dict[str, Any]:

@@ -7,26 +7,32 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
 
-from supernet.checks import check_functions, check_numbers
+from supernet.checks import check_counts, check_functions, check_numbers
 from supernet.errors import TrainingError
+from supernet.space import Architecture
 from supernet.trainers.bilevel import BilevelTrainer
+from supernet.trainers.sampled import SampledTrainer
+from supernet.trainers.supernet_trainer import SupernetTrainer
 from supernet.training.forward import judged
+from supernet.training.metrics import Meter
 
 __all__: list[str] = []
 
 
-class PolicyGradientTrainer(BilevelTrainer):
-    """Trains a policy, a relaxation that draws architectures, by their rewards on validation batches.
+class Rewarded(SupernetTrainer):
+    """The part of a trainer of a policy that makes rewards of what comes out, and advantages of rewards.
 
     `E[(R - b) grad log pi]` is the gradient of `E[R]` for any b that does not depend on the architecture. Here b is the
-    moving average of the rewards before; it begins at the first. R is the reward minus the trainer's terms.
+    moving average of the rewards before; it begins at the first.
 
     Args:
         task: `model, loss, metrics, optimizer, num_epochs, dataset`, as `SupernetTrainer` has them.
         baseline_decay: Share that the moving average keeps of what it was when a reward is taken in.
         reward_function: `(output, target) -> number`, higher is better. Default: minus the loss.
-        config: The keyword arguments of `BilevelTrainer` and `SupernetTrainer`.
+        config: The keyword arguments of what trains by these rewards.
 
     Attributes:
         baseline: The moving average of rewards. It is None before the first.
@@ -50,18 +56,6 @@ class PolicyGradientTrainer(BilevelTrainer):
         # A callback may change the decay while it trains.
         return {**super().stateful(), "baseline": self.baseline, "baseline_decay": self.baseline_decay}
 
-    def train_architecture(self, val_X: Any, val_y: Any, trn_X: Any = None, trn_y: Any = None) -> None:
-        """Take a step of the policy by the reward of one architecture on a validation batch."""
-        path = self.plan()
-        with torch.no_grad(), self.frozen_weights():
-            output = self.forward(val_X, path)
-            loss = self.compute_loss("valid", output, val_y)
-            reward = self.reward_of(output, val_y, loss) - float(self.with_terms(0.0, path))
-        self.optimizer_step(
-            -self.advantage_of(reward, path) * self.relaxation.log_prob(path), self.architecture_optimizer
-        )
-        self.check_architecture()
-
     def reward_of(self, output: Any, target: Any, loss: torch.Tensor) -> float:
         """Return the reward of what came out of a validation batch, over the samples of all processes."""
         reward = -loss if self.reward_function is None else self.reward_function(*judged(output, target))
@@ -79,3 +73,103 @@ class PolicyGradientTrainer(BilevelTrainer):
         advantage = 0.0 if self.baseline is None else reward - self.baseline
         self.baseline = reward - self.baseline_decay * advantage  # d b + (1 - d) R
         return advantage
+
+
+class PolicyGradientTrainer(Rewarded, BilevelTrainer):
+    """Trains a relaxation as a policy, a step with each validation batch, by the reward of one architecture less terms.
+
+    Args:
+        task: `model, loss, metrics, optimizer, num_epochs, dataset`, as `SupernetTrainer` has them.
+        config: The keyword arguments of `Rewarded` and `BilevelTrainer`.
+    """
+
+    def train_architecture(self, val_X: Any, val_y: Any, trn_X: Any = None, trn_y: Any = None) -> None:
+        """Take a step of the policy by the reward of one architecture on a validation batch."""
+        path = self.plan()
+        with torch.no_grad(), self.frozen_weights():
+            output = self.forward(val_X, path)
+            loss = self.compute_loss("valid", output, val_y)
+            reward = self.reward_of(output, val_y, loss) - float(self.with_terms(0.0, path))
+        self.optimizer_step(
+            -self.advantage_of(reward, path) * self.relaxation.log_prob(path), self.architecture_optimizer
+        )
+        self.check_architecture()
+
+
+class PolicyByEpochsTrainer(Rewarded, SampledTrainer):
+    """Trains the weights for an epoch on paths that a policy draws, then the policy for one on validation batches.
+
+    While the policy is trained the weights are fixed, and the model is in eval form. A subclass makes `controller` and
+    `controller_optimizer`, says by `controller_loss` what is descended, and writes `export`.
+
+    Args:
+        task: `model, loss, metrics, optimizer, num_epochs, dataset`, as `SupernetTrainer` has them.
+        ctrl_steps_aggregate: Number of architectures, each with a validation batch of its own, whose gradients are
+            averaged into one step of the policy.
+        config: The keyword arguments of `Rewarded` and `SampledTrainer`; `score` is the reward by default.
+
+    Attributes:
+        pending: Architectures and advantages of the policy's next step.
+    """
+
+    controller: Any
+    controller_optimizer: Optimizer
+
+    def __init__(self, *task: Any, ctrl_steps_aggregate: int, **config: Any) -> None:
+        check_counts(ctrl_steps_aggregate=ctrl_steps_aggregate)
+        super().__init__(*task, **{"score": _reward, **config})
+        self.ctrl_steps_aggregate, self.pending = int(ctrl_steps_aggregate), list[dict[str, Any]]()
+
+    def stateful(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of the algorithm: see `SupernetTrainer`."""
+        policy = {"controller": self.controller, "controller_optimizer": self.controller_optimizer}
+        # A callback may change how many are aggregated while it trains.
+        steps = {"pending": self.pending, "ctrl_steps_aggregate": self.ctrl_steps_aggregate}
+        return {**super().stateful(), **policy, **steps}
+
+    def sample(self) -> Architecture:
+        """Return an architecture that the policy draws."""
+        return self.controller.sample(self.generator)
+
+    def use_validation_batch(self, val_X: Any, val_y: Any) -> None:
+        """Take the reward of an architecture on a validation batch, and every so often a step of the policy."""
+        architecture = self.sample()
+        with self._forms.evaluating(self.loss):
+            output = self.distributed.forward_local(val_X, architecture)
+        with torch.no_grad():
+            reward = self.reward_of(output, val_y, self.compute_loss("valid", output, val_y))
+        self.pending.append({"architecture": architecture, "advantage": self.advantage_of(reward, architecture)})
+        is_last = self.valid_part.length is not None and self.step + 1 - self.training_steps == self.valid_part.length
+        if len(self.pending) == self.ctrl_steps_aggregate or is_last:
+            self.train_controller()
+
+    def train_controller(self) -> None:
+        """Take a step of the policy on the architectures whose rewards are known."""
+        self.controller_optimizer.zero_grad()
+        for sampled in self.pending:
+            (self.controller_loss(**sampled) / len(self.pending)).backward()
+        parameters = list(self.controller.parameters())
+        norm = nn.utils.clip_grad_norm_(parameters, math.inf if self.grad_clip is None else self.grad_clip)
+        self.means.update("architecture_gradient_norm", norm)
+        self.controller_optimizer.step()
+        self.pending = []
+
+    def controller_loss(self, architecture: Mapping[str, Any], advantage: float) -> torch.Tensor:
+        """Return what the policy descends for one architecture: its gradient is REINFORCE's."""
+        return -advantage * self.controller.log_prob(architecture)
+
+    def evaluation_meters(self) -> list[Meter]:
+        """Return what measures loss and metrics, and what measures the reward."""
+        reward_of = self.reward_function or (lambda output, y: -self.loss_of(output, y))
+        return [*super().evaluation_meters(), Meter(lambda output, y: {"reward": reward_of(output, y)}, self.device)]
+
+    def where(self) -> str:
+        """Return how far the search is: "Model Epoch" while weights are trained, "RL Epoch" with the policy."""
+        begun, phase, length = 0, "Model", self.train_part.length
+        if self.training_steps:
+            begun, phase, length = self.training_steps, "RL", self.valid_part.length
+        return f"{phase} Epoch [{self.epoch + 1}/{self.num_epochs}] Step [{self.step - begun}/{length or '?'}]"
+
+
+def _reward(measured: Mapping[str, float]) -> float:
+    return measured["reward"]

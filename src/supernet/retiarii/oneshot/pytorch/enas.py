@@ -11,13 +11,13 @@ from torch.optim import Adam
 
 from supernet.errors import TrainingError
 from supernet.nn import InputChoice, LayerChoice
+from supernet.relaxations import EnasController
 from supernet.retiarii.absent import names_absent_from
 from supernet.retiarii.oneshot.pytorch.random import RetiariiPaths
 from supernet.retiarii.oneshot.pytorch.subclassing import Assignable
 from supernet.retiarii.oneshot.pytorch.utils import AverageMeterGroup, Split, halves
 from supernet.space import SearchSpace
 from supernet.trainers import EnasTrainer as OurEnasTrainer
-from supernet.trainers.enas import EnasController
 
 __all__ = ["EnasTrainer", "ReinforceController", "ReinforceField"]
 
