@@ -89,8 +89,6 @@ class BilevelTrainer(SupernetTrainer):
                 "warmup_epochs=%d of %d epochs: the architecture is not trained, and what is exported is noise",
                 *(warmup_epochs, self.num_epochs),
             )
-        # Whatever they are made by; others are noted as they are given.
-        self.note_options(relaxation=relaxation, terms=terms, architecture_optimizer=architecture_optimizer)
         self.terms, self.warmup_epochs, self.unrolled = tuple(terms), warmup_epochs, unrolled
         dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.get_default_dtype())
         self.relaxation = relaxation(self.space, seed=self.seed, dtype=dtype, device=self.device)

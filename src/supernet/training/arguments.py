@@ -26,8 +26,8 @@ class Noted:
         given: All of them.
         ours: Names of those that a constructor of this library takes.
         added: Names of those that a constructor of the form `(self, *task, its_own=..., **config)` adds, so that they
-            are options of the algorithm; of numbers, texts, containers of these, and functions alone, since an object
-            of whatever class may say when or where it was made.
+            are options of the algorithm; of numbers, texts, functions, partials and containers of these alone, since an
+            object of whatever class may say when or where it was made.
     """
 
     given: dict[str, Any] = field(default_factory=dict)
@@ -58,11 +58,20 @@ def noting_arguments(cls: type) -> Callable[..., None]:
             noted.given = {name: _as_json(value, is_ours) for name, value in values.items()} | noted.given
             noted.ours |= values.keys() if is_ours else set()
             if adds_options:
-                noted.added |= {n for n, value in values.items() if is_plain(value) or hasattr(value, "__qualname__")}
+                noted.added |= {name for name, value in values.items() if _is_said(value)}
         constructor(self, *args, **kwargs)
 
     noting.__signature__ = whole_signature(cls, signature)  # type: ignore[attr-defined]
     return noting
+
+
+def _is_said(value: Any) -> bool:
+    """Say whether all that an option is stands in what JSON has of it."""
+    if isinstance(value, functools.partial):
+        return all(map(_is_said, (value.func, *value.args, *value.keywords.values())))
+    if isinstance(value, list | tuple):
+        return all(map(_is_said, value))
+    return is_plain(value) or hasattr(value, "__qualname__")
 
 
 def whole_signature(cls: type, signature: Signature) -> Signature:
