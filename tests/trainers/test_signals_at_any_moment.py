@@ -273,7 +273,7 @@ class SendsAtEachStep(Callback):
     """Sends a signal in each step, unless one has come."""
 
     def step_ended(self, trainer):
-        if trainer._signals.signal is None:
+        if trainer._run.signals.signal is None:
             send(signal.SIGINT)
 
 

@@ -235,8 +235,8 @@ def test_a_search_with_a_scheduler_by_step_goes_on_exactly(tmp_path, kind):
             raise Left
         return inner(number)
 
-    inner = part._save
-    part._save = leave
+    inner = part._run.save
+    part._run.save = leave
     with pytest.raises(Left):
         part.fit()
     again = new(tmp_path / "part")

@@ -371,8 +371,11 @@ def test_a_checkpoint_that_is_due_is_written_where_accumulated_gradients_are_nex
     checkpointing = Checkpointing(every_epochs=None, every_steps=every_steps, keep_last=9)
     trainer = search("first order", tmp_path, num_epochs=2, accumulate=accumulate, checkpointing=checkpointing)
     written = []
-    inner = trainer._run.write_checkpoint
-    trainer._run.write_checkpoint = lambda state, step, *rest: (written.append(step), inner(state, step, *rest))
+    inner = trainer._run.directory.write_checkpoint
+    trainer._run.directory.write_checkpoint = lambda state, step, *rest: (
+        written.append(step),
+        inner(state, step, *rest),
+    )
     trainer.fit()
     assert written[:-1] == expected  # and one at the end of the search
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import distributed
@@ -43,6 +43,20 @@ _OF_PROCESSES = "gloo|NCCL|timed out waiting|by peer|pair closure|application ti
 _groups: dict[float, tuple[Any, Any]] = {}  # timeout -> the default group, and that of the messages
 
 
+class Place(NamedTuple):
+    """Which of how many processes this is, as a Fabric says it too."""
+
+    global_rank: int = 0
+    world_size: int = 1
+
+    @classmethod
+    def in_torch(cls) -> Place:
+        """Return the place that `torch.distributed` gives this process; where it is not initialized, there is one."""
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return cls()
+        return cls(distributed.get_rank(), distributed.get_world_size())
+
+
 class Processes:
     """The processes of a run. All must call its methods together, and in the same order.
 
@@ -55,7 +69,7 @@ class Processes:
         count: Number of processes.
     """
 
-    def __init__(self, fabric: Fabric, timeout: float) -> None:
+    def __init__(self, fabric: Fabric | Place, timeout: float) -> None:
         several = fabric.world_size > 1 and distributed.is_available() and distributed.is_initialized()
         self.rank, self.count = (fabric.global_rank, fabric.world_size) if several else (0, 1)
         self._timeout = timeout

@@ -3,5 +3,6 @@
 from supernet.search.evolution import EvolutionSearcher, evolve
 from supernet.search.random_searcher import RandomSearcher
 from supernet.search.searcher import Scored, Searcher, search
+from supernet.search.supernet_evaluator import SupernetEvaluator
 
-__all__ = ["EvolutionSearcher", "RandomSearcher", "Scored", "Searcher", "evolve", "search"]
+__all__ = ["EvolutionSearcher", "RandomSearcher", "Scored", "Searcher", "SupernetEvaluator", "evolve", "search"]

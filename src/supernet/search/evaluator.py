@@ -157,8 +157,8 @@ class Evaluator(ABC):
         """Return the batches that are measured."""
 
     @abstractmethod
-    def loss_of(self, output: Any, target: Any) -> torch.Tensor:
-        """Return the loss of a batch."""
+    def loss_of(self, output: Any, target: Any) -> torch.Tensor | None:
+        """Return the loss of a batch; None where none is measured."""
 
     @abstractmethod
     def meters(self) -> list[Meter]:

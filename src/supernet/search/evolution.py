@@ -107,7 +107,7 @@ def evolve(
         space: The space that is searched.
         scores: Returns the score of each architecture of a generation; higher is better.
         budget: Number of architectures that are scored at most.
-        generator, population, num_parents, mutation_probability, constraint: as `EvolutionSearcher` has them.
+        generator, population, num_parents, mutation_probability, constraint: The same as `EvolutionSearcher` takes.
 
     Raises:
         SpaceError: No architecture that keeps the constraint was found.

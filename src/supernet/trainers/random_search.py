@@ -25,7 +25,7 @@ class RandomTrainer(SampledTrainer):
     Departs from the paper: BatchNorm's statistics are computed anew for each architecture before it is evaluated.
 
     Args:
-        task: As `SupernetTrainer` has it: model, loss, metrics, optimizer, num_epochs, dataset.
+        model, loss, metrics, optimizer, num_epochs, dataset: The same as `SupernetTrainer` takes by these names.
         num_samples: Number of architectures that `export` draws. Default: 1,000.
         num_finalists: Number of them that are evaluated on the whole part. Default: 10.
         constraint: Says which architectures are trained and may be exported, such as those under a budget of FLOPs.

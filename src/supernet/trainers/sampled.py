@@ -24,7 +24,7 @@ class SampledTrainer(SubnetSearchTrainer):
     A subclass calls `build_path_supernet`, says what `sample` draws, and writes `export`: see `SubnetSearchTrainer`.
 
     Args:
-        task: As `SupernetTrainer` has it: model, loss, metrics, optimizer, num_epochs, dataset.
+        model, loss, metrics, optimizer, num_epochs, dataset: The same as `SupernetTrainer` takes by these names.
         config: The keyword arguments of `SubnetSearchTrainer` and `SupernetTrainer`.
 
     Attributes:

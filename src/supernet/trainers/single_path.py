@@ -25,7 +25,7 @@ class SinglePathTrainer(SampledTrainer):
     Departs from the paper: architectures are ranked by the validation loss, unless `score` says otherwise.
 
     Args:
-        task: As `SupernetTrainer` has it: model, loss, metrics, optimizer, num_epochs, dataset.
+        model, loss, metrics, optimizer, num_epochs, dataset: The same as `SupernetTrainer` takes by these names.
         num_evaluations: Number of architectures that `export` evaluates at most. Default: 1,000.
         population: Number of architectures in a generation. Default: 50.
         num_parents: Number of the best so far from which the next generation comes. Default: 10.

@@ -36,7 +36,7 @@ class SubnetSearchTrainer(SupernetTrainer):
     that search. How the supernet is trained does not matter here: inherit this beside what trains it.
 
     Args:
-        task: As `SupernetTrainer` has it: model, loss, metrics, optimizer, num_epochs, dataset.
+        model, loss, metrics, optimizer, num_epochs, dataset: The same as `SupernetTrainer` takes by these names.
         recalibration_samples: Number of samples of the training part on which BatchNorm's statistics are computed
             anew for each architecture that is evaluated. Default: 20,000 (arXiv 1904.00420), or as many as there are.
         score: Function of what `evaluate` returns that gives a number; higher is better. Default: minus the loss.

@@ -138,14 +138,15 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
         self._found = self.export()  # some processes share the work
         found = {"the architecture": dict(self._found)}
         self.processes.compare(found, "the processes have found different architectures")
-        if self._standing not in (None, self.space.canonical(self._found)):
+        standing = self._run.standing
+        if standing not in (None, self.space.canonical(self._found)):
             raise TrainingError(
-                f"the run is finished with the architecture {self._standing}, and now the search gives {self._found}: "
+                f"the run is finished with the architecture {standing}, and now the search gives {self._found}: "
                 "data, a function or a constraint has changed; search anew in another run_dir"
             )
 
     def _write_result(self, run: RunDirectory) -> None:
-        if self._standing is None:
+        if self._run.standing is None:
             run.write_architecture(self._found, self.space)
         run.write_network(lambda: self._network_of(self._found))
 

@@ -25,14 +25,14 @@ from supernet.processes.fabric import keep_from_ddp
 from supernet.training.options import OF_EACH_PROCESS
 
 if TYPE_CHECKING:
-    from supernet.training.loop import TrainingLoop
+    from supernet.training.preparation import Preparation
 
 __all__: list[str] = []
 
 _WHOLE_NUMBERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of an element -> dtype
 
 
-def what_is_given(trainer: TrainingLoop) -> dict[str, Any]:
+def what_is_given(trainer: Preparation) -> dict[str, Any]:
     """Return name -> what a trainer was given, as JSON has it, of all that the processes must be given alike.
 
     But for what samples hold, which `some_samples` reads.
@@ -61,13 +61,13 @@ def what_is_given(trainer: TrainingLoop) -> dict[str, Any]:
     }
 
 
-def some_samples(trainer: TrainingLoop) -> dict[str, str | None]:
+def some_samples(trainer: Preparation) -> dict[str, str | None]:
     """Return name -> a digest of what some samples of a part hold, which all processes must read alike."""
     parts = {"the training part": trainer.train_part, "the validation part": trainer.valid_part}
     return {f"the digest of some samples in {name}": _digest_of_samples(part, trainer) for name, part in parts.items()}
 
 
-def share_initial_values(trainer: TrainingLoop) -> None:
+def share_initial_values(trainer: Preparation) -> None:
     """Give all processes the first one's weights and buffers: those of the model, of the loss, and all else trained.
 
     DDP would do that for the model, later: first trials are run, whose outcome must be the same everywhere.
@@ -78,7 +78,7 @@ def share_initial_values(trainer: TrainingLoop) -> None:
     keep_from_ddp(trainer.model)
 
 
-def what_has_come_out(trainer: TrainingLoop) -> dict[str, Any]:
+def what_has_come_out(trainer: Preparation) -> dict[str, Any]:
     """Return name -> what must be the same in all processes at any moment: steps, learning rates, digests."""
     rates = {
         f"the learning rate of group {position}": float(group["lr"])
@@ -178,7 +178,7 @@ def _of_data(name: str, part: DataSplit) -> dict[str, Any]:
     }
 
 
-def _digest_of_samples(part: DataSplit, trainer: TrainingLoop) -> str | None:
+def _digest_of_samples(part: DataSplit, trainer: Preparation) -> str | None:
     """Return a digest of what the first, a middle and the last sample hold, drawn alike in all processes.
 
     None where that says nothing: they cannot be read by number, differ from one reading to the next, or are of a

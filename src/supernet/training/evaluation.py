@@ -83,12 +83,12 @@ class NetworkTrainer(TrainingLoop):
         self.meters["valid"].reset()  # where a signal left in the midst of it
         with preserve_random_numbers(self.device), self.supernet.preserve_buffers(), self._forms.evaluating(self.loss):
             for X, y in self._evaluation_part.batches(0):
-                if self._is_asked_to_leave():
+                if self._run.is_asked_to_leave():
                     break
                 output = self.distributed.forward_local(X, {})
                 with torch.no_grad():
                     self.meters["valid"].update(self.loss_of(output, y), output, y, X)
-        self._leave_if_asked()
+        self._run.leave_if_asked()
 
     def _write_result(self, run: RunDirectory) -> None:
         run.write_network(lambda: self.model)

@@ -255,7 +255,7 @@ class NamedState:
     def _warn_of_scanned(self, scanned: Mapping[str, Any]) -> None:
         trainer = self._trainer
         found = sorted(scanned.keys() - _own_arguments(type(trainer)) - self._warned)
-        if found and trainer._run is not None and trainer.fabric.is_global_zero:
+        if found and trainer._run.directory is not None and trainer.fabric.is_global_zero:
             self._warned |= set(found)
             warnings.warn(
                 f"{type(trainer).__name__} has state that it does not name ({', '.join(found)}), which checkpoints "
@@ -355,7 +355,7 @@ def _own_arguments(cls: type) -> set[str]:
 def _outside() -> int:
     """Return the `stacklevel` of the first caller of the one that asks who is not of this library."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == "supernet":
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("supernet", "contextlib"):
         level, frame = level + 1, frame.f_back
     return level
 

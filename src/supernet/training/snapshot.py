@@ -110,7 +110,7 @@ def load_state(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> 
             of_part.load_state_dict(read)  # older ones lack it
         trainer.history = list(state["history"])
         of_epochs = sum(record["cost"]["seconds"] for record in trainer.history)
-        trainer.seconds_before = float(state.get("seconds", of_epochs))  # older ones lack it
+        trainer._run.seconds_before = float(state.get("seconds", of_epochs))  # older ones lack it
         with torch.no_grad():
             for here, saved in _tensors(trainer, state):
                 for name, tensor in here.items():

@@ -23,8 +23,8 @@ from supernet.errors import DataError, TrainingError
 from supernet.execution.state import Forms
 from supernet.retiarii.oneshot.pytorch.utils import AverageMeterGroup, to_device
 from supernet.trainers import BaseOneShotTrainer
-from supernet.training.loop import check_optimizer
 from supernet.training.metrics import Meter
+from supernet.training.optimizers import check_optimizer
 
 __all__ = ["Assignable", "RetiariiTrainer"]
 
