@@ -39,9 +39,7 @@ FRAGMENTS = {
     "execution/slot.py",
     "execution/state.py",
     "execution/supernet.py",
-    "trainers/supernet_trainer.py",
     "training/forward.py",
-    "training/loop.py",
     "training/metrics.py",
     "training/state_of_processes.py",
     "training/steps.py",
@@ -87,7 +85,7 @@ def _arguments(docstring):
     """Yield (name, what is said of it) of the sections "Args" and "Attributes"."""
     for section in re.findall(r"^(?:Args|Attributes):\n((?: {4}.*\n?|\n)+)", docstring, re.MULTILINE):
         for entry in re.split(r"^(?=\S)", textwrap.dedent(section), flags=re.MULTILINE):
-            if entry.strip():
+            if entry.strip() and entry.strip() != "{options}":  # which the config's fields fill in
                 match = _ENTRY.fullmatch(entry.strip())
                 assert match, entry
                 yield match[1], match[2]

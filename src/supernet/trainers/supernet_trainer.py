@@ -27,7 +27,7 @@ __all__ = ["SupernetTrainer"]
 
 
 class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
-    """What our trainers inherit; a new algorithm is its plan, its steps and its read-off.
+    """What our trainers inherit; a new algorithm is its plan, its steps and the architecture that it derives.
 
     A subclass calls `super().__init__`, which checks everything and leaves the model as it is; makes what it
     trains; and calls `build_supernet`. It writes `train_step` (or `train_epoch`, where its steps alternate
@@ -58,19 +58,19 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
         {options}
 
     Attributes:
-        space: the model's `SearchSpace`.
-        config: the options, as a `TrainingConfig`.
-        history: one dict an epoch, as in `metrics.jsonl`.
-        stopped: why the search ended before `num_epochs`, else None.
-        evaluator: says how good architectures are with the supernet's weights.
-        given_options: name -> what was given, as JSON has it: functions by their qualified names.
+        space: The model's `SearchSpace`.
+        config: The options, as a `TrainingConfig`.
+        history: One dict an epoch, as in `metrics.jsonl`.
+        stopped: Why the search ended before `num_epochs`, else None.
+        evaluator: What says how good architectures are with the supernet's weights.
+        given_options: What was given, by name, as JSON has it: functions by their qualified names.
 
     Raises:
-        TrainingError: the model has no choices, the optimizer lacks parameters of it, or an argument cannot be.
-        TypeError: there is no argument of that name; names the nearest.
-        AlreadyReplacedError: another trainer has taken the model over.
-        DataError: the data cannot be split or read.
-        SpaceError: one label means two different choices.
+        TrainingError: The model has no choices, the optimizer lacks parameters of it, or an argument cannot be.
+        TypeError: There is no argument of that name; names the nearest.
+        AlreadyReplacedError: Another trainer has taken the model over.
+        DataError: The data cannot be split or read.
+        SpaceError: One label means two different choices.
             After any of these the model is as it was.
     """
 
@@ -97,12 +97,12 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
         """Put modules that run in the place of the model's choices, and try them on a batch.
 
         Args:
-            layer: makes what stands in a `LayerChoice`'s place and follows the plan.
-            input: the same for an `InputChoice`.
-            plan: one that the trial can follow.
+            layer: What makes a module that stands in a `LayerChoice`'s place and follows the plan, such as `LayerSlot`.
+            input: The same for an `InputChoice`, such as `InputSlot`.
+            plan: A plan that the trial can follow.
 
         Raises:
-            SupernetError: a choice cannot run so. What the model and the loss themselves raise is passed on.
+            SupernetError: A choice cannot run so. What the model and the loss themselves raise is passed on.
                 After either the model is as it was.
         """
         self._set_up(layer, input, plan)
@@ -163,11 +163,11 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
         after it as they were.
 
         Args:
-            architecture: label -> decision.
-            num_batches: of the validation part. Default: all.
+            architecture: An architecture, label -> decision.
+            num_batches: Number of batches of the validation part. Default: all.
 
         Raises:
-            ArchitectureError: it is not an architecture of the model's space.
+            ArchitectureError: It is not an architecture of the model's space.
         """
         return self.evaluator(architecture, num_batches=num_batches)
 
@@ -189,10 +189,10 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
         """Return the architecture that was derived after an epoch.
 
         Args:
-            epoch: from 1 on; or "best", the epoch of the least loss on the validation part.
+            epoch: Number of the epoch, from 1 on; or "best", the epoch of the least loss on the validation part.
 
         Raises:
-            TrainingError: there is no such epoch, or its record has no architecture.
+            TrainingError: There is no such epoch, or its record has no architecture.
         """
         records = {record["epoch"]: record for record in self.history if "architecture" in record}
         measured = [n for n, record in records.items() if not math.isnan(record.get("valid_loss", math.nan))]

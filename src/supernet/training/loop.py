@@ -38,14 +38,14 @@ class TrainingLoop(Preparation):
         trainer goes on exactly.
 
         Args:
-            resume: "auto" goes on from the newest checkpoint in `run_dir`, or begins where there is none; the
-                path of a run directory goes on from that one's. Default: begin.
+            resume: "auto" goes on from the newest checkpoint in `run_dir`, or begins where there is none; the path of a
+                run directory goes on from that one's. Default: begin.
 
         Raises:
-            NonFiniteError: a loss or an architecture parameter is NaN or infinite; names epoch and step.
+            NonFiniteError: A loss or an architecture parameter is NaN or infinite; names epoch and step.
             TrainingError: `run_dir` holds a run that is not resumed, is in use, or its checkpoint is of another
                 search; processes have diverged.
-            FileFormatError: the checkpoint is broken; names the file and what is wrong.
+            FileFormatError: The checkpoint is broken; names the file and what is wrong.
         """
         with self._run.started(resume):  # lock, signals, seed, what is resumed, callbacks; at the end the result
             while self.epoch < self.num_epochs and self.stopped is None and not self._run.stands_aside:
