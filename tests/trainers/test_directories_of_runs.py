@@ -209,7 +209,7 @@ def test_a_file_takes_its_name_after_its_bytes_are_on_the_disk_and_before_the_di
 
     monkeypatch.setattr("os.fsync", synced)
     monkeypatch.setattr(Path, "replace", replaced)
-    for write in (lambda path: files.write_whole(path, "x"), lambda path: write_checkpoint(path, {})):
+    for write in (lambda path: files.write_atomically(path, "x"), lambda path: write_checkpoint(path, {})):
         order.clear()
         write(tmp_path / "it")
         assert order == ["file", "name", "directory"]
@@ -227,14 +227,14 @@ def test_a_directory_is_not_brought_to_the_disk_where_the_system_cannot(tmp_path
         return refuse
 
     monkeypatch.setattr("os.fsync", refusing(errno.EINVAL))  # as some file systems say
-    files.write_whole(tmp_path / "it", "x")
+    files.write_atomically(tmp_path / "it", "x")
     monkeypatch.setattr("os.fsync", refusing(errno.EIO))
     with pytest.raises(OSError, match="Input/output error"):
-        files.write_whole(tmp_path / "it", "y")
+        files.write_atomically(tmp_path / "it", "y")
     opened = []
     monkeypatch.setattr("supernet.space.files._IS_WINDOWS", True)
     monkeypatch.setattr("os.open", lambda path, *_: opened.append(path))
-    files.write_whole(tmp_path / "it", "z")
+    files.write_atomically(tmp_path / "it", "z")
     assert opened == []
     assert (tmp_path / "it").read_text() == "z"
 

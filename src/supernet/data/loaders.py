@@ -28,7 +28,7 @@ from torch.utils.data import (
 from torch.utils.data.distributed import DistributedSampler
 
 from supernet.data.order import Batches, GivenBatches, Key, Rounds, is_stateful
-from supernet.data.seeding import derive_seed, numbers_kept
+from supernet.data.seeding import derive_seed, preserve_generators
 from supernet.errors import DataError
 from supernet.execution.state import preserve_random_numbers, reseed
 from supernet.processes.interruption import outliving_one_signal
@@ -123,7 +123,7 @@ def loaders_of_two_parts(
         first, second = loader_of(data, seed=seeds[0], **options), loader_of(valid_data, seed=seeds[1], **options)
         both = rounds_of(first), rounds_of(second)
         if isinstance(both[0], GivenBatches) and isinstance(both[1], GivenBatches) and both[0].given is both[1].given:
-            both[1].read_a_copy()
+            both[1].use_a_copy()
         return first, second
     like = _undistributed(data, world_size) if isinstance(data, DataLoader) else None
     dataset = data.dataset if isinstance(data, DataLoader) else data
@@ -191,7 +191,7 @@ def loader_of(
     return loader_in_rounds(Reseeded(data, seed, default_collate), batches, options)
 
 
-class _Reading(NamedTuple):
+class _Batching(NamedTuple):
     """How a loader reads a map-style dataset.
 
     Attributes:
@@ -217,16 +217,16 @@ class _Reading(NamedTuple):
         )
 
 
-def _reading_of(loader: DataLoader[Any]) -> _Reading | None:
+def _batching_of(loader: DataLoader[Any]) -> _Batching | None:
     """Return how the loader reads, None for a stream and for a loader whose class iterates in a way of its own."""
     if _iterates_in_its_own_way(loader) or isinstance(loader.dataset, IterableDataset):
         return None
     batches = loader.batch_sampler
     if batches is None:
-        return _Reading(loader.sampler, False, None, False)
+        return _Batching(loader.sampler, False, None, False)
     if type(batches) is BatchSampler:
-        return _Reading(batches.sampler, True, batches.batch_size, batches.drop_last)
-    return _Reading(batches, True, None, False)
+        return _Batching(batches.sampler, True, batches.batch_size, batches.drop_last)
+    return _Batching(batches, True, None, False)
 
 
 def _iterates_in_its_own_way(loader: DataLoader[Any]) -> bool:
@@ -235,10 +235,10 @@ def _iterates_in_its_own_way(loader: DataLoader[Any]) -> bool:
 
 def _made_anew(loader: DataLoader[Any], *, seed: int, shuffle: bool, rank: int, world_size: int) -> DataLoader[Any]:
     """Return a loader of the same samples, with the same options, in `Rounds`; see `loader_of`."""
-    dataset, reading, options = loader.dataset, _reading_of(loader), options_of(loader)
-    if reading is None:
+    dataset, batching, options = loader.dataset, _batching_of(loader), options_of(loader)
+    if batching is None:
         return loader if shuffle else without_dropping(loader)
-    generator = loader.generator or getattr(reading.sampler, "generator", None)
+    generator = loader.generator or getattr(batching.sampler, "generator", None)
     if generator is None:
         options["generator"] = torch.Generator().manual_seed(seed)
     else:
@@ -248,24 +248,24 @@ def _made_anew(loader: DataLoader[Any], *, seed: int, shuffle: bool, rank: int, 
         options["in_order"] = True
     if hasattr(dataset, "set_epoch"):
         options["persistent_workers"] = False  # each has a dataset of its own, which is told once
-    if reading.is_in_order:
-        source = reading.sampler.data_source  # which may be shorter than the dataset
+    if batching.is_in_order:
+        source = batching.sampler.data_source  # which may be shorter than the dataset
         _check_not_empty(source)
         rounds: Rounds = Batches(
             len(source),
-            reading.batch_size,
+            batching.batch_size,
             seed=seed,
-            shuffle=shuffle and type(reading.sampler) is RandomSampler,
-            drop_last=shuffle and reading.drop_last,
+            shuffle=shuffle and type(batching.sampler) is RandomSampler,
+            drop_last=shuffle and batching.drop_last,
             rank=rank,
             world_size=world_size,
         )
     else:
         rounds = GivenBatches(
-            reading.sampler,
-            batched=reading.batched,
-            batch_size=reading.batch_size,
-            drop_last=reading.drop_last,
+            batching.sampler,
+            batched=batching.batched,
+            batch_size=batching.batch_size,
+            drop_last=batching.drop_last,
             seed=seed,
             rank=rank,
             world_size=world_size,
@@ -278,12 +278,12 @@ def _made_anew(loader: DataLoader[Any], *, seed: int, shuffle: bool, rank: int, 
 
 def _check_apart(*parts: Data) -> None:
     """Raise `DataError` if the parts are read through one object that keeps the place of one reader."""
-    read: list[Any] = []
+    sources: list[Any] = []
     for part in parts:
         dataset = part.dataset if isinstance(part, DataLoader) else part
-        read.append([part, *([dataset] if isinstance(dataset, IterableDataset) else [])])
-    for shared in read[0]:
-        if is_stateful(shared) and any(shared is other for other in read[1]):
+        sources.append([part, *([dataset] if isinstance(dataset, IterableDataset) else [])])
+    for shared in sources[0]:
+        if is_stateful(shared) and any(shared is other for other in sources[1]):
             raise DataError(
                 f"dataset and valid_dataset are read through one {type(shared).__name__}, whose state is the place of "
                 "one reader; give each an object of its own"
@@ -296,10 +296,10 @@ def _undistributed(loader: DataLoader[Any], world_size: int) -> DataLoader[Any]:
     Raises:
         DataError: the sampler is for another number of processes than there are.
     """
-    reading = _reading_of(loader)
-    sampler = None if reading is None else reading.sampler
+    batching = _batching_of(loader)
+    sampler = None if batching is None else batching.sampler
     # In one process, a share of the samples is what was asked for.
-    if reading is None or type(sampler) is not DistributedSampler or (world_size == 1 != sampler.num_replicas):
+    if batching is None or type(sampler) is not DistributedSampler or (world_size == 1 != sampler.num_replicas):
         return loader
     if sampler.num_replicas != world_size:
         raise DataError(
@@ -310,8 +310,8 @@ def _undistributed(loader: DataLoader[Any], world_size: int) -> DataLoader[Any]:
     generator = torch.Generator().manual_seed(sampler.seed) if sampler.seed else None
     order = RandomSampler(sampler.dataset, generator=generator) if sampler.shuffle else None  # type: ignore[arg-type]
     how: dict[str, Any] = {"sampler": order or SequentialSampler(cast(Sized, sampler.dataset))}
-    how["batch_size"] = reading.batch_size
-    how["drop_last"] = reading.batch_size is not None and (reading.drop_last or sampler.drop_last)
+    how["batch_size"] = batching.batch_size
+    how["drop_last"] = batching.batch_size is not None and (batching.drop_last or sampler.drop_last)
     return DataLoader(loader.dataset, collate_fn=loader.collate_fn, **how, **options_of(loader))
 
 
@@ -328,8 +328,8 @@ def _samples_of(loader: DataLoader[Any]) -> Sequence[int]:
     Raises:
         DataError: that is not known, so they cannot be halved.
     """
-    reading = _reading_of(loader)
-    sampler: Any = None if reading is None else reading.sampler
+    batching = _batching_of(loader)
+    sampler: Any = None if batching is None else batching.sampler
     if type(sampler) in (SequentialSampler, RandomSampler):
         return range(len(sampler.data_source))
     if type(sampler) is SubsetRandomSampler:
@@ -339,7 +339,7 @@ def _samples_of(loader: DataLoader[Any]) -> Sequence[int]:
     if type(sampler) is WeightedRandomSampler:
         return sampler.weights.nonzero().flatten().tolist()
     what = (
-        f"its own iteration ({type(loader).__name__})" if reading is None else f"a {type(sampler).__name__} as sampler"
+        f"its own iteration ({type(loader).__name__})" if batching is None else f"a {type(sampler).__name__} as sampler"
     )
     raise DataError(
         f"a DataLoader with {what} cannot be split in two halves that share no sample: which samples that gives is not "
@@ -355,19 +355,19 @@ def _half_of(loader: DataLoader[Any], indices: list[int], share: int) -> DataLoa
         indices: Indices of the samples.
         share: 0 or 1: which half it is. What is drawn is halved too, and the second half has what is left.
     """
-    reading, part = _reading_of(loader), Subset(loader.dataset, indices)
-    assert reading is not None
-    given = reading.sampler
+    batching, part = _batching_of(loader), Subset(loader.dataset, indices)
+    assert batching is not None
+    given = batching.sampler
     sampler: Sampler[int] = RandomSampler(part)
     if type(given) is WeightedRandomSampler:
         count = max(1, (given.num_samples + share) // 2)
         count = count if given.replacement else min(count, len(part))
         sampler = WeightedRandomSampler(given.weights[indices], count, given.replacement, given.generator)  # type: ignore[arg-type]
-    elif type(given) is RandomSampler and not reading.is_in_order:
+    elif type(given) is RandomSampler and not batching.is_in_order:
         count = max(1, (given.num_samples + share) // 2)
         sampler = RandomSampler(part, given.replacement, count, given.generator)
     options = {**options_of(loader), "collate_fn": loader.collate_fn}
-    return DataLoader(part, reading.batch_size, sampler=sampler, drop_last=reading.drop_last, **options)
+    return DataLoader(part, batching.batch_size, sampler=sampler, drop_last=batching.drop_last, **options)
 
 
 def options_of(loader: DataLoader[Any]) -> dict[str, Any]:
@@ -414,7 +414,7 @@ def first_batch(loader: DataLoader[Any]) -> Any:
         if keys is not None:
             return loader.dataset.__getitems__(keys) if rounds.batched else loader.dataset[keys]  # type: ignore[attr-defined]
     else:
-        with numbers_kept([] if loader.generator is None else [loader.generator]):
+        with preserve_generators([] if loader.generator is None else [loader.generator]):
             batch = next(iter(loader), None)
         if batch is not None:
             return batch

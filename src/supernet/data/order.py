@@ -218,7 +218,7 @@ class GivenBatches(Rounds):
         self._owners = [owner for owner in (given, getattr(given, "sampler", None)) if owner is not None]
         self._done = 0  # rounds that the sampler as it is now has been read through
         self._is_midway = False
-        self._reading: SeededIterator | None = None
+        self._iterator: SeededIterator | None = None
         self._states: dict[int, dict[str, Any]] = {}  # after which batch -> state of the sampler and its numbers
         self._entered: Mapping[str, Any] | None = None
         self._as_given: dict[str, Any] | None = None
@@ -253,7 +253,7 @@ class GivenBatches(Rounds):
         how: dict[str, Any] = {"batched": self.batched, "batch_size": self.batch_size, "dataset": self._dataset}
         return GivenBatches(given, drop_last=drops, seed=self._seed, **how)
 
-    def read_a_copy(self) -> None:
+    def use_a_copy(self) -> None:
         """Leave the sampler to another reader."""
         self.given = self._copy()
         self._owners = [owner for owner in (self.given, getattr(self.given, "sampler", None)) if owner is not None]
@@ -332,8 +332,8 @@ class GivenBatches(Rounds):
         generators = [g for g in (getattr(owner, "generator", None) for owner in self._owners) if g is not None]
         set_epoch(round, *self._owners)  # before `iter`, which may draw the order of the whole round
         self._is_midway, self._shares, self._states = True, {}, {}
-        self._reading = SeededIterator(self.given, derive_seed(self._seed, self.seed_of(round)), generators, numbers)
-        return self._reading
+        self._iterator = SeededIterator(self.given, derive_seed(self._seed, self.seed_of(round)), generators, numbers)
+        return self._iterator
 
     def beginning(self) -> str:
         """See `Rounds`."""
@@ -353,7 +353,7 @@ class GivenBatches(Rounds):
         Args:
             batch: Number of batches. None: the whole round.
         """
-        if not is_stateful(self.given) or self._reading is None:
+        if not is_stateful(self.given) or self._iterator is None:
             return None
         return self._state_now() if batch is None else self._states.get(batch) or self._state_now()
 
@@ -363,6 +363,6 @@ class GivenBatches(Rounds):
         self._entered = {"batch": batch, "numbers": state["numbers"]}
 
     def _state_now(self) -> dict[str, Any]:
-        assert self._reading is not None
+        assert self._iterator is not None
         state = copy.deepcopy(self.given.state_dict())  # type: ignore[attr-defined]
-        return {"sampler": state, "numbers": self._reading.numbers()}
+        return {"sampler": state, "numbers": self._iterator.numbers()}

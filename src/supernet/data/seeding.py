@@ -31,7 +31,7 @@ class SeededIterator(Iterator[Any]):
         numbers: Mapping[str, Any] | None = None,
     ) -> None:
         self._generators = generators
-        with numbers_kept(generators):
+        with preserve_generators(generators):
             reseed(seed)
             for generator in generators:
                 generator.manual_seed(derive_seed(seed, generator.initial_seed()))
@@ -42,7 +42,7 @@ class SeededIterator(Iterator[Any]):
             self._states = list(numbers["generators"])
 
     def __next__(self) -> Any:
-        with numbers_kept(self._generators):
+        with preserve_generators(self._generators):
             self._global.put_back()
             for generator, state in zip(self._generators, self._states, strict=True):
                 generator.set_state(state)
@@ -60,8 +60,8 @@ class SeededIterator(Iterator[Any]):
 
 
 @contextmanager
-def numbers_kept(generators: Sequence[torch.Generator]) -> Iterator[None]:
-    """Put all random numbers, and those of the generators, back after this context."""
+def preserve_generators(generators: Sequence[torch.Generator]) -> Iterator[None]:
+    """Put all random numbers, and those of the generators, back after this context, as if nothing had been drawn."""
     states = [generator.get_state() for generator in generators]
     try:
         with preserve_random_numbers():

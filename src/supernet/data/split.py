@@ -60,7 +60,7 @@ class DataSplit:
         self._stream = Stream(loader, seed) if self._rounds is None else None
         self._begins_anew = False  # each round with what was given
         self._last: StreamRound | None = None
-        self._read: tuple[int, int, bool] | None = None  # round, batches that it has given, whether it is over
+        self._progress: tuple[int, int, bool] | None = None  # round, batches that it has given, whether it is over
         self._entered: Mapping[str, Any] | None = None
         self.share = 1.0
         self.enter(0, 0)
@@ -83,9 +83,9 @@ class DataSplit:
         given = 0
         for batch, self.share in opened(round, start, seed_of, entered):
             given += 1
-            self._read = round, start + given, False
+            self._progress = round, start + given, False
             yield self._split(self._to_device(batch))
-        self._read = round, start + given, True
+        self._progress = round, start + given, True
 
     def _opened_rounds(
         self, round: int, start: int, seed_of: Callable[[int], int], entered: Mapping[str, Any] | None
@@ -201,9 +201,9 @@ class DataSplit:
         dataset, result = stateful_dataset(self.loader), dict[str, Any]()
         if dataset is not None:
             result["dataset"] = dataset.state_dict()
-        if self._read is None:
+        if self._progress is None:
             return result
-        round, batch, over = self._read
+        round, batch, over = self._progress
         result |= {"round": round, "batch": batch, "over": over}
         if isinstance(self._rounds, GivenBatches):
             result["sampler"] = self._rounds.state_after(None if over else batch)
@@ -217,7 +217,7 @@ class DataSplit:
             stateful_dataset(self.loader).load_state_dict(state["dataset"])
         none = {"sampler": None, "source": None, "numbers": None, "depends": False}
         self._entered = {**none, **state} if "round" in state else None
-        self._read = None
+        self._progress = None
 
     def beginning(self) -> str:
         """Return a digest of what all processes must find alike, that each may take its share of it."""

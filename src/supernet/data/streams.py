@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from supernet.data.order import is_stateful, set_epoch
-from supernet.data.seeding import SeededIterator, derive_seed, numbers_kept
+from supernet.data.seeding import SeededIterator, derive_seed, preserve_generators
 from supernet.errors import DataError
 from supernet.execution.state import reseed
 from supernet.execution.structure import leaves_of
@@ -64,7 +64,7 @@ class Stream:
                 "StatefulDataLoader of torchdata, or num_workers=0, brings it back",
                 *(type(dataset).__name__, loader.num_workers),
             )
-        with numbers_kept(self._generators):
+        with preserve_generators(self._generators):
             for given in (dataset, loader):
                 self._check_begins_anew(given)
             reseed(seed)

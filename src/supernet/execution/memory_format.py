@@ -49,7 +49,7 @@ def choose_memory_format(model: nn.Module, X: Any, run: Callable[[Any], Any]) ->
     apply_to_collection(X, torch.Tensor, lambda t: images.append(t) if _is_image(t) else None)
     if not weights or not images:
         return False
-    as_written = [p.data for p in weights]
+    original = [p.data for p in weights]
     lay_out_weights(model)
     try:
         agrees = agree(expected, run(channels_last_inputs(X)))
@@ -60,7 +60,7 @@ def choose_memory_format(model: nn.Module, X: Any, run: Callable[[Any], Any]) ->
         logger.info("%s runs in channels_last: a trial gave the same output", type(model).__name__)
     else:
         give_back_strides(model)
-        for p, data in zip(weights, as_written, strict=True):
+        for p, data in zip(weights, original, strict=True):
             p.data = data
         logger.info("%s runs in torch's usual memory format: %s", type(model).__name__, why)
     return agrees

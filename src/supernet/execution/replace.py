@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from supernet.errors import AlreadyReplacedError, ReplacementError, TrainingError
 from supernet.nn import Choice, InputChoice, LayerChoice
-from supernet.space.freeze import check_held
+from supernet.space.freeze import check_registered
 from supernet.space.original import (
     all_parents,
     is_replaced,
@@ -146,7 +146,7 @@ def _replace(
     return modules
 
 
-def check_not_taken(model: nn.Module) -> None:
+def check_not_replaced(model: nn.Module) -> None:
     """Raise `AlreadyReplacedError` if any choice of the model has been replaced."""
     if is_replaced(model):
         raise AlreadyReplacedError(
@@ -171,6 +171,6 @@ def _warn_of_copies(choice: Choice, replacement: nn.Module) -> None:
     try:
         for name, branch in zip(choice.domain().options, choice.branches(), strict=False):  # none: no modules
             for module in branch:
-                check_held(str(choice.label), name, module, replacement)
+                check_registered(str(choice.label), name, module, replacement)
     except ReplacementError as error:
         logger.warning("restore: %s", error)

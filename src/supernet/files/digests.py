@@ -19,13 +19,13 @@ def bits(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
 
     Of a sparse tensor they are those of its indices and values.
     """
-    plain = tensor.detach()
-    if plain.layout in PARTS_OF_SPARSE:
-        return np.concatenate([bits(getattr(plain, part)()) for part in PARTS_OF_SPARSE[plain.layout]])
-    plain = plain.int_repr() if plain.is_quantized else plain
-    plain = plain.to_dense() if plain.layout != torch.strided else plain
-    plain = plain.cpu().resolve_conj().resolve_neg().contiguous()
-    result: np.ndarray[Any, Any] = plain.reshape(-1).view(torch.uint8).numpy()
+    tensor = tensor.detach()
+    if tensor.layout in PARTS_OF_SPARSE:
+        return np.concatenate([bits(getattr(tensor, part)()) for part in PARTS_OF_SPARSE[tensor.layout]])
+    tensor = tensor.int_repr() if tensor.is_quantized else tensor
+    tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor
+    tensor = tensor.cpu().resolve_conj().resolve_neg().contiguous()
+    result: np.ndarray[Any, Any] = tensor.reshape(-1).view(torch.uint8).numpy()
     return result
 
 

@@ -131,7 +131,7 @@ def _encoded(
                     raise TrainingError(f"{place} is {begun[id(value)]} again, and a checkpoint holds no cycles")
                 begun[id(value)] = place
                 alive.append(value)
-                kind, notes, parts = _taken_apart(value, place, table.tensors, classes)
+                kind, notes, parts = _kind_and_parts(value, place, table.tensors, classes)
                 if order_of_sets is not None and kind in ("set", "frozenset"):
                     parts = sorted(parts, key=lambda part: order_of_sets(part[1]))
                 stack.append(_Frame(value, place, kind, notes, iter(parts), []))
@@ -158,7 +158,7 @@ def _is_json(value: Any) -> bool:
     return value is None or kind is bool
 
 
-def _taken_apart(
+def _kind_and_parts(
     value: Any, where: str, tensors: list[torch.Tensor], classes: set[type] | None
 ) -> tuple[str, Any, Parts]:
     kind = _KIND_OF.get(type(value)) or next((name for name, k in _KINDS.items() if k.is_of and k.is_of(value)), None)

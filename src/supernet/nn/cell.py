@@ -21,18 +21,18 @@ Candidates: TypeAlias = Sequence[nn.Module] | Mapping[str, nn.Module] | nn.Modul
 Factories: TypeAlias = Sequence[Callable[[int, int], nn.Module]] | Mapping[str, Callable[[int, int], nn.Module]]
 
 
-class _PlainWhenDecided(type):
-    """Lets a constructor inside `fixed_architecture` give a plain module, as those of choices do."""
+class _GraphModuleWhenDecided(type):
+    """Lets a constructor inside `fixed_architecture` give a module of torch's own, as those of choices do."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         cell = super().__call__(*args, **kwargs)
-        return cell.plain() if is_following() else cell
+        return cell.as_graph_module() if is_following() else cell
 
 
-class Composed(nn.Module, metaclass=_PlainWhenDecided):
-    """A module of ours made of choices. Base of the cells; `freeze` makes it plain."""
+class Composed(nn.Module, metaclass=_GraphModuleWhenDecided):
+    """A module of ours made of choices. Base of the cells; `freeze` makes it a graph module."""
 
-    def plain(self) -> nn.Module:
+    def as_graph_module(self) -> nn.Module:
         """Return a graph module of torch that does what `forward` does, with the same submodules and names.
 
         A subclass with a `forward` of its own is somebody else's module, and is returned as it is.

@@ -274,8 +274,8 @@ class Domain:
             low, high = self.bounds
             changeable = sorted([*(chosen if len(chosen) > low else ()), *(others if len(chosen) < high else ())])
             return self.decision({*chosen} ^ {changeable[int(uniforms[0] * len(changeable))]})
-        dropped, taken = chosen[int(uniforms[0] * len(chosen))], others[int(uniforms[1] * len(others))]
-        return self.decision({*chosen, taken} - {dropped})
+        dropped, added = chosen[int(uniforms[0] * len(chosen))], others[int(uniforms[1] * len(others))]
+        return self.decision({*chosen, added} - {dropped})
 
     # --- for files and people --------------------------------------------------------------------------------
 

@@ -11,9 +11,9 @@ from torch import fx, nn
 from supernet.nn import Choice
 from supernet.space.original import (
     all_parents,
-    modules_as_written,
     original_branches,
     original_children,
+    original_modules,
     replaced_children,
 )
 from supernet.space.space import Architecture
@@ -103,7 +103,7 @@ def _offered(choice: Choice, arguments: tuple[Any, ...]) -> list[Any]:
 def _decided(choice: Choice, architecture: Architecture) -> Step:
     label = str(choice.label)
     kind = "inputs" if choice.domain().is_set else str(architecture[label])
-    return Step("\n".join([label, _written(choice, architecture), *_inside(choice, architecture, 0)]), kind)
+    return Step("\n".join([label, _in_words(choice, architecture), *_inside(choice, architecture, 0)]), kind)
 
 
 def _inside(choice: Choice, architecture: Architecture, depth: int) -> Iterator[str]:
@@ -111,11 +111,11 @@ def _inside(choice: Choice, architecture: Architecture, depth: int) -> Iterator[
     branches = original_branches(choice)
     for position in choice.domain().positions(architecture[str(choice.label)]) if branches else ():
         for inner in (inner for module in branches[position] for inner in _outermost(module, architecture)):
-            yield f"{'  ' * depth}{inner.label}: {_written(inner, architecture)}"
+            yield f"{'  ' * depth}{inner.label}: {_in_words(inner, architecture)}"
             yield from _inside(inner, architecture, depth + 1)
 
 
-def _written(choice: Choice, architecture: Architecture) -> str:
+def _in_words(choice: Choice, architecture: Architecture) -> str:
     decision, domain = architecture[str(choice.label)], choice.domain()
     if not domain.is_set:
         return str(decision)
@@ -124,8 +124,6 @@ def _written(choice: Choice, architecture: Architecture) -> str:
 
 def _outermost(model: nn.Module, architecture: Architecture) -> list[Choice]:
     """Return the choices inside `model` that the architecture reaches."""
-    found = [m for _, m in modules_as_written(model) if isinstance(m, Choice) and str(m.label) in architecture]
-    inside = {
-        id(m) for choice in found if choice is not model for _, m in modules_as_written(choice) if m is not choice
-    }
+    found = [m for _, m in original_modules(model) if isinstance(m, Choice) and str(m.label) in architecture]
+    inside = {id(m) for choice in found if choice is not model for _, m in original_modules(choice) if m is not choice}
     return [choice for choice in found if id(choice) not in inside]

@@ -139,20 +139,20 @@ def _wrapped(line: str) -> str:
 def _reaching_the_output(steps: Sequence[Step]) -> list[Step]:
     """Return the steps without those whose result is not used; all, where no output is known."""
     wanted = [index for index, step in enumerate(steps) if step.text == "output"]
-    kept = set(wanted)
+    used = set(wanted)
     while wanted:
-        sources = steps[wanted.pop()].sources - kept
-        kept |= sources
+        sources = steps[wanted.pop()].sources - used
+        used |= sources
         wanted.extend(sources)
-    if not kept:
+    if not used:
         return list(steps)
-    new = {old: index for index, old in enumerate(sorted(kept))}
+    new = {old: index for index, old in enumerate(sorted(used))}
     return [
         Step(
             steps[old].text,
             steps[old].kind,
             {new[source] for source in steps[old].sources},
-            {new[source] for source in steps[old].dropped & kept},
+            {new[source] for source in steps[old].dropped & used},
         )
         for old in new
     ]
@@ -213,6 +213,6 @@ def _figure(width: float, height: float, layout: Literal["constrained"] | None =
 
 def _save(figure: Figure, path: Path) -> list[Path]:
     paths = [path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "svg")]
-    for written in paths:
-        figure.savefig(written, dpi=min(150, LARGEST / max(figure.get_size_inches())))
+    for file in paths:
+        figure.savefig(file, dpi=min(150, LARGEST / max(figure.get_size_inches())))
     return paths

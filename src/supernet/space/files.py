@@ -97,7 +97,7 @@ def write_json(path: Path, format: str, version: int, content: Mapping[str, Any]
     The digest is of the content and not of the bytes, so such a file may be indented in another way.
     """
     content = {"format": format, "version": version, **content}
-    write_whole(path, json.dumps({**content, "digest": digest_of_json(content)}, indent=2) + "\n")
+    write_atomically(path, json.dumps({**content, "digest": digest_of_json(content)}, indent=2) + "\n")
 
 
 def read_json(path: Path, format: str, version: int, otherwise: str) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def _seems_a_digest(name: str, value: Any) -> bool:
 # --- files that are whole or not there ---------------------------------------------------------------------
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write a text file such that whoever reads it finds the old one or the new one whole."""
     with replacing(path) as file:
         file.write(text.encode())

@@ -43,14 +43,14 @@ def freeze(model: nn.Module, architecture: Mapping[str, Any]) -> nn.Module:
 
 def _without_cells_of_ours(network: nn.Module) -> nn.Module:
     """Put a graph module of torch in the place of each module of ours that held choices, inner ones first."""
-    plain = {network: network}
+    graph_modules = {network: network}
     for module in reversed(list(network.modules())):
         for name, child in module._modules.items():
-            if child in plain:
-                module._modules[name] = plain[child]
+            if child in graph_modules:
+                module._modules[name] = graph_modules[child]
         if isinstance(module, Composed):
-            plain[module] = module.plain()
-    return plain[network]
+            graph_modules[module] = module.as_graph_module()
+    return graph_modules[network]
 
 
 def _copy_chosen(
@@ -72,16 +72,16 @@ def _copy_chosen(
     decision, domain = decisions[module.label], module.domain()
     inside = (replaced for parent in all_parents(module) for replaced in replaced_children(parent).values())
     replacements = {id(replaced.choice): replaced.module for replaced in inside}
-    branches, as_written = module.branches(), original_branches(module)
+    branches, original = module.branches(), original_branches(module)
     for position in domain.positions(decision) if branches else ():
-        for present, chosen in zip(branches[position], as_written[position], strict=True):
+        for present, chosen in zip(branches[position], original[position], strict=True):
             if replacement is not None:
-                check_held(module.label, domain.options[position], present, replacement)
+                check_registered(module.label, domain.options[position], present, replacement)
             _copy_chosen(chosen, replacements.get(id(chosen)), decisions, memo, seen)
     resolved = module.resolve(decision)
-    written = {id(inner) for inner in module.modules()}
+    original_ids = {id(inner) for inner in module.modules()}
     for made in resolved.modules():
-        if id(made) not in written:  # by the choice itself, in no form yet
+        if id(made) not in original_ids:  # by the choice itself, in no form yet
             made.training = (module if replacement is None else replacement).training
     has_weights = any(True for _ in (*resolved.parameters(), *resolved.buffers()))
     # What `resolve` has made anew, such as what picks inputs, is nobody else's and need not be copied.
@@ -98,11 +98,11 @@ def _children(parent: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module | N
         yield name, child, replaced[name].module if name in replaced else None
 
 
-def check_held(label: str, name: str, candidate: nn.Module, replacement: nn.Module) -> None:
+def check_registered(label: str, name: str, candidate: nn.Module, replacement: nn.Module) -> None:
     """Raise unless what stands in a choice's place holds the candidate's own parameters and buffers."""
-    held = {id(tensor) for tensor in [*replacement.parameters(), *replacement.buffers()]}
+    registered = {id(tensor) for tensor in [*replacement.parameters(), *replacement.buffers()]}
     state = [*candidate.named_parameters(), *candidate.named_buffers()]
-    lost = [path for path, tensor in state if id(tensor) not in held]
+    lost = [path for path, tensor in state if id(tensor) not in registered]
     if lost:
         raise ReplacementError(
             f"the {type(replacement).__name__} in the place of choice {label!r} does not hold candidate {name!r} "

@@ -67,7 +67,7 @@ def original_children(parent: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, replaced[name].choice if name in replaced else child
 
 
-def modules_as_written(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def original_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield (path, module) as the user wrote them, outer before inner, each module once.
 
     Paths are the same where the model, or a part of it, is wrapped by `torch.compile`, DDP and the like.
@@ -122,7 +122,7 @@ def pinned_choices(root: nn.Module) -> list[Choice]:
     Raises:
         SpaceError: a label means two things (see the message).
     """
-    places = [(path, module) for path, module in modules_as_written(root) if isinstance(module, Choice)]
+    places = [(path, module) for path, module in original_modules(root) if isinstance(module, Choice)]
     first: dict[str, tuple[str, Choice]] = {}
     for path, choice in places:
         label = choice._label or path
@@ -167,5 +167,5 @@ def _what_is_decided(choice: Choice) -> str:
 def original_branches(choice: Choice) -> list[list[nn.Module]]:
     """Return the modules that run where each option of a choice is chosen, as its user wrote them."""
     inside = (replaced for parent in all_parents(choice) for replaced in replaced_children(parent).values())
-    written = {id(replaced.module): replaced.choice for replaced in inside}
-    return [[written.get(id(module), module) for module in branch] for branch in choice.branches()]
+    originals = {id(replaced.module): replaced.choice for replaced in inside}
+    return [[originals.get(id(module), module) for module in branch] for branch in choice.branches()]

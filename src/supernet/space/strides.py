@@ -41,10 +41,10 @@ def let_state_follow(parameters: Iterable[torch.Tensor], state: dict[Any, dict[s
     for p in parameters:
         if p.grad is not None:
             p.grad = _like(p.grad, p)
-        kept = state.get(p, {})
-        for name, value in kept.items():
+        own_state = state.get(p, {})
+        for name, value in own_state.items():
             if isinstance(value, torch.Tensor) and value.shape == p.shape:
-                kept[name] = _like(value, p)
+                own_state[name] = _like(value, p)
 
 
 def _like(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from torch import nn
 from supernet.data.loaders import Data, loaders_of_two_parts
 from supernet.errors import TrainingError
 from supernet.execution import Plan
-from supernet.execution.replace import check_not_taken
+from supernet.execution.replace import check_not_replaced
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space import Architecture, SearchSpace, freeze
 from supernet.trainers.base import BaseOneShotTrainer
@@ -78,7 +78,7 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
 
     def _check_model(self, model: nn.Module) -> None:
         self.space = SearchSpace(model)
-        check_not_taken(model)
+        check_not_replaced(model)
         if not self.space:
             raise TrainingError(
                 f"{type(model).__name__} has no choices to search; mark some by LayerChoice or InputChoice, or train "

@@ -32,7 +32,15 @@ from supernet.files.encoding import UnknownClassError
 from supernet.files.weights import save_weights
 from supernet.reports import plot_architecture, plot_probabilities
 from supernet.space import Architecture, SearchSpace, load_architecture, save_architecture
-from supernet.space.files import DIGITS, digest_of_json, has_digest, parsed_json, read_json, write_json, write_whole
+from supernet.space.files import (
+    DIGITS,
+    digest_of_json,
+    has_digest,
+    parsed_json,
+    read_json,
+    write_atomically,
+    write_json,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -258,7 +266,7 @@ class RunDirectory:
         """Begin anew."""
         self._best, self._digest = None, ""
         with self._writing(self._metrics.name):
-            write_whole(self._metrics, "")
+            write_atomically(self._metrics, "")
 
     def check_empty(self) -> None:
         """Raise `TrainingError` if a run is here already."""
@@ -290,7 +298,7 @@ class RunDirectory:
         except (LookupError, ValueError, TypeError) as error:
             raise FileFormatError(f"a checkpoint of {self.path} tells of no run: {error}") from error
         with self._writing(self._metrics.name):
-            write_whole(self._metrics, "".join(lines))
+            write_atomically(self._metrics, "".join(lines))
 
     def is_finished(self) -> bool:
         """Say whether the run here has finished."""

@@ -49,7 +49,7 @@ def _memory_of(rule: StoppingRule) -> dict[str, Any]:
     owner = _owner(rule)
     if hasattr(owner, "state_dict") and hasattr(owner, "load_state_dict"):
         return copy.deepcopy(owner.state_dict())
-    return copy.deepcopy({name: value for name, value in _attributes(owner).items() if _is_plain(value)})
+    return copy.deepcopy({name: value for name, value in _attributes(owner).items() if _is_memory(value)})
 
 
 def _put_memory(rule: StoppingRule, memory: dict[str, Any]) -> None:
@@ -59,7 +59,7 @@ def _put_memory(rule: StoppingRule, memory: dict[str, Any]) -> None:
         owner.load_state_dict(memory)
         return
     attributes = _attributes(owner)
-    for name in [name for name, value in attributes.items() if _is_plain(value)]:
+    for name in [name for name, value in attributes.items() if _is_memory(value)]:
         del attributes[name]
     attributes.update(memory)
 
@@ -73,9 +73,9 @@ def _attributes(owner: Any) -> dict[str, Any]:
     return attributes if isinstance(attributes, dict) else {}  # a class has another kind, which is not to be changed
 
 
-def _is_plain(value: Any) -> bool:
+def _is_memory(value: Any) -> bool:
     if isinstance(value, list | tuple | set | frozenset | deque):
-        return all(map(_is_plain, value))
+        return all(map(_is_memory, value))
     if isinstance(value, Mapping):
-        return all(map(_is_plain, value.values()))
+        return all(map(_is_memory, value.values()))
     return value is None or isinstance(value, bool | int | float | str | torch.Tensor)

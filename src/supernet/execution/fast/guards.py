@@ -117,21 +117,21 @@ def follows_a_plan(module: nn.Module) -> bool:
     return "plan" in module.__dict__
 
 
-def _modules(candidate: nn.Module, read: set[str]) -> Iterator[Module]:
+def _modules(candidate: nn.Module, names_read: set[str]) -> Iterator[Module]:
     if follows_a_plan(candidate):
         return
     children = tuple(candidate._modules.values())
     attributes = attributes_of(candidate)
     if isinstance(candidate, nn.Conv2d | nn.modules.batchnorm._BatchNorm):
         # These are read anew whenever they run; but for what decides how, and what the code around them reads.
-        attributes = tuple((n, v) for n, v in attributes if n in read or n in ("padding", "padding_mode"))
+        attributes = tuple((n, v) for n, v in attributes if n in names_read or n in ("padding", "padding_mode"))
     result = Module(candidate, type(candidate), children, attributes, len(candidate.__dict__))
     if not result.holds():
         raise Unreadable("it has hooks, or a forward put in the place of its own")
     yield result
     for child in children:
         if child is not None:
-            yield from _modules(child, read)
+            yield from _modules(child, names_read)
 
 
 # --- values that can be compared later -----------------------------------------------------------------------
@@ -211,7 +211,7 @@ class _Code:
         if not isinstance(function, types.FunctionType) or _is_trusted(function) or function.__code__ in self._seen:
             return
         self._seen.add(function.__code__)
-        names, attributes = _read_by(function.__code__)
+        names, attributes = _names_in(function.__code__)
         self._look_up(attributes)
         for name in names:
             if name in function.__globals__:  # else one of Python's own
@@ -248,7 +248,7 @@ def _is_trusted(thing: Any) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _read_by(code: types.CodeType) -> tuple[frozenset[str], frozenset[str]]:
+def _names_in(code: types.CodeType) -> tuple[frozenset[str], frozenset[str]]:
     """Return the global names and the names of attributes that code reads."""
     names, attributes = set(), set()
     for instruction in dis.get_instructions(code):
@@ -260,7 +260,7 @@ def _read_by(code: types.CodeType) -> tuple[frozenset[str], frozenset[str]]:
         elif isinstance(value, str) and ("ATTR" in what or "METHOD" in what or what == "LOAD_CONST"):
             attributes.add(value)  # a text may be what getattr is asked for
         elif isinstance(value, types.CodeType):
-            inner_names, inner_attributes = _read_by(value)
+            inner_names, inner_attributes = _names_in(value)
             names |= inner_names
             attributes |= inner_attributes
     return frozenset(names), frozenset(attributes)
