@@ -16,7 +16,7 @@ from supernet.execution.fast.shared import one_pass
 from supernet.execution.input_slot import InputSlot
 from supernet.execution.plan import Plan
 from supernet.execution.replace import (
-    check_not_taken,
+    check_not_replaced,
     replace_input_choice,
     replace_layer_choice,
     replace_other_choices,
@@ -84,7 +84,7 @@ class Supernet(nn.Module):
                 f"example is a tuple of arguments, the plan last, not a {type(example).__name__}; give (X, plan)"
             )
         self.space = SearchSpace(model)
-        check_not_taken(model)
+        check_not_replaced(model)
         self._plan = Plan()
         self.replaced: list[tuple[str, nn.Module]] = []
         try:
