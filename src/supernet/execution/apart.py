@@ -22,8 +22,9 @@ class Apart:
     is resumed. Then it is watched by torch's own count of a tensor's changes, which costs next to nothing.
 
     Args:
-        label: the choice's, for errors.
-        changeable: the candidates of which nothing is known from one time to the next, so that they always get copies.
+        label: Label of the choice, for errors.
+        changeable: Names of the candidates of which nothing is known from one time to the next, so that they always get
+            copies. Default: none.
     """
 
     def __init__(self, label: str, changeable: Collection[str] = ()) -> None:

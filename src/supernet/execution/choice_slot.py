@@ -25,8 +25,8 @@ class ChoiceSlot(Slot):
     Parameters, buffers and children are the choice's own, under the same names.
 
     Args:
-        choice: in whose place it stands.
-        plan: what it follows.
+        choice: The choice in whose place it stands.
+        plan: The plan that it follows.
     """
 
     def __init__(self, choice: Choice, plan: Plan) -> None:

@@ -34,8 +34,8 @@ class InputSlot(Slot):
     input weighted (by k p_i, so that they add up to k, where the number is fixed).
 
     Args:
-        choice: in whose place it stands.
-        plan: what it follows.
+        choice: The choice in whose place it stands.
+        plan: The plan that it follows.
     """
 
     def __init__(self, choice: InputChoice, plan: Plan) -> None:

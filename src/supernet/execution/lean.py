@@ -25,11 +25,11 @@ def recomputed(
     it does to the buffers is undone.
 
     Args:
-        run: what is computed.
-        args, kwargs: its arguments.
-        plan: what it follows.
-        buffers: those it may change.
-        device: one whose random numbers count too.
+        run: The function that is computed.
+        args, kwargs: Arguments of the function.
+        plan: The plan that it follows.
+        buffers: Buffers that it may change.
+        device: Device whose random numbers count, beside the CPU's.
     """
     # A pass of a whole network may come between the two; so all that it follows is noted now.
     then = dict(plan), buffers.noted(), RandomState(device)

@@ -34,10 +34,10 @@ def choose_memory_format(model: nn.Module, X: Any, run: Callable[[Any], Any]) ->
     """Lay the weights of an image model out in `channels_last` if it gives the same output so.
 
     Args:
-        model: the module whose 4-D weights are to be laid out; left as it was if they are not. `give_back_strides` ends
+        model: The module whose 4-D weights are to be laid out; left as it was if they are not. `give_back_strides` ends
             it.
-        X: a batch, as the model takes it.
-        run: tries the model on X as it will run, and returns its output in eval form: in training form
+        X: A batch, as the model takes it.
+        run: A function that tries the model on X as it will run, and returns its output in eval form: in training form
             dropout's noise would differ, for it is drawn in the order of memory.
 
     Returns:

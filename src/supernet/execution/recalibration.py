@@ -23,8 +23,8 @@ def statistics_anew(model: nn.Module, forms: Forms) -> Iterator[list[_BatchNorm]
     an error the statistics are as they were.
 
     Args:
-        model: what runs.
-        forms: of its modules.
+        model: The model that runs.
+        forms: Forms of its modules.
 
     Yields:
         The norms concerned; where there are none, no batch need run.

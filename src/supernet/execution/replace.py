@@ -39,9 +39,9 @@ def replace_layer_choice(
     can run. What was replaced is remembered: `freeze` and `restore` find it, after `copy.deepcopy` too.
 
     Args:
-        root: the model.
-        init_fn: makes the module that runs, from the choice. It must register the candidates themselves.
-        modules: the list to append to. Default: a new one.
+        root: The model.
+        init_fn: A function of the choice that makes the module that runs. It must register the candidates themselves.
+        modules: List to append to. Default: a new one.
 
     Returns:
         `modules`, with (label, new module) of each choice appended, outer before inner.

@@ -32,10 +32,10 @@ def check_risks(
     """Try the model with each decision whose result it may not bear, such as an InputChoice that takes nothing.
 
     Args:
-        model: whose choices have been replaced.
-        plan: what it follows; it is left as it is.
-        replaced: (label, module) of what stands in the choices' places.
-        trial: runs the model.
+        model: A model whose choices have been replaced.
+        plan: The plan that it follows, which is left as it is.
+        replaced: Label and module of what stands in each choice's place.
+        trial: A function that runs the model.
 
     Raises:
         ChoiceError: it runs otherwise, but not so; names the choice.

@@ -19,10 +19,11 @@ class Selection(NamedTuple):
     A plan may say the same in short: a decision is a selection of that alone, weights (K,) one of all options.
 
     Args:
-        active: what runs: candidates by name or position; inputs by position, or sets of inputs by lists of positions;
-            decisions of choices of other kinds.
-        weights: of what they return (len(active),), differentiable. Default: one runs, and what it returns is returned.
-        detached: how many of the last run for their outputs only: nothing inside them gets a gradient, and without
+        active: The options that run: candidates by name or position; inputs by position, or sets of inputs by lists of
+            positions; decisions of choices of other kinds.
+        weights: Weights (len(active),) of what they return, differentiable. Default: one runs, and what it returns is
+            returned.
+        detached: How many of the last run for their outputs only: nothing inside them gets a gradient, and without
             gradients at all they do not run. Default: 0.
 
     >>> Selection(("conv", "skip"), torch.tensor([1.0, 0.0]), detached=1).active  # ProxylessNAS's two paths

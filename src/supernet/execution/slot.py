@@ -32,12 +32,12 @@ class Slot(nn.Module):
     What a trial of the supernet finds out is noted here, before any step: so each step is the same.
 
     Args:
-        choice: in whose place it stands.
-        plan: what it follows.
+        choice: The choice in whose place it stands.
+        plan: The plan that it follows.
 
     Attributes:
-        fast: whether a mixture is computed the fast way, where there is one. Default: it is.
-        bears_reentrant: whether the gradients of weights come through a reentrant checkpoint around it. Default: no.
+        fast: Whether a mixture is computed the fast way, where there is one. Default: it is.
+        bears_reentrant: Whether the gradients of weights come through a reentrant checkpoint around it. Default: no.
     """
 
     fast = True
@@ -83,9 +83,9 @@ class LayerSlot(ByNameAndPosition, Slot):
     `state_dict`, are called as in the model as written. `len`, iteration, `in` and indexing are the choice's too.
 
     Args:
-        choice: in whose place it stands.
-        plan: what it follows.
-        lean: whether a mixture holds its input only, and is computed again in the backward pass. Default: it holds what
+        choice: The choice in whose place it stands.
+        plan: The plan that it follows.
+        lean: Whether a mixture holds its input only, and is computed again in the backward pass. Default: it holds what
             that needs.
     """
 
@@ -257,9 +257,9 @@ def weighted_sum(outputs: Mapping[str, Any], weights: torch.Tensor, label: str) 
     """Return `sum_k weights[k] * outputs[k]` (DARTS, arXiv 1806.09055), in each tensor that all outputs are made of.
 
     Args:
-        outputs: name -> tensor, or structure of tensors; shapes (...) equal.
-        weights: (K,).
-        label: the choice's, for errors.
+        outputs: Name -> tensor, or structure of tensors, of each candidate; all have the same shapes.
+        weights: Weights (K,), in the order of the outputs.
+        label: Label of the choice, for errors.
 
     Raises:
         ChoiceError: two outputs differ in shape or structure, or in what cannot be weighted.

@@ -76,7 +76,7 @@ class Buffers:
         """Bring the buffers back to their values after this context, also where a forward puts in new tensors.
 
         Args:
-            only_after: do so only where the context is left by this exception. Default: always.
+            only_after: An exception: values are brought back only where the context is left by it. Default: always.
         """
         before = [(m, name, b, b.clone()) for m, name in self._places if (b := m._buffers.get(name)) is not None]
         brings_back = only_after is None
@@ -155,7 +155,7 @@ class RandomState:
     """The state of Python's, NumPy's and torch's random numbers at one moment, to come back to.
 
     Args:
-        device: one whose numbers count too. Default: none beside the CPU.
+        device: Device whose numbers count too. Default: none beside the CPU.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:

@@ -57,7 +57,7 @@ class Supernet(nn.Module):
     Attributes:
         model: The model itself.
         space: Its `SearchSpace`.
-        replaced: (label, module) of what stands in the choices' places.
+        replaced: Label and module of what stands in each choice's place.
 
     Raises:
         AlreadyReplacedError: The choices of the model have been replaced already.

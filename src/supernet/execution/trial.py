@@ -34,12 +34,12 @@ def try_out(
     """Run a supernet by its present plan, and note in its slots how they are to run it from then on.
 
     Args:
-        model: whose choices have been replaced.
-        plan: what it follows; it is left as it is.
-        replaced: (label, module) of what stands in the choices' places.
-        trial: runs it.
-        prepared: settles how batches are prepared, once risky decisions have been tried, and returns the trial of such
-            a one. Default: as they are.
+        model: A model whose choices have been replaced.
+        plan: The plan that it follows, which is left as it is.
+        replaced: Label and module of what stands in each choice's place.
+        trial: A function that runs the model.
+        prepared: A function that settles how batches are prepared, once risky decisions have been tried, and returns
+            the trial of such a batch. Default: batches stay as they are.
 
     Returns:
         Whether choices run under reentrant checkpoints.

@@ -51,7 +51,7 @@ class Evaluator(ABC):
         """Return loss and metrics of an architecture.
 
         Args:
-            architecture: label -> decision.
+            architecture: Label -> decision.
             num_batches: Number of batches of the validation data that it is measured on. Default: all.
 
         Raises:

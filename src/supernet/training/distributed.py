@@ -161,7 +161,7 @@ class DistributedSupernet:
         search that goes on in new processes would have those in its first step, and one that never stopped would not.
 
         Args:
-            loss: computes that of a batch.
+            loss: A function that computes the loss of a batch.
         """
         arranging = [wrapper for wrapper in self._wrappers() if not wrapper.find_unused_parameters]
         if self._fabric.world_size < 3 or not arranging:

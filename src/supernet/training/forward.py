@@ -30,9 +30,11 @@ class Forward:
     """Runs batches through a model: `loss_fn(model, batch)`, `forward_fn(model, X)`, or the model itself.
 
     Args:
-        model: whose `forward` says whether the parts of X are its arguments.
-        forward_fn: default: the model is called with X, or with its parts, by name in a dict, where only these fit.
-        loss_fn: takes the whole batch, which is X and y then.
+        model: The model whose `forward` says whether the parts of X are its arguments.
+        forward_fn: A function (model, X) -> output. Default: the model is called with X, or with its parts, by name in
+            a dict, where only these fit.
+        loss_fn: A function (model, batch) -> loss, or (loss, output, target), that takes the whole batch, which is X
+            and y then.
 
     Raises:
         TrainingError: both are given, or one cannot be called.
@@ -59,8 +61,8 @@ class Forward:
         """Return the output of X, or what `loss_fn` returned for a batch.
 
         Args:
-            model: something that is called as the model is.
-            X: from `split`.
+            model: Something that is called as the model is.
+            X: Inputs, as `split` returns them.
 
         Raises:
             DataError: the model's `forward` takes neither X nor its parts, or may take both and fails with X.
@@ -97,9 +99,9 @@ class Forward:
         other outputs are returned, unless somebody needs these.
 
         Args:
-            model, X: as `__call__` takes them.
-            trained: the outputs in training form.
-            needed_by: who needs those in eval form, for the error.
+            model, X: The same as `__call__` takes.
+            trained: The outputs in training form.
+            needed_by: Name of what needs those in eval form, for the error.
 
         Raises:
             TrainingError: `loss_fn` fails in it, and somebody needs what it does.

@@ -75,9 +75,9 @@ class Meter:
     """Means of the loss and the metrics over batches, weighted by their sizes.
 
     Args:
-        metrics: a function `(output, target) -> number or dict of numbers`, a torchmetrics `Metric` or
+        metrics: A function `(output, target) -> number or dict of numbers`, a torchmetrics `Metric` or
             `MetricCollection` (of which a copy is used), or None.
-        device: where torchmetrics keep their state.
+        device: Device on which torchmetrics keep their state.
     """
 
     def __init__(self, metrics: Metrics | None, device: torch.device) -> None:
@@ -106,8 +106,8 @@ class Meter:
         """Take in one batch; its inputs help to know how many samples it has.
 
         Args:
-            loss, output, target, X: of the batch.
-            counts: whether its samples are counted; those that stand in for a process without any are another's.
+            loss, output, target, X: Loss, output, targets and inputs of the batch.
+            counts: Whether its samples are counted; those that stand in for a process without any are another's.
         """
         if isinstance(output, Returned):
             check_judged(output, metrics=self._function if self._stateful is None else self._stateful)

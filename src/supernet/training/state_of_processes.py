@@ -27,9 +27,9 @@ def gather_states(processes: Processes, state: Mapping[str, Any], aside: Any) ->
     """Return what a checkpoint holds of each process's state; in other processes than the first one nothing.
 
     Args:
-        processes: all of which call it together.
-        state: of this process.
-        aside: of this process too, what is different in each: it is returned as it is, of all.
+        processes: The processes, all of which call it together.
+        state: State of this process.
+        aside: Part of this process's state that is different in each: it is returned as it is, of all.
     """
     nodes, root, tensors = encoded(dict(state), "state")
     content = json.dumps([nodes, root], ensure_ascii=False, separators=(",", ":"))

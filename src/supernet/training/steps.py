@@ -30,13 +30,13 @@ class OptimizerSteps:
     It alone calls `zero_grad`, `backward` and `step`, so that a batch that was skipped leaves no stale gradient.
 
     Args:
-        fabric: Of the processes.
+        fabric: The Fabric of the processes.
         distributed: The supernet whose weights and architecture parameters are trained.
-        accumulate: Batches a step.
+        accumulate: Number of batches in a step.
         finite_only: Whether a step is not taken where the norm of its gradient is NaN or infinite.
 
     Attributes:
-        passes: Backward passes so far.
+        passes: Number of backward passes so far.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class OptimizerSteps:
         """Take the optimizer's step, and return the norm of its gradient before clipping.
 
         Args:
-            optimizer: One whose gradients have been added.
+            optimizer: An optimizer whose gradients have been added.
             synced: Whether the last backward pass has averaged the weights' gradients over the processes.
         """
         clip, batches = self._pending.pop(optimizer)
@@ -233,7 +233,7 @@ class Steps:
         """Return the mean of a number, or of a tensor of one, over all processes; this waits for the device.
 
         Args:
-            number: of this process.
+            number: The number as this process has it.
             part: "train" or "valid" where it is a mean over samples of that part's batch: then the result is the mean
                 over the samples of all.
         """

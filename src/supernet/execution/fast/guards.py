@@ -182,8 +182,8 @@ class _Code:
     """The code that runs when modules are called: their forward, and what it calls in turn.
 
     Attributes:
-        attributes: the names of all attributes that it reads, of whatever.
-        found: what it reads outside of the modules.
+        attributes: Names of all attributes that it reads, of whatever.
+        found: Guards of what it reads outside of the modules.
 
     Raises:
         Unreadable: it reads something that cannot be compared later, or sets a global name.
