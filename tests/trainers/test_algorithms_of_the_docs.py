@@ -3,6 +3,7 @@
 import ast
 import math
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch.optim import SGD
 from torch.utils.data import TensorDataset
 
 from supernet import InputChoice, LayerChoice, SearchSpace
+from supernet.testing import check_trainer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "custom_trainer.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
@@ -141,3 +143,23 @@ def test_each_is_short():
                 lengths["relaxation" if getattr(node, "name", None) == relaxation else "all else"] += len(own)
         assert lengths["relaxation"] <= 15
         assert lengths["all else"] <= 20
+
+
+def searched(name, **options):
+    torch.manual_seed(0)
+    X, model = torch.randn(32, 4, generator=torch.Generator().manual_seed(0)), Planted()
+    return DOCS[name](
+        *(model, nn.functional.mse_loss, None, SGD(model.parameters(), 0.02), 2, TensorDataset(X, X)),
+        **{"batch_size": 4, "progress": False, "device": "cpu", **options},
+    )
+
+
+@pytest.mark.parametrize("name", ["GdasTrainer", "DrnasTrainer"])
+def test_they_hold_what_trainers_promise(name):
+    check_trainer(partial(searched, name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["GdasTrainer", "DrnasTrainer"])
+def test_they_run_one_path_in_two_processes(name):
+    check_trainer(partial(searched, name), processes=2)

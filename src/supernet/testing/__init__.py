@@ -5,7 +5,8 @@ and what was seen.
 """
 
 from supernet.testing.choices import check_choice
+from supernet.testing.relaxations import check_relaxation
 from supernet.testing.searchers import check_searcher
 from supernet.testing.trainers import check_trainer
 
-__all__ = ["check_choice", "check_searcher", "check_trainer"]
+__all__ = ["check_choice", "check_relaxation", "check_searcher", "check_trainer"]
