@@ -70,8 +70,8 @@ def _is_said(value: Any) -> bool:
     if isinstance(value, functools.partial):
         return all(map(_is_said, (value.func, *value.args, *value.keywords.values())))
     if isinstance(value, list | tuple):
-        return all(map(_is_said, value))
-    return is_plain(value) or hasattr(value, "__qualname__")
+        return len(value) <= 100 and all(map(_is_said, value))
+    return is_plain(value) or inspect.isroutine(value) or inspect.isclass(value)
 
 
 def whole_signature(cls: type, signature: Signature) -> Signature:
