@@ -155,11 +155,25 @@ def test_after_an_error_all_is_as_it_was_too():
 
 def test_a_frozen_backbone_keeps_its_statistics():
     supernet = trained()
+    evaluator = evaluator_of(supernet)
     supernet.model.norm.eval()
     supernet.model.norm.running_mean.fill_(5.0)
     architecture = {"op": "large", "skip": [0, 1]}
     network = freeze(supernet.model, architecture)
-    assert evaluator_of(supernet)(architecture)["loss"] == pytest.approx(evaluate(network, loss, None, VALID)["loss"])
+    assert evaluator(architecture)["loss"] == pytest.approx(evaluate(network, loss, None, VALID)["loss"])
+
+
+class Noise(nn.Module):
+    def forward(self, x):
+        return x + torch.randn_like(x)
+
+
+def test_what_draws_in_eval_form_draws_the_same_for_each_architecture_and_leaves_the_numbers_of_others_alone():
+    noise = LayerChoice({"one": Noise(), "two": Noise()}, label="noise")
+    evaluator = evaluator_of(Supernet(nn.Sequential(noise, nn.Linear(4, 3)).double()))
+    drawn = torch.get_rng_state()
+    assert evaluator({"noise": "one"}) == evaluator({"noise": "two"})
+    assert torch.equal(torch.get_rng_state(), drawn)
 
 
 def test_batches_of_other_forms_and_weights_of_samples_are_measured_by_functions_of_one_s_own():
