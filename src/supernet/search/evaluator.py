@@ -16,8 +16,9 @@ from supernet.data.batches import batch_size
 from supernet.errors import DataError
 from supernet.execution.recalibration import statistics_anew
 from supernet.execution.state import Forms, seeded
+from supernet.execution.supernet import Supernet
 from supernet.processes.messages import Processes
-from supernet.space import Architecture, SearchSpace
+from supernet.space import Architecture
 from supernet.training.metrics import Meter
 
 __all__ = ["Evaluator"]
@@ -35,16 +36,15 @@ class Evaluator(ABC):
     A subclass says which supernet it is, and on which data, by which loss and metrics it is measured.
 
     Args:
-        supernet: What runs an architecture.
-        space: The space of the architectures.
+        supernet: The supernet whose architectures are measured.
         processes: The processes that share the evaluations of many.
 
     Attributes:
         evaluations: What has been evaluated by `evaluate_many` since the weights last moved.
     """
 
-    def __init__(self, supernet: Any, space: SearchSpace, processes: Processes) -> None:
-        self.supernet, self.space, self.processes = supernet, space, processes
+    def __init__(self, supernet: Supernet, processes: Processes) -> None:
+        self.supernet, self.space, self.processes = supernet, supernet.space, processes
         self.evaluations: dict[str, dict[str, float]] = {}
 
     def __call__(self, architecture: Mapping[str, Any], *, num_batches: int | None = None) -> dict[str, float]:

@@ -108,7 +108,7 @@ class SupernetEvaluator(Evaluator):
         )
         self._train, self._valid = train.unsharded(shuffle=True), valid.unsharded(shuffle=False)
         self._weights = ""  # a digest of those that the evaluations are of
-        super().__init__(supernet, supernet.space, Processes(place if shared else Place(), TIMEOUT))
+        super().__init__(supernet, Processes(place if shared else Place(), TIMEOUT))
 
     def evaluate_many(
         self,

@@ -28,7 +28,7 @@ class TrainerEvaluator(Evaluator):
     """
 
     def __init__(self, trainer: SupernetTrainer) -> None:
-        super().__init__(trainer.supernet, trainer.space, trainer.processes)
+        super().__init__(trainer.supernet, trainer.processes)
         self._trainer = trainer
         self.forms, self.device, self.seed = trainer._forms, trainer.device, trainer.seed
 
