@@ -1,6 +1,7 @@
 """The rooms of the house: imports go downward only, and an algorithm lives in its own file."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,16 @@ def imported_rooms(path):
 def test_every_file_stands_in_a_room():
     rooms = {room(path) for path in SOURCE.rglob("*.py")} - {"__init__", "__main__"}
     assert rooms == set(RANK)
+
+
+def test_the_guide_for_contributors_shows_the_rooms_as_they_are():
+    guide = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    table = guide[guide.index("| room |") : guide.index("`benchmarks/` stands")]
+    first_column = [line.split("|")[1] for line in table.splitlines()[2:] if line]
+    shown = [name.removesuffix(".py").rstrip("/") for cell in first_column for name in re.findall(r"`(.*?)`", cell)]
+    assert sorted(shown) == sorted(RANK)
+    (order,) = re.findall(r"`(errors < .*)`", guide)
+    assert [set(re.findall(r"\w+", rank)) for rank in order.split(" < ")] == RANKS
 
 
 def test_imports_go_downward_only():
