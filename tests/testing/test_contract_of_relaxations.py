@@ -1,5 +1,6 @@
-"""Our relaxations, and those of the docs, hold what relaxations promise; one that breaks a promise is refused by it."""
+"""Our relaxations, and those of the docs, hold what each promises; one that breaks a promise is refused by it."""
 
+import random
 import re
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from supernet.execution import Selection
 from supernet.relaxations import DecisionDistribution, EnasController, Gates, Relaxation, Softmax
 from supernet.testing import check_relaxation
 
@@ -32,69 +34,169 @@ def test_each_relaxation_holds_what_relaxations_promise(kind):
     check_relaxation(OURS[kind])
 
 
-class DrawsAnywhere(Softmax):
-    """a relaxation draws from a generator of its own"""
+class WithoutParameters(Softmax):
+    """a relaxation has parameters to be trained"""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.requires_grad_(False)
+
+
+class WithAWeightTooMany(Softmax):
+    """plan(0.0) has for each choice what a supernet can run; but choice 'net.0.op' is given weights of shape (4,)"""
 
     def plan(self, progress):
-        return {label: torch.softmax(alpha + torch.rand(()), -1) for label, alpha in self.logits.items()}
+        return {label: torch.cat([p_K, p_K[:1]]) for label, p_K in super().plan(progress).items()}
 
 
-class SumsToMore(Softmax):
-    """the probabilities of all architectures sum to 1"""
+class LeavesOutAChoice(Softmax):
+    """plan(0.0) has for each choice what a supernet can run; but inner is left out"""
 
-    def log_prob(self, architecture):
-        return super().log_prob(architecture) + 0.1
-
-
-class DrawsWhenAsked(Softmax):
-    """probabilities, log_prob and derive change nothing"""
-
-    def derive(self):
-        torch.rand((), generator=self.generator)
-        return super().derive()
+    def plan(self, progress):
+        return {label: p_K for label, p_K in super().plan(progress).items() if label != "inner"}
 
 
-class TrainsByTheWeights(Softmax):
-    """a step of the weights has no gradient of the plan"""
+class BreaksAtTheEnd(Softmax):
+    """plan(1.0) has for each choice what a supernet can run; but the weights of net.0.op"""
+
+    def plan(self, progress):
+        return {label: p_K / torch.tensor(1.0 - progress) for label, p_K in super().plan(progress).items()}
+
+
+class TrainsInTheWeightsStep(Softmax):
+    """weights_plan(0.0) has no gradient"""
 
     def weights_plan(self, progress):
         return self.plan(progress)
 
 
-class TrainsNothing(Softmax):
-    """the gradient of log_prob reaches the parameters"""
+class WithAnotherGradient(Softmax):
+    """the gradient through plan(0.0) is that of finite differences"""
 
     def plan(self, progress):
-        return self.space.sample(self.generator)
+        return {label: p_K + (p_K - p_K.detach()) for label, p_K in super().plan(progress).items()}
+
+
+class WithAnInfiniteGradient(Softmax):
+    """the gradient through plan(0.0) is finite"""
+
+    def plan(self, progress):
+        return {label: p_K + (p_K - p_K.detach()).abs().sqrt() for label, p_K in super().plan(progress).items()}
+
+
+class DrawsFromGlobalNumbers(DecisionDistribution):
+    """plans are drawn from the relaxation's own generator; but torch has moved"""
+
+    def plan(self, progress):
+        return self.space.sample()
+
+
+class DrawsByChance(DecisionDistribution):
+    """two relaxations of one seed give the same plans"""
+
+    def plan(self, progress):
+        return self.space.sample(torch.Generator().manual_seed(random.SystemRandom().randrange(2**32)))
+
+
+class DrawsWhereItIsAsked(DecisionDistribution):
+    """probabilities(), log_prob() and derive() draw nothing; but state"""
+
+    def probabilities(self):
+        self.sample()
+        return super().probabilities()
+
+
+class KnowsSomeProbabilities(Softmax):
+    """probabilities() are of each choice one for each option; but they are of net.0.op alone"""
+
+    def probabilities(self):
+        return {"net.0.op": super().probabilities()["net.0.op"]}
+
+    def plan(self, progress):
+        return Softmax.probabilities(self)
+
+
+class WithProbabilitiesOfAnotherSum(Softmax):
+    """probabilities() of one option sum to 1"""
+
+    def probabilities(self):
+        return {label: p_K / 2 for label, p_K in super().probabilities().items()}
+
+
+class WithMoreThanAllProbability(Softmax):
+    """the probabilities of all architectures sum to 1; but they sum to 2"""
 
     def log_prob(self, architecture):
-        return 0 * super().log_prob(architecture) - torch.log(torch.tensor(float(self.space.size)))
+        return super().log_prob(architecture) + torch.tensor(2.0, dtype=torch.float64).log()
 
 
-class ForgetsItsDraws(DecisionDistribution):
-    """a state brings back what is drawn from there on"""
+class WithoutAGradientOfProbabilities(Softmax):
+    """log_prob() is differentiable in the parameters"""
+
+    def log_prob(self, architecture):
+        return super().log_prob(architecture).detach()
+
+
+class DerivesTheLeastProbable(Softmax):
+    """derive() is of a single choice the decision of the largest log_prob"""
+
+    def derive(self):
+        return min(self.space.enumerate(), key=lambda architecture: float(self.log_prob(architecture).detach()))
+
+
+class ForgetsItsGenerator(DecisionDistribution):
+    """a relaxation that has loaded the state of another gives the same plans from then on"""
 
     def set_extra_state(self, state):
         pass
 
 
-class NamesTooFew(Softmax):
-    """each option has a probability"""
+class ForgetsWhatItHasDrawn(Gates):
+    """a relaxation that has loaded the state of another gives the same plans from then on"""
 
-    def probabilities(self):
-        return {label: p_K[:-1] for label, p_K in super().probabilities().items()}
+    def set_extra_state(self, state):
+        super().set_extra_state({**state, "drawn": {}})
 
 
-@pytest.mark.parametrize(
-    "faulty",
-    [
-        *(DrawsAnywhere, SumsToMore, DrawsWhenAsked, TrainsByTheWeights, TrainsNothing, ForgetsItsDraws),
-        NamesTooFew,
-    ],
-)
-def test_a_broken_promise_is_named(faulty):
-    with pytest.raises(AssertionError, match=re.escape(faulty.__doc__)):
-        check_relaxation(faulty)
+class SavesWhatCannotBe(Softmax):
+    """a checkpoint can hold what state_dict() returns"""
+
+    def get_extra_state(self):
+        return {**super().get_extra_state(), "plan": self.plan}
+
+
+class SelectsNothingOfTheSpace(Softmax):
+    """plan(0.0) has for each choice what a supernet can run; but choice 'net.0.op' is to run 2 options by 1 weights"""
+
+    def plan(self, progress):
+        return {label: Selection((0, 1), p_K[:1]) for label, p_K in super().plan(progress).items()}
+
+
+class TrainsNothing(Softmax):
+    """log_prob() is differentiable in the parameters"""
+
+    def plan(self, progress):
+        return self.space.sample(self.generator)
+
+    def log_prob(self, architecture):
+        return -torch.log(torch.tensor(float(self.space.size), dtype=torch.float64))
+
+
+class IsNotTrainedThroughItsPlan(Softmax):
+    """the gradient of plan reaches the parameters"""
+
+    def plan(self, progress):
+        torch.rand((), generator=self.generator)  # so that finite differences are not asked for
+        return {k: p_K.detach().requires_grad_(torch.is_grad_enabled()) for k, p_K in super().plan(progress).items()}
+
+
+FAULTY = [kind for kind in globals().values() if isinstance(kind, type) and issubclass(kind, nn.Module)]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FAULTY if kind not in (*OURS.values(), Relaxation, EnasController)])
+def test_a_relaxation_that_breaks_a_promise_is_refused_by_that_promise(kind):
+    with pytest.raises(AssertionError, match=re.escape(kind.__doc__)):
+        check_relaxation(kind)
 
 
 def test_what_is_no_relaxation_is_refused():

@@ -1,17 +1,21 @@
 """What a relaxation promises."""
 
+# K options of a choice
+
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from supernet.errors import SupernetError, TrainingError
 from supernet.execution import Supernet
-from supernet.execution.selection import selection_of
+from supernet.execution.selection import Selection, check_entry
+from supernet.files.encoding import check_can_be_saved
 from supernet.nn import InputChoice, LayerChoice
 from supernet.relaxations import Relaxation
 from supernet.space import SearchSpace
@@ -19,42 +23,50 @@ from supernet.testing.comparing import differences, flat, in_words, promised, ra
 
 __all__ = ["check_relaxation"]
 
-Make = Callable[..., Relaxation]
+PROGRESS = (0.0, 0.5, 1.0)
+MOST = 10_000  # architectures that are enumerated
+
+Make = Callable[[SearchSpace], Relaxation]
 
 
-def check_relaxation(make: Make) -> None:
-    """Check that a relaxation holds what trainers rely on, over a small space with choices of each kind.
+def check_relaxation(make: Make, space: SearchSpace | None = None) -> None:
+    """Check that a relaxation holds what trainers, records and costs rely on, whatever its parameters are.
 
-    - A supernet runs what `plan` and `weights_plan` return, from the beginning of a search to its end.
-    - What `weights_plan` returns has no gradient; that of `plan`, or of `log_prob`, reaches the parameters.
-    - The probabilities of all architectures sum to 1, and `derive` returns an architecture of the space.
-    - `probabilities`, `log_prob` and `derive` draw nothing, and change nothing.
-    - What is drawn depends on the seed alone, and moves no global random numbers.
-    - `state_dict()` brings all back, so that the same is drawn from there on.
+    - It has parameters to be trained.
+    - A plan has, for each choice, what a supernet can run, at any progress from 0 to 1, and it runs it; the weights'
+      plan has no gradient. A gradient of the plan, or else of `log_prob`, reaches the parameters; it is finite, and
+      where plans draw nothing it is that of finite differences.
+    - Two of one seed give the same plans. They draw from the relaxation's own generator, not from global numbers.
+    - `probabilities` are of each choice one number from 0 to 1 for each option, which sum to 1 where one is chosen; or
+      there are none, where a decision depends on others. These, `log_prob` and `derive` draw nothing.
+    - The probabilities of all architectures sum to 1, and so the gradient of that sum is 0.
+    - `derive` is of a single choice the decision of the largest `log_prob`.
+    - Its `state_dict`, which a checkpoint can hold, loaded into another lets that give the same plans from then on.
 
     Args:
-        make: A `Relaxation` class, or what a trainer calls as one: `(space, seed=..., dtype=..., device=...)`.
+        make: Returns a new relaxation of a space, each time with the same seed.
+        space: The space of its architectures, of 10,000 at most. Default: one of 36, with a choice inside a candidate.
 
     Raises:
         AssertionError: A promise is not held; says which, and what was seen.
 
-    >>> from supernet.relaxations import Gates
-    >>> check_relaxation(Gates)
+    >>> from supernet.relaxations import Softmax
+    >>> check_relaxation(Softmax)
     """
-    torch.manual_seed(0)
-    model = _Model()
-    space = SearchSpace(model)
-    relaxation = _made(make, space)
-    before = random_numbers()
-    _check_readings(relaxation)
-    plans = _plans(relaxation)
-    moved = differences(before, random_numbers())
-    promised("a relaxation draws from a generator of its own", not moved, f"{in_words(moved)} has moved")
-    torch.manual_seed(1)
-    changed = differences(plans, _plans(_made(make, space)))
-    promised("the same seed gives the same plans", not changed, f"{in_words(changed)} differs")
-    _check_state(make, space, relaxation)
-    _check_runs(relaxation, Supernet(model))
+    space = SearchSpace(_Model()) if space is None else space
+    relaxation = make(space)
+    promised("a trainer makes a Relaxation", isinstance(relaxation, Relaxation), f"it is {relaxation!r:.80}")
+    parameters = [p for p in relaxation.parameters() if p.requires_grad]
+    promised("a relaxation has parameters to be trained", parameters, "there are none that require a gradient")
+    for seed in range(3):
+        _check_plans(_made(make, space, seed), space)
+        _check_probabilities(_made(make, space, seed), space)
+        _check_sum(_made(make, space, seed), space)
+        _check_same_plans(make, space, seed)
+        _check_state(make, space, seed)
+        for one in single_spaces():
+            _check_derive(make, one, seed)
+    _check_runs(make)
 
 
 class _Model(nn.Module):
@@ -73,68 +85,212 @@ class _Model(nn.Module):
         return y + self.some([x, y])
 
 
-def _made(make: Make, space: SearchSpace) -> Relaxation:
-    relaxation = make(space, seed=3, dtype=torch.float32, device=torch.device("cpu"))
-    promised("a trainer makes a Relaxation", isinstance(relaxation, Relaxation), f"it is {relaxation!r:.80}")
+def single_spaces() -> list[SearchSpace]:
+    """Return spaces of a single choice each."""
+    layer = LayerChoice([nn.Identity(), nn.ReLU(), nn.Tanh()], label="layer")
+    inputs = [InputChoice(4, n, label="inputs") for n in (1, 2, None)]
+    return [SearchSpace(nn.Sequential(choice)) for choice in (layer, *inputs)]
+
+
+def _made(make: Make, space: SearchSpace, seed: int) -> Relaxation:
+    """Return a relaxation in float64 with some parameters that are far from where a search begins."""
+    relaxation = make(space).double()
+    _move(relaxation, seed)
     return relaxation
 
 
-def _plans(relaxation: Relaxation) -> dict[str, str]:
-    """Return what is drawn in some steps, and what is there after them."""
-    plans = []
-    for progress in (0.0, 0.5, 1.0):
+def _move(relaxation: Relaxation, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in relaxation.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64))
+
+
+def _tensors(plan: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    for label, entry in plan.items():
+        weights = entry.weights if isinstance(entry, Selection) else entry
+        if isinstance(weights, torch.Tensor):
+            yield label, weights
+
+
+def _check_plans(relaxation: Relaxation, space: SearchSpace) -> None:
+    before = random_numbers()
+    for progress in PROGRESS:
         relaxation.begin_step()
-        plans += [relaxation.plan(progress), relaxation.weights_plan(progress), relaxation.warmup_plan(progress)]
-    return flat([plans, relaxation])
+        generator = flat(relaxation.generator)
+        for name in ("plan", "weights_plan", "warmup_plan"):
+            plan = getattr(relaxation, name)(progress)
+            _check_plan(plan, space, f"{name}({progress})")
+            trained = [label for label, weights in _tensors(plan) if weights.requires_grad and name != "plan"]
+            promised(f"{name}({progress}) has no gradient", not trained, f"that of {in_words(trained)} has one")
+        _check_gradient(relaxation, progress, draws=flat(relaxation.generator) != generator)
+    drawn = differences(before, random_numbers())
+    promised("plans are drawn from the relaxation's own generator", not drawn, f"{in_words(drawn)} has moved")
 
 
-def _check_readings(relaxation: Relaxation) -> None:
-    """Check what is asked for at any time."""
-    space, before = relaxation.space, flat(relaxation)
-    for label, p_K in relaxation.probabilities().items():
-        count = len(space[label].options)
-        promised("each option has a probability", len(p_K) == count, f"{label!r} has {len(p_K)} for {count} options")
-        promised("a probability is from 0 to 1", bool(((p_K >= 0) & (p_K <= 1)).all()), f"{label!r} has {p_K.tolist()}")
-    total = sum(math.exp(relaxation.log_prob(architecture).detach()) for architecture in space.enumerate())
-    promised("the probabilities of all architectures sum to 1", abs(total - 1) < 1e-4, f"they sum to {total:.6f}")
+def _check_plan(plan: Mapping[str, Any], space: SearchSpace, name: str) -> None:
+    promise = f"{name} has for each choice what a supernet can run"
+    for label, entry in plan.items():
+        promised(promise, label in space, f"there is no choice {label!r}")
+        try:
+            check_entry(space[label], entry)
+        except SupernetError as error:
+            raise AssertionError(f"{promise}; but {error}") from error
+    bad = [label for label, weights in _tensors(plan) if not torch.isfinite(weights).all()]
+    promised(promise, not bad, f"the weights of {in_words(bad)} are not finite")
+    missing: list[str] = []
+
+    def decide(label: str) -> Any:
+        if label not in plan:
+            missing.append(label)
+        first = next(iter(space[label]))
+        entry = plan.get(label, first)
+        return first if isinstance(entry, torch.Tensor | Selection) else space[label].normalized(entry)
+
+    space.follow(decide)
+    promised(promise, not missing, f"{in_words(missing)} is left out")
+
+
+def _check_gradient(relaxation: Relaxation, progress: float, *, draws: bool) -> None:
+    def total() -> torch.Tensor:
+        weights = [weights for _, weights in _tensors(relaxation.plan(progress))]
+        sums = [(w * torch.arange(1, len(w) + 1).to(w) ** (i + 1)).sum() for i, w in enumerate(weights)]
+        return torch.stack(sums).sum() if sums else torch.zeros(())
+
+    parameters = [p for p in relaxation.parameters() if p.requires_grad]
+    value = total()
+    if not value.requires_grad:  # an architecture, which is trained by log_prob
+        return
+    gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+    found = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
+    finite = all(torch.isfinite(g).all() for g in found)
+    promised(f"the gradient through plan({progress}) is finite", finite, lambda: f"it is {found}")
+    if draws:
+        return
+    with torch.no_grad():
+        for p, gradient in zip(parameters, found, strict=True):
+            flat_p, flat_g, eps = p.view(-1), gradient.reshape(-1), 1e-6
+            for k in range(len(flat_p)):
+                here = flat_p[k].item()
+                sides = []
+                for side in (here + eps, here - eps):
+                    flat_p[k] = side
+                    sides.append(float(total().detach()))
+                flat_p[k] = here
+                slope = (sides[0] - sides[1]) / (2 * eps)
+                promised(
+                    f"the gradient through plan({progress}) is that of finite differences",
+                    math.isclose(slope, float(flat_g[k]), rel_tol=1e-5, abs_tol=1e-6),
+                    f"one is {float(flat_g[k])}, the other {slope}",
+                )
+
+
+def _check_probabilities(relaxation: Relaxation, space: SearchSpace) -> None:
+    before = {**random_numbers(), **flat(relaxation.state_dict(), "state")}
+    probabilities = {label: p_K.detach() for label, p_K in relaxation.probabilities().items()}
     derived = relaxation.derive()
-    promised("derive returns an architecture", derived == space.canonical(derived), f"it returns {derived}")
-    changed = differences(before, flat(relaxation))
-    promised("probabilities, log_prob and derive change nothing", not changed, f"{in_words(changed)} has changed")
+    relaxation.log_prob(derived)
+    drawn = differences(before, {**random_numbers(), **flat(relaxation.state_dict(), "state")})
+    promised("probabilities(), log_prob() and derive() draw nothing", not drawn, f"{in_words(drawn)} has moved")
+    promise = "probabilities() are of each choice one for each option"
+    covered = not probabilities or probabilities.keys() == space.keys()
+    promised(promise, covered, lambda: f"they are of {', '.join(probabilities)} alone")
+    for label, p_K in probabilities.items():
+        shape = len(space[label].options)
+        promised(promise, tuple(p_K.shape) == (shape,), f"those of {label!r} are of shape {tuple(p_K.shape)}")
+        fine = bool(((p_K >= -1e-9) & (p_K <= 1 + 1e-9)).all())
+        promised("probabilities() are numbers from 0 to 1", fine, f"one of {p_K.tolist()} is not")
+        if not space[label].is_set:
+            one = math.isclose(float(p_K.sum()), 1.0, abs_tol=1e-6)
+            promised("probabilities() of one option sum to 1", one, f"those of {label!r} sum to {float(p_K.sum())}")
+    try:
+        canonical = space.canonical(derived)
+    except SupernetError as error:
+        raise AssertionError(f"derive() returns an architecture of the space; but {error}") from error
+    promised("derive() returns what the space writes", derived == canonical, f"{derived} is written {canonical}")
 
 
-def _check_state(make: Make, space: SearchSpace, relaxation: Relaxation) -> None:
-    state = copy.deepcopy(relaxation.state_dict())
-    expected = _plans(relaxation)
-    other = make(space, seed=4, dtype=torch.float32, device=torch.device("cpu"))
-    other.load_state_dict(state)
-    changed = differences(expected, _plans(other))
-    promised("a state brings back what is drawn from there on", not changed, f"{in_words(changed)} differs")
+def _check_sum(relaxation: Relaxation, space: SearchSpace) -> None:
+    if space.size > MOST:
+        raise ValueError(f"the space has {space.size:,} architectures, and at most {MOST:,} are enumerated")
+    total = torch.stack([relaxation.log_prob(architecture) for architecture in space.enumerate()]).exp().sum()
+    value = float(total.detach())
+    near = math.isclose(value, 1.0, abs_tol=1e-6)
+    promised("the probabilities of all architectures sum to 1", near, f"they sum to {value}")
+    promised("log_prob() is differentiable in the parameters", total.requires_grad, "it has no gradient")
+    parameters = [p for p in relaxation.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    largest = max((float(g.abs().max()) for g in gradients if g is not None), default=0.0)
+    promise = "the gradient of the sum of all architectures' probabilities is 0"
+    promised(promise, largest < 1e-6, f"one of its numbers is {largest}")
 
 
-def _check_runs(relaxation: Relaxation, supernet: Supernet) -> None:
-    x, parameters = torch.ones(2, 3), list(relaxation.parameters())
-    for progress in (0.0, 0.5, 1.0):
+def _check_runs(make: Make) -> None:
+    """Let a supernet run some plans, and see that a gradient reaches the parameters."""
+    model = _Model()
+    relaxation, supernet = make(SearchSpace(model)), Supernet(model)
+    _move(relaxation, 0)
+    x, parameters = torch.linspace(-1, 1, 6).reshape(2, 3), list(relaxation.parameters())
+    for progress in PROGRESS:
         relaxation.begin_step()
-        for plan in (relaxation.weights_plan(progress), relaxation.warmup_plan(progress)):
-            trained = [label for label, entry in plan.items() if _has_gradient(entry)]
-            promised("a step of the weights has no gradient of the plan", not trained, f"{in_words(trained)} has one")
-            _check_finite(supernet(x, plan))
-        plan = relaxation.plan(progress)
-        output = supernet(x, plan)
-        _check_finite(output)
-        is_policy = not any(map(_has_gradient, plan.values()))
-        loss = relaxation.log_prob(plan) if is_policy else output.square().sum()
+        plans = [relaxation.weights_plan(progress), relaxation.warmup_plan(progress), relaxation.plan(progress)]
+        for plan in plans:
+            output = supernet(x, plan)
+            finite = bool(torch.isfinite(output).all())
+            promised("a supernet runs the plan", finite, f"it gives {output.tolist()}")
+        is_policy = not any(weights.requires_grad for _, weights in _tensors(plans[-1]))
+        loss = relaxation.log_prob(plans[-1]) if is_policy else output.square().sum()
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         what = "log_prob" if is_policy else "plan"
         reached = any(gradient is not None and bool(gradient.any()) for gradient in found)
         promised(f"the gradient of {what} reaches the parameters", reached, f"none does at progress {progress}")
 
 
-def _has_gradient(entry: Any) -> bool:
-    weights = selection_of(entry).weights
-    return weights is not None and weights.requires_grad
+def _check_derive(make: Make, space: SearchSpace, seed: int) -> None:
+    try:
+        relaxation = _made(make, space, seed)
+    except SupernetError:  # it knows no choices of this kind
+        return
+    values = {str(one): float(relaxation.log_prob(one).detach()) for one in space.enumerate()}
+    derived, best = str(relaxation.derive()), max(values, key=values.__getitem__)
+    promised(
+        "derive() is of a single choice the decision of the largest log_prob",
+        values.get(derived, -math.inf) >= values[best] - 1e-9,
+        lambda: f"it is {derived}, and {best} is more probable",
+    )
 
 
-def _check_finite(output: torch.Tensor) -> None:
-    promised("a supernet runs the plan", bool(torch.isfinite(output).all()), f"it gives {output.tolist()}")
+def _some_plans(relaxation: Relaxation) -> list[dict[str, str]]:
+    plans = []
+    for progress in (*PROGRESS, *PROGRESS):
+        relaxation.begin_step()
+        plans += [flat(relaxation.plan(progress), "plan"), flat(relaxation.weights_plan(progress), "weights_plan")]
+    return plans
+
+
+def _check_same_plans(make: Make, space: SearchSpace, seed: int) -> None:
+    first, second = _some_plans(_made(make, space, seed)), _some_plans(_made(make, space, seed))
+    for a, b in zip(first, second, strict=True):
+        differing = differences(a, b)
+        promised("two relaxations of one seed give the same plans", not differing, f"{in_words(differing)} differ")
+
+
+def _check_state(make: Make, space: SearchSpace, seed: int) -> None:
+    relaxation, other = _made(make, space, seed), _made(make, space, seed + 100)
+    _some_plans(relaxation)
+    state = copy.deepcopy(relaxation.state_dict())
+    try:
+        check_can_be_saved(state, "state")
+    except TrainingError as error:
+        raise AssertionError(f"a checkpoint can hold what state_dict() returns; but {error}") from error
+    other.load_state_dict(state)
+    promise = "a relaxation that has loaded the state of another gives the same plans from then on"
+    for a, b in zip(_without_begin(relaxation), _without_begin(other), strict=True):
+        differing = differences(a, b)
+        promised(promise, not differing, f"{in_words(differing)} differ")
+    promised(promise, relaxation.derive() == other.derive(), "derive() differs")
+
+
+def _without_begin(relaxation: Relaxation) -> list[dict[str, str]]:
+    """Return plans, the first of a step that has begun before."""
+    return [flat(relaxation.plan(0.5), "plan"), *_some_plans(relaxation)]
