@@ -75,7 +75,7 @@ class Processes:
         self._timeout = timeout
         self._watch: Watch | None = None
         self._waits_for: str | None = None
-        self._alone: str | None = None
+        self._first_only_for: str | None = None
         self._is_leaving = self._has_lost_others = self._is_undisturbed = False
         self._steps = self._steps_left = 1  # from one message to the next; until the next
         self._spoke_at = time.perf_counter()
@@ -270,10 +270,10 @@ class Processes:
 
     @contextmanager
     def _waiting(self, what: str) -> Iterator[None]:
-        if self._alone is not None:
+        if self._first_only_for is not None:
             raise TrainingError(
-                f"{self._alone} runs in the first process only, but what it calls takes all of them ({what}); do that "
-                "after fit(), in all processes"
+                f"{self._first_only_for} runs in the first process only, but what it calls takes all of them ({what}); "
+                "do that after fit(), in all processes"
             )
         self._waits_for = what
         try:
@@ -303,16 +303,16 @@ class Processes:
                 noticed.signal = None
 
     @contextmanager
-    def in_one_alone(self, what: str) -> Iterator[None]:
+    def first_process_only(self, what: str) -> Iterator[None]:
         """Refuse messages in this context, which other processes do not come to."""
         if self.count == 1:
             yield
             return
-        self._alone = what
+        self._first_only_for = what
         try:
             yield
         finally:
-            self._alone = None
+            self._first_only_for = None
 
     @contextmanager
     def watched(self, where: Callable[[], str]) -> Iterator[None]:

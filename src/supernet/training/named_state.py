@@ -51,7 +51,7 @@ class NamedState:
     """The state that a trainer names, and what it may have forgotten to name.
 
     A trainer of somebody else that does not override `stateful`, as those written before there was one, has its
-    attributes scanned: see `is_kept`. So has one of ours for what is set on it from outside.
+    attributes scanned: see `can_be_scanned`. So has one of ours for what is set on it from outside.
 
     Args:
         trainer: The trainer whose state it is.
@@ -96,20 +96,20 @@ class NamedState:
         made = [name for name in scanned if name not in (self._before_fit or ())]
         return {"named": tree, "scanned": _for_saving(scanned, memo), "made_in_training": made}
 
-    def load(self, tree: Mapping[str, Any], held: Any, read: Any, source: Any) -> None:
+    def load(self, tree: Mapping[str, Any], own: Any, saved: Any, source: Any) -> None:
         """Bring the trainer's state back.
 
         Args:
             tree: The tree as `to_tree` returned it, read again.
-            held: Objects that the loop itself has loaded, in containers.
-            read: What was read for these objects, which `tree` may contain too.
+            own: Objects that the loop itself has loaded, in containers.
+            saved: What was read for these objects, which `tree` may contain too.
             source: The file, for messages.
 
         Raises:
             TrainingError: the trainer cannot take it; names what.
         """
         trainer, named = self._trainer, self._named()
-        restoration, here, wanted = self._paired(tree, held, read, source)
+        restoration, here, wanted = self._paired(tree, own, saved, source)
         for name in [name for name in self._scanned(named) if name not in here]:
             delattr(trainer, name)  # training made it, after the checkpoint
         for name, value in wanted.items():
@@ -123,19 +123,19 @@ class NamedState:
                 )
             setattr(trainer, name, result)
 
-    def check(self, tree: Mapping[str, Any], held: Any, read: Any, source: Any) -> None:
+    def check(self, tree: Mapping[str, Any], own: Any, saved: Any, source: Any) -> None:
         """Look whether `load` can take these, as far as that can be known; the trainer stays as it is.
 
         Raises:
             TrainingError: it cannot; names what.
             FileFormatError: something is lacking.
         """
-        restoration, _, wanted = self._paired(tree, held, read, source)
+        restoration, _, wanted = self._paired(tree, own, saved, source)
         for name, value in wanted.items():
             restoration.check(name, value)
 
     def _paired(
-        self, tree: Mapping[str, Any], held: Any, read: Any, source: Any
+        self, tree: Mapping[str, Any], own: Any, saved: Any, source: Any
     ) -> tuple[_Restoration, dict[str, Any], dict[str, Any]]:
         """Return what restores, and by name what is here and what is to be."""
         named, tree = self._named(), {**tree, "named": self._trainer.upgraded_state(tree["named"])}
@@ -147,34 +147,34 @@ class NamedState:
                 raise FileFormatError(f"{source} has no state of {name}, which the constructor makes")
             del scanned[name]  # training made it, after the checkpoint
         made = {name for name in tree["made_in_training"] if name not in scanned}
-        kept = {n: v for n, v in tree["scanned"].items() if n in scanned or n in made}
-        wanted, here = {**tree["named"], **kept}, {**named, **scanned}
+        known = {n: v for n, v in tree["scanned"].items() if n in scanned or n in made}
+        wanted, here = {**tree["named"], **known}, {**named, **scanned}
         restoration = _Restoration(source)
-        restoration.pair(held, read)
+        restoration.pair(own, saved)
         restoration.take_as_done()
         restoration.pair(here, wanted)
         return restoration, here, wanted
 
-    def check_version_1(self, kept: Mapping[str, Any], made: list[str], source: Any) -> None:
+    def check_version_1(self, saved: Mapping[str, Any], made: list[str], source: Any) -> None:
         """Look whether `load_version_1` can take these, as far as that can be known; the trainer stays as it is."""
-        named, kept = self._named(), self._trainer.upgraded_state(kept)
+        named, saved = self._named(), self._trainer.upgraded_state(saved)
         for name in {**named, **self._scanned(named)}:
-            if name not in kept and name in (self._before_fit or ()):
+            if name not in saved and name in (self._before_fit or ()):
                 raise FileFormatError(f"{source} has no state of {name}, which this trainer has")
         for name in set(made) - vars(self._trainer).keys():
-            _check_plain(name, kept[name], source)
+            _check_is_no_object(name, saved[name], source)
 
-    def load_version_1(self, kept: Mapping[str, Any], made: list[str]) -> None:
+    def load_version_1(self, saved: Mapping[str, Any], made: list[str]) -> None:
         """Bring back what a checkpoint of version 1 holds: attributes by name, whether they are named now or not."""
         trainer, named = self._trainer, self._named()
-        kept = trainer.upgraded_state(kept)
+        saved = trainer.upgraded_state(saved)
         for name, value in {**named, **self._scanned(named)}.items():
-            if name in kept or name in (self._before_fit or ()):
-                setattr(trainer, name, _brought_back(value, kept[name]))
+            if name in saved or name in (self._before_fit or ()):
+                setattr(trainer, name, _brought_back(value, saved[name]))
             else:  # training made it, after the checkpoint
                 delattr(trainer, name)
         for name in set(made) - vars(trainer).keys():
-            setattr(trainer, name, kept[name])
+            setattr(trainer, name, saved[name])
 
     def values(self) -> dict[str, Any]:
         """Return name -> what is named and what is scanned, as it is now."""
@@ -185,7 +185,7 @@ class NamedState:
         """Return a digest of all that a checkpoint holds of what is named and what is scanned."""
         return digest_of(_for_saving(self.values(), {}))
 
-    def plain(self) -> dict[str, Any]:
+    def unnoted_options(self) -> dict[str, Any]:
         """Return the attributes that are numbers and texts, which may be options that were not noted."""
         return {n: v for n, v in self._others().items() if isinstance(v, bool | int | float | str)}
 
@@ -226,7 +226,7 @@ class NamedState:
             return {}
         cls = type(self._trainer)
         left_out = {*named, *self._refused, *(_own_arguments(cls) if _is_ours(cls) else ())}
-        return {name: v for name, v in self._others().items() if name not in left_out and is_kept(v)}
+        return {name: v for name, v in self._others().items() if name not in left_out and can_be_scanned(v)}
 
     def _check(self, named: Mapping[str, Any], tree: Any) -> None:
         """Raise `TrainingError` unless what is named can be saved and brought back."""
@@ -308,14 +308,14 @@ class NamedState:
             )
 
 
-def is_kept(value: Any) -> bool:
+def can_be_scanned(value: Any) -> bool:
     """Say whether an attribute that is not named is kept nevertheless, as it was before there was `stateful`."""
     if value is None or isinstance(value, bool | int | float | str | torch.Tensor | torch.Generator):
         return True
     if isinstance(value, list | tuple):
-        return all(is_kept(item) for item in value)
+        return all(can_be_scanned(item) for item in value)
     if isinstance(value, Mapping):
-        return all(isinstance(key, str | int) and is_kept(item) for key, item in value.items())
+        return all(isinstance(key, str | int) and can_be_scanned(item) for key, item in value.items())
     return _has_state_dict(value)
 
 
@@ -331,10 +331,10 @@ def load_optimizer(optimizer: Any, state: Mapping[str, Any]) -> None:
     """Load the state, each tensor in its parameter's memory format: kernels sum in the order of memory."""
     optimizer.load_state_dict(state)
     inner = getattr(optimizer, "optimizer", optimizer)  # Fabric's wrapper has the optimizer inside
-    for parameter, kept in inner.state.items():
-        for name, value in kept.items():
+    for parameter, own_state in inner.state.items():
+        for name, value in own_state.items():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                kept[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+                own_state[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def _is_ours(cls: type) -> bool:
@@ -362,8 +362,9 @@ def _outside() -> int:
 
 def _holds(trainer: Any, name: str, value: Any) -> bool:
     """Say whether the trainer's attribute of that name holds the value."""
-    held = getattr(trainer, name, _MISSING)
-    return held is value or (type(held) is type(value) and isinstance(value, int | float | str) and held == value)
+    present = getattr(trainer, name, _MISSING)
+    is_scalar = type(present) is type(value) and isinstance(value, int | float | str)
+    return present is value or (is_scalar and present == value)
 
 
 # --- kinds of values ---------------------------------------------------------------------------------------
@@ -494,131 +495,131 @@ class _Restoration:
     def __init__(self, source: Any) -> None:
         self._source = source
         self._here: dict[int, Any] = {}  # id of what was read -> the object that is to become it
-        self._taken: set[int] = set()  # objects here, each of which becomes one thing alone
+        self._matched: set[int] = set()  # objects here, each of which becomes one thing alone
         self._memory: Counter[int] = Counter()  # of tensors here -> how many stand in it
         self._done: dict[int, Any] = {}  # id of what was read -> what stands for it here
 
-    def pair(self, here: Any, read: Any) -> None:
+    def pair(self, here: Any, saved: Any) -> None:
         """Find for each object that was read the one that is to become it."""
-        is_object = isinstance(read, StateDict) and _has_state_dict(here)
-        if id(read) in self._here or not (is_object or type(here) is type(read)):
+        is_object = isinstance(saved, StateDict) and _has_state_dict(here)
+        if id(saved) in self._here or not (is_object or type(here) is type(saved)):
             return
-        if is_object or _changes_in_place(read):
-            if id(here) in self._taken:
+        if is_object or _changes_in_place(saved):
+            if id(here) in self._matched:
                 return
-            self._here[id(read)] = here
-            self._taken.add(id(here))
+            self._here[id(saved)] = here
+            self._matched.add(id(here))
             if isinstance(here, torch.Tensor):
                 self._memory[_memory_of(here)] += 1
         if is_object:
             return
-        if type(read) in _DICTS:
-            for key, part in read.items():
+        if type(saved) in _DICTS:
+            for key, part in saved.items():
                 key = self._here.get(id(key), key)
                 if key in here:
                     self.pair(here[key], part)
         else:
-            for part_here, part in zip(_parts(here), _parts(read), strict=False):
+            for part_here, part in zip(_parts(here), _parts(saved), strict=False):
                 self.pair(part_here, part)
 
     def take_as_done(self) -> None:
         """Leave all that has been paired as it is."""
         self._done |= self._here
 
-    def check(self, name: str, read: Any) -> None:
+    def check(self, name: str, saved: Any) -> None:
         """Raise if an object's state was read, and the object is not here."""
-        for value in _objects(read):
+        for value in _objects(saved):
             if isinstance(value, StateDict) and id(value) not in self._here:
                 raise TrainingError(
                     f"{self._source} has the state of a {value.kind} in {name!r}, which this trainer makes only while "
                     "it trains; make it in the constructor, where it can be brought back"
                 )
 
-    def result(self, read: Any) -> Any:
+    def result(self, saved: Any) -> Any:
         """Return what stands for it here: the object that has become it, or where there is none what was read."""
-        if id(read) in self._done:
-            return self._done[id(read)]
-        here = self._here.get(id(read), read)
-        if isinstance(read, StateDict):
-            self._load(here, read)
-        elif type(read) is frozenset:
-            here = frozenset(map(self.result, read))
-        elif type(read) is set:
-            items = list(map(self.result, read))
+        if id(saved) in self._done:
+            return self._done[id(saved)]
+        here = self._here.get(id(saved), saved)
+        if isinstance(saved, StateDict):
+            self._load(here, saved)
+        elif type(saved) is frozenset:
+            here = frozenset(map(self.result, saved))
+        elif type(saved) is set:
+            items = list(map(self.result, saved))
             here.clear()
             here.update(items)
-        elif _is_tuple(read):
-            here = tuple.__new__(type(read), map(self.result, read))
-        elif type(read) is deque and here.maxlen != read.maxlen:
-            here = deque(map(self.result, read), read.maxlen)
-        elif type(read) is np.random.Generator:
-            bits = self.result(read.bit_generator)
+        elif _is_tuple(saved):
+            here = tuple.__new__(type(saved), map(self.result, saved))
+        elif type(saved) is deque and here.maxlen != saved.maxlen:
+            here = deque(map(self.result, saved), saved.maxlen)
+        elif type(saved) is np.random.Generator:
+            bits = self.result(saved.bit_generator)
             here = here if here.bit_generator is bits else np.random.Generator(bits)
-        elif type(read) in (list, deque, *_DICTS) or _is_dataclass(read):
-            keys = list(map(self.result, read)) if type(read) in _DICTS else []
-            _fill(here, list(map(self.result, _parts(read))), keys)
-            if type(read) is defaultdict:
-                here.default_factory = read.default_factory
-        elif here is not read and not self._becomes(here, read):
-            here = read
-        self._done[id(read)] = here
+        elif type(saved) in (list, deque, *_DICTS) or _is_dataclass(saved):
+            keys = list(map(self.result, saved)) if type(saved) in _DICTS else []
+            _fill(here, list(map(self.result, _parts(saved))), keys)
+            if type(saved) is defaultdict:
+                here.default_factory = saved.default_factory
+        elif here is not saved and not self._becomes(here, saved):
+            here = saved
+        self._done[id(saved)] = here
         return here
 
-    def _load(self, here: Any, read: StateDict) -> None:
+    def _load(self, here: Any, saved: StateDict) -> None:
         if isinstance(here, torch.optim.Optimizer):
-            load_optimizer(here, read.state)
+            load_optimizer(here, saved.state)
         else:
-            here.load_state_dict(read.state)
-        if read.buffers:
+            here.load_state_dict(saved.state)
+        if saved.buffers:
             buffers = dict(here.named_buffers())
             with torch.no_grad():
-                for name, value in read.buffers.items():
+                for name, value in saved.buffers.items():
                     overwritten(buffers[name], value)
 
-    def _becomes(self, here: Any, read: Any) -> bool:
+    def _becomes(self, here: Any, saved: Any) -> bool:
         """Let a tensor, an array or a generator have the value of another one, if it can in place; say whether."""
-        if isinstance(read, torch.Tensor):
-            return self._tensor_becomes(here, read)
-        if isinstance(read, np.ndarray):
-            is_own = _is_of_its_own(here) or id(here.base) in self._taken  # else others' data would change
-            alike = all(getattr(here, a) == getattr(read, a) for a in ("shape", "dtype"))
-            alike &= here.strides == read.strides or here.base is not None  # a view keeps its own
-            if not (is_own and alike and here.flags.writeable and read.flags.writeable):
+        if isinstance(saved, torch.Tensor):
+            return self._tensor_becomes(here, saved)
+        if isinstance(saved, np.ndarray):
+            is_own = _is_of_its_own(here) or id(here.base) in self._matched  # else others' data would change
+            alike = all(getattr(here, a) == getattr(saved, a) for a in ("shape", "dtype"))
+            alike &= here.strides == saved.strides or here.base is not None  # a view keeps its own
+            if not (is_own and alike and here.flags.writeable and saved.flags.writeable):
                 return False
-            here[...] = read
-        if isinstance(read, np.random.BitGenerator):
-            if not _has_the_seeds(here, read):
+            here[...] = saved
+        if isinstance(saved, np.random.BitGenerator):
+            if not _has_the_seeds(here, saved):
                 return False
-            here.state = read.state
-        elif isinstance(read, np.random.RandomState):
-            if type(here._bit_generator) is not type(read._bit_generator):
+            here.state = saved.state
+        elif isinstance(saved, np.random.RandomState):
+            if type(here._bit_generator) is not type(saved._bit_generator):
                 return False
-            here.set_state(read.get_state(legacy=False))
-        elif isinstance(read, random.Random):
-            here.setstate(read.getstate())
-        elif isinstance(read, torch.Generator):
-            if here.device != read.device:
+            here.set_state(saved.get_state(legacy=False))
+        elif isinstance(saved, random.Random):
+            here.setstate(saved.getstate())
+        elif isinstance(saved, torch.Generator):
+            if here.device != saved.device:
                 return False
-            here.set_state(read.get_state())
+            here.set_state(saved.get_state())
         else:  # a bytearray
-            here[:] = read
+            here[:] = saved
         return True
 
-    def _tensor_becomes(self, here: torch.Tensor, read: torch.Tensor) -> bool:
-        if not here.is_leaf or here.layout != torch.strided or read.layout != torch.strided:
+    def _tensor_becomes(self, here: torch.Tensor, saved: torch.Tensor) -> bool:
+        if not here.is_leaf or here.layout != torch.strided or saved.layout != torch.strided:
             return False
         is_part = _is_part(here)
         if is_part and not _is_of_its_own(here) and self._memory[_memory_of(here)] < 2:
             return False  # it is a part of something else, the data say, which must not change
-        alike = (here.shape, here.dtype) == (read.shape, read.dtype)
+        alike = (here.shape, here.dtype) == (saved.shape, saved.dtype)
         with torch.no_grad():
-            if alike and (is_part or here.stride() == read.stride()):
-                overwritten(here, read)
+            if alike and (is_part or here.stride() == saved.stride()):
+                overwritten(here, saved)
             elif not is_part:
-                here.data = read.detach()  # in its order of memory, in which kernels sum
+                here.data = saved.detach()  # in its order of memory, in which kernels sum
             else:
                 return False
-        here.requires_grad_(read.requires_grad)
+        here.requires_grad_(saved.requires_grad)
         return True
 
 
@@ -642,12 +643,12 @@ def _is_part_of_others(value: Any) -> bool:
     return isinstance(value, np.ndarray) and not (_is_of_its_own(value) and value.flags.writeable)
 
 
-def _has_the_seeds(here: Any, read: Any) -> bool:
+def _has_the_seeds(here: Any, saved: Any) -> bool:
     """Say whether a generator spawns what another one would, after letting it spawn as many as that has.
 
     Of one that has not spawned, and so is not known to, the seeds do not matter: it may have been made without any.
     """
-    ours, theirs = here.seed_seq, read.seed_seq
+    ours, theirs = here.seed_seq, saved.seed_seq
     if ours is not None and theirs is not None and not theirs.state["n_children_spawned"]:
         return True
     if ours is None or theirs is None:
@@ -662,11 +663,11 @@ def _has_the_seeds(here: Any, read: Any) -> bool:
 # --- checkpoints of version 1 ------------------------------------------------------------------------------
 
 
-def _check_plain(name: str, state: Any, source: Any) -> None:
+def _check_is_no_object(name: str, state: Any, source: Any) -> None:
     """Raise unless the state is the attribute itself, as it is of numbers, texts, and lists and dicts of these."""
     inner = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
     for item in inner:
-        _check_plain(name, item, source)
+        _check_is_no_object(name, item, source)
     if isinstance(state, torch.Tensor) or (isinstance(state, Mapping) and "param_groups" in state):
         raise TrainingError(
             f"{source} has the state of {name!r}, which this trainer makes only while it trains; make it in the "

@@ -165,7 +165,7 @@ class Run:
             self._go_on(self._rest)
             return
         if not self.has_begun:
-            self._given_attributes = trainer.named_state.plain()
+            self._given_attributes = trainer.named_state.unnoted_options()
         trainer._forms.note()
         trainer._forms.train()
         trainer._steps.clear()
@@ -305,7 +305,7 @@ class Run:
 
     def call(self, callback: Callback, name: str, *arguments: Any) -> None:
         """Call a callback; where it fails, the other processes end too."""
-        with self._trainer.processes.in_one_alone(f"{type(callback).__name__}.{name}"):
+        with self._trainer.processes.first_process_only(f"{type(callback).__name__}.{name}"):
             getattr(callback, name)(self._trainer, *arguments)
 
     def _compare_processes(self, finding: str, at: str) -> None:

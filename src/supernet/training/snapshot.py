@@ -67,10 +67,10 @@ def _own_state(trainer: TrainingLoop) -> dict[str, Any]:
     """Return what each process has of its own, but for what the trainer names."""
     optimizer: Any = trainer.given_optimizer
     return {
-        "parameters": _plain(trainer.model.named_parameters()),
-        "buffers": _plain(trainer.model.named_buffers()),
-        "loss": _plain(_named_state(trainer.loss)),
-        "outside": list(_plain(_numbered(trainer.parameters_outside()).items()).values()),
+        "parameters": _of_torchs_class(trainer.model.named_parameters()),
+        "buffers": _of_torchs_class(trainer.model.named_buffers()),
+        "loss": _of_torchs_class(_named_state(trainer.loss)),
+        "outside": list(_of_torchs_class(_numbered(trainer.parameters_outside()).items()).values()),
         "optimizer": optimizer.state_dict(),
         "scheduler": None if trainer.scheduler is None else trainer.scheduler.state_dict(),
         "precision": trainer.fabric.strategy.precision.state_dict(),
@@ -79,7 +79,7 @@ def _own_state(trainer: TrainingLoop) -> dict[str, Any]:
     }
 
 
-def _plain(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def _of_torchs_class(tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Return tensors of whatever class as those that a checkpoint can hold; these are brought back by their values."""
     return {
         name: t if type(t) in (torch.Tensor, nn.Parameter) else t.detach().as_subclass(torch.Tensor)
@@ -106,8 +106,8 @@ def load_state(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> 
             trainer.distributed.share_buffers_next(state["shares_buffers"])
         # Older checkpoints lack it: each epoch began a round.
         trainer.valid_part.enter(*map(int, state.get("validation", (trainer.epoch, trainer.step))))
-        for of_part, read in zip((trainer.train_part, trainer.valid_part), state.get("data", ()), strict=False):
-            of_part.load_state_dict(read)  # older ones lack it
+        for of_part, saved in zip((trainer.train_part, trainer.valid_part), state.get("data", ()), strict=False):
+            of_part.load_state_dict(saved)  # older ones lack it
         trainer.history = list(state["history"])
         of_epochs = sum(record["cost"]["seconds"] for record in trainer.history)
         trainer._run.seconds_before = float(state.get("seconds", of_epochs))  # older ones lack it
@@ -123,7 +123,7 @@ def load_state(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> 
             meter.load_state_dict(state["meters"][part])
         trainer.means.load_state_dict(state["means"], trainer.device)
         if "algorithm" in state:
-            trainer.named_state.load(state["algorithm"], *_held(trainer, state), source)
+            trainer.named_state.load(state["algorithm"], *_tensors_of_the_loop(trainer, state), source)
         else:  # version 1
             trainer.named_state.load_version_1(state["of_the_algorithm"], state.get("made_in_training", []))
         RandomState.from_tree(state["random"][trainer.fabric.global_rank], trainer.device).put_back()
@@ -147,7 +147,7 @@ def checked(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> dic
         for here, saved in _tensors(trainer, state):
             _check_shapes(here, saved)
         if "algorithm" in state:
-            trainer.named_state.check(state["algorithm"], *_held(trainer, state), source)
+            trainer.named_state.check(state["algorithm"], *_tensors_of_the_loop(trainer, state), source)
         else:  # version 1
             made = state.get("made_in_training", [])
             trainer.named_state.check_version_1(state["of_the_algorithm"], made, source)
@@ -205,8 +205,8 @@ def _differences(name: str, theirs: Any, ours: Any) -> Iterator[str]:
         yield f"{name} was {theirs!r}, is {ours!r}"
 
 
-def _held(trainer: TrainingLoop, state: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
-    """Return the tensors that the loop brings back, which the algorithm may hold too: those here, those read."""
+def _tensors_of_the_loop(trainer: TrainingLoop, state: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+    """Return the tensors that the loop brings back, which the algorithm may have too: those here, those saved."""
     here = [dict(trainer.model.named_parameters()), dict(trainer.model.named_buffers())]
     here += [dict(_named_state(trainer.loss)), trainer.parameters_outside()]
     return here, [state[name] for name in ("parameters", "buffers", "loss", "outside")]
