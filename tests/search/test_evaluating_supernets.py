@@ -339,6 +339,7 @@ def test_what_cannot_be_is_refused_by_name():
         ((Net(), (TRAIN, VALID)), {}, TrainingError, r"supernet is a Supernet, not a Net; give Supernet\(model\)"),
         ((supernet, TRAIN), {}, TrainingError, r"data is \(training data, validation data\), not <"),
         ((supernet, (TRAIN,)), {}, TrainingError, r"data is \(training data, validation data\)"),
+        ((supernet, (TRAIN, None)), {}, TrainingError, r"data is \(training data, validation data\)"),
         ((supernet, (TRAIN, 3)), {}, DataError, "data comes as a torch Dataset or DataLoader, not as int"),
         ((supernet, (TRAIN, VALID), 0), {}, TrainingError, "recalibration_samples is a whole number from 1 on, not 0"),
         ((supernet, (TRAIN, VALID)), {"loss": None, "metrics": None}, TrainingError, "there is nothing to measure"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -85,7 +85,7 @@ class SupernetEvaluator(Evaluator):
 
         if not isinstance(supernet, Supernet):
             raise TrainingError(f"supernet is a Supernet, not a {type(supernet).__name__}; give Supernet(model)")
-        if not isinstance(data, tuple | list) or len(data) != 2:
+        if not isinstance(data, tuple | list) or len(data) != 2 or any(part is None for part in data):
             raise TrainingError(f"data is (training data, validation data), not {data!r:.80}")
         check_counts(recalibration_samples=recalibration_samples, batch_size=batch_size)
         check_counts(0, workers=workers)
@@ -93,22 +93,31 @@ class SupernetEvaluator(Evaluator):
         if self._loss is None and metrics is None:
             raise TrainingError("there is nothing to measure; give loss, metrics or loss_fn")
         self._forward = Forward(supernet.model, forward_fn, loss_fn)
-        tensors = [*supernet.model.parameters(), *supernet.model.buffers()]
-        self.device = tensors[0].device if tensors else torch.device("cpu")
-        self.meters()  # which looks whether they can be
         self.recalibration_samples, self.seed = recalibration_samples, seed
         self.forms = Forms(supernet.model)
         place = Place.in_torch()
         among: dict[str, Any] = {"rank": place.global_rank, "world_size": place.world_size}
         loaders = loaders_of_two_parts(*data, batch_size=batch_size, workers=workers, seed=seed, **among)
-        to_device = partial(move_data_to_device, device=self.device)
+
+        def to_device(batch: Any) -> Any:
+            return move_data_to_device(batch, self.device)
+
         train, valid = (
-            DataSplit(loader, to_device, of_split, self._forward.split, **among)
+            DataSplit(
+                loader, lambda batch: move_data_to_device(batch, self.device), of_split, self._forward.split, **among
+            )
             for loader, of_split in zip(loaders, (seed, derive_seed(seed, 1)), strict=True)
         )
         self._train, self._valid = train.unsharded(shuffle=True), valid.unsharded(shuffle=False)
         self._weights = ""  # a digest of those that the evaluations are of
         super().__init__(supernet, Processes(place if shared else Place(), TIMEOUT))
+        self.meters()  # which looks whether they can be
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Where the model is now."""
+        tensor = next(chain(self.supernet.model.parameters(), self.supernet.model.buffers()), None)
+        return torch.device("cpu") if tensor is None else tensor.device
 
     def evaluate_many(
         self,
