@@ -68,8 +68,8 @@ class Buffers:
 
     @property
     def are_there(self) -> bool:
-        """Whether there are any, or may be some later."""
-        return bool(self._places)
+        """Whether there are any now."""
+        return any(module._buffers.get(name) is not None for module, name in self._places)
 
     @contextmanager
     def preserve(self, only_after: type[Exception] | None = None) -> Iterator[None]:

@@ -156,13 +156,12 @@ class Supernet(nn.Module):
         with self.without_gradients(), self.preserve_buffers() if self._has_buffers else nullcontext():
             yield
 
-    @contextmanager
-    def without_gradients(self) -> Iterator[None]:
+    def without_gradients(self) -> AbstractContextManager[None]:
         """Compute no gradient of the weights in this context."""
-        if self.is_reentrant:  # where gradients come only from what is given one with a gradient
-            with gradients_dropped(self._held):
-                yield
-            return
+        return gradients_dropped(self._held) if self.is_reentrant else self._requiring_no_gradients()
+
+    @contextmanager
+    def _requiring_no_gradients(self) -> Iterator[None]:
         frozen = [weight for weight in self._held if weight.requires_grad]
         for weight in frozen:
             weight.requires_grad_(False)
@@ -204,6 +203,7 @@ class Supernet(nn.Module):
         """Find out by a trial, which follows a plan and leaves no trace, how the choices are to run from now on."""
         with self.following(plan):
             self.is_reentrant |= try_out(self.model, self._plan, self.replaced, trial, prepared)
+        self._has_buffers = self._buffers_of_all.are_there  # a forward may have made some
         slots = self._slots.values()
         self._each_pass = one_pass if any(slot.fast or slot.tells_passes_apart for slot in slots) else nullcontext
 

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,7 +93,12 @@ def probabilities(space: SearchSpace, logits: Mapping[str, torch.Tensor]) -> dic
 
 def probabilities_of(domain: Domain, logits_K: torch.Tensor) -> torch.Tensor:
     """Return the same for one domain."""
-    return torch.softmax(logits_K, -1) if domain.is_fixed else torch.sigmoid(logits_K)
+    return activation_of(domain)(logits_K)
+
+
+def activation_of(domain: Domain) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the function of logits (K,) that gives the probability of each option."""
+    return partial(torch.softmax, dim=-1) if domain.is_fixed else torch.sigmoid
 
 
 def most_probable(space: SearchSpace, logits: Mapping[str, torch.Tensor]) -> Architecture:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from supernet.execution.state import derive_seed
-from supernet.relaxations.logits import Logits, log_prob_of, most_probable, new_logits, probabilities
+from supernet.relaxations.logits import Logits, activation_of, log_prob_of, most_probable, new_logits, probabilities
 from supernet.space import Architecture, SearchSpace
 
 __all__ = ["Relaxation"]
@@ -34,6 +34,7 @@ class Relaxation(nn.Module):
 
     Attributes:
         logits: Logits (K,) of each label.
+        activations: Functions of logits of each label, which give the probability of each option.
         generator: What is drawn comes from here. It is on the CPU, and the same in all processes.
     """
 
@@ -47,6 +48,7 @@ class Relaxation(nn.Module):
     ) -> None:
         super().__init__()
         self.space = space
+        self.activations = {label: activation_of(domain) for label, domain in space.items()}
         self.generator = torch.Generator().manual_seed(derive_seed(seed, 2))
         self.logits = Logits(self.initial_logits(seed, dtype, device))
 

@@ -18,4 +18,5 @@ class Softmax(Relaxation):
 
     def plan(self, progress: float) -> dict[str, torch.Tensor]:
         """Return label -> the probability of each option (K,)."""
-        return self.probabilities()
+        logits = self.logits.named_parameters() if type(self).scores is Relaxation.scores else self.scores().items()
+        return {label: self.activations[label](logits_K) for label, logits_K in logits}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -95,6 +96,11 @@ class BilevelTrainer(SupernetTrainer):
         self.architecture_optimizer: Any = self.fabric.setup_optimizers(
             architecture_optimizer(list(self.relaxation.parameters()))
         )
+        # Which methods the relaxation has of its own, beside `plan`: a step calls no others.
+        hooks, kind = ("begin_step", "stepping", "weights_plan"), type(self.relaxation)
+        self._hooks = [name for name in hooks if getattr(kind, name) is not getattr(Relaxation, name)]
+        self._length = self.steps_of_an_epoch() or math.inf
+        self._ours |= {"_hooks", "_length"}
         plan = copy.deepcopy(self.relaxation).plan(0.0)  # such as the search's, which draws nothing of it
         if unrolled:
             check_looks_through(plan)
@@ -102,6 +108,8 @@ class BilevelTrainer(SupernetTrainer):
         others = self.space.draw(torch.Generator().manual_seed(self.seed))
         plan = {**others, **{label: mapped(entry, torch.Tensor.detach) for label, entry in plan.items()}}
         self.build_supernet(partial(LayerSlot, lean=memory == "lean"), InputSlot, plan)
+        if "stepping" in self._hooks:
+            self._steps.around = self._around_step
 
     def stateful(self) -> dict[str, Any]:
         """Return what a checkpoint holds of the algorithm: see `SupernetTrainer`."""
@@ -124,8 +132,7 @@ class BilevelTrainer(SupernetTrainer):
     @property
     def fraction_done(self) -> float:
         """How much of the search is done, from 0 to 1, for plans and terms; of a stream in whole epochs."""
-        length = self.steps_of_an_epoch()
-        return (self.epoch + (self.step / length if length else 0.0)) / self.num_epochs
+        return (self.epoch + self.step / self._length) / self.num_epochs
 
     def plan(self) -> dict[str, Any]:
         """Return label -> what runs in a step of the architecture."""
@@ -135,7 +142,10 @@ class BilevelTrainer(SupernetTrainer):
         """Return label -> what runs in a step of the weights."""
         if self.epoch < self.warmup_epochs:
             return self.relaxation.warmup_plan(self.fraction_done)
-        return self.relaxation.weights_plan(self.fraction_done)
+        if "weights_plan" in self._hooks:
+            return self.relaxation.weights_plan(self.fraction_done)
+        with torch.no_grad():
+            return self.plan()  # a subclass's own too
 
     def train_step(self, trn_X: Any, trn_y: Any, val_X: Any, val_y: Any) -> None:
         """Take a step of the architecture, unless the weights are still warming up, then one of the weights."""
@@ -145,18 +155,21 @@ class BilevelTrainer(SupernetTrainer):
 
     def train_architecture(self, val_X: Any, val_y: Any, trn_X: Any = None, trn_y: Any = None) -> None:
         """Take a step of the architecture on a validation batch; a training batch is what `unrolled` looks through."""
-        if self.step % self.accumulate == 0:
+        if "begin_step" in self._hooks and self.step % self.accumulate == 0:
             self.relaxation.begin_step()
         if self.unrolled:
-            take_unrolled_gradient(self, val_X, val_y, trn_X, trn_y)
-            with self.relaxation.stepping():
-                self.architecture_optimizer.step()
+            self._take_unrolled_step(val_X, val_y, trn_X, trn_y)
         else:
             with self.frozen_weights():
                 plan = self.plan()
                 loss = self.compute_loss("valid", self.forward(val_X, plan), val_y)
-                self.optimizer_step(self.with_terms(loss, plan), self.architecture_optimizer)
+                self.optimizer_step(self.with_terms(loss, plan) if self.terms else loss, self.architecture_optimizer)
         self.check_architecture()
+
+    def _take_unrolled_step(self, *batches: Any) -> None:
+        take_unrolled_gradient(self, *batches)
+        with self.relaxation.stepping():
+            self.architecture_optimizer.step()
 
     def train_model_weight(self, trn_X: Any, trn_y: Any) -> None:
         """Take a step of the weights on a training batch."""
@@ -165,7 +178,8 @@ class BilevelTrainer(SupernetTrainer):
 
     def check_architecture(self) -> None:
         """Stop if an architecture parameter is NaN or infinite: see `check_finite`."""
-        self.check_finite(torch.cat([p.flatten() for p in self.architecture_parameters]), "an architecture parameter")
+        parameters = [p.flatten() for group in self.architecture_optimizer.param_groups for p in group["params"]]
+        self.check_finite(torch.cat(parameters), "an architecture parameter")
 
     def with_terms(self, loss: Any, plan: Mapping[str, Any]) -> Any:
         """Return the loss with the further ones of the architecture's parameters."""
@@ -173,9 +187,8 @@ class BilevelTrainer(SupernetTrainer):
             loss = loss + term(self.relaxation, plan, self.fraction_done)
         return loss
 
-    def _apply(self, optimizer: Any, *, synced: bool = True) -> None:
-        with self.relaxation.stepping() if optimizer is self.architecture_optimizer else nullcontext():
-            super()._apply(optimizer, synced=synced)
+    def _around_step(self, optimizer: Any) -> AbstractContextManager[None]:
+        return self.relaxation.stepping() if optimizer is self.architecture_optimizer else nullcontext()
 
     def export(self, epoch: int | Literal["best"] | None = None) -> Architecture:
         """Return the most probable architecture.

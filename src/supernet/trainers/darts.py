@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
 from torch.optim import Adam
 
 from supernet.checks import check_numbers
@@ -39,8 +38,3 @@ class DartsTrainer(BilevelTrainer):
         check_numbers(arc_learning_rate=arc_learning_rate)
         optimizer = partial(Adam, lr=arc_learning_rate, betas=(0.5, 0.999), weight_decay=1e-3)
         super().__init__(*task, relaxation=Softmax, architecture_optimizer=optimizer, **config)
-
-    def weights_plan(self) -> dict[str, Any]:
-        """Return what `plan` returns, a subclass's own too, without a gradient."""
-        with torch.no_grad():
-            return self.plan()

@@ -33,6 +33,17 @@ class TrainerEvaluator(Evaluator):
         self.forms, self.device, self.seed = trainer._forms, trainer.device, trainer.seed
 
     @property
+    def evaluations(self) -> dict[str, dict[str, float]]:
+        """What has been evaluated since the weights last moved."""
+        if self._trainer.weights_moved:
+            self._trainer.forget_evaluations()
+        return self._evaluations
+
+    @evaluations.setter
+    def evaluations(self, evaluations: dict[str, dict[str, float]]) -> None:
+        self._evaluations = evaluations
+
+    @property
     def recalibration_samples(self) -> int:  # type: ignore[override]
         """How many samples of the training part the statistics are of."""
         return self._trainer.recalibration_samples

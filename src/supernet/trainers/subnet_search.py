@@ -62,9 +62,9 @@ class SubnetSearchTrainer(SupernetTrainer):
         super().__init__(*task, **config)
         self.recalibration_samples = recalibration_samples
         self.score = score or _least_loss
-        self.found: Architecture | None = None
+        self._found: Architecture | None = None
         self._advance: Callable[[int], None] | None = None  # moves the bar of a search
-        self._ours |= {"found", "_advance"}  # no state: found again from the evaluations
+        self._ours |= {"_found", "_advance"}  # no state: found again from the evaluations
 
     def stateful(self) -> dict[str, Any]:
         """Return what a checkpoint holds of the algorithm: see `SupernetTrainer`."""
@@ -80,9 +80,20 @@ class SubnetSearchTrainer(SupernetTrainer):
         self.evaluator.evaluations = evaluations
 
     def forget_evaluations(self) -> None:
-        """Forget what was evaluated and found, for the weights move; each of their steps calls it."""
+        """Forget what was evaluated and found, for the weights have moved, in whatever step of a subclass."""
         super().forget_evaluations()
         self.found = None
+
+    @property
+    def found(self) -> Architecture | None:
+        """What a search of the supernet as it is now has found; None where there was none."""
+        if self.weights_moved:
+            self.forget_evaluations()
+        return self._found
+
+    @found.setter
+    def found(self, found: Architecture | None) -> None:
+        self._found = found
 
     def search_once(self, search: Callable[[], Architecture], count: int) -> Architecture:
         """Return what `search` finds in the supernet as it is now: it is searched once, and what is found is kept.

@@ -172,13 +172,9 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
         return self.evaluator(architecture, num_batches=num_batches)
 
     def forget_evaluations(self) -> None:
-        """Forget what was evaluated, for the weights move; each of their steps calls it."""
+        """Forget what was evaluated, for the weights have moved, in whatever step of a subclass."""
+        self.weights_moved = False
         self.evaluator.forget()
-
-    def _apply(self, optimizer: Any, *, synced: bool = True) -> None:
-        if optimizer is self.optimizer:  # in whatever step of a subclass
-            self.forget_evaluations()
-        super()._apply(optimizer, synced=synced)
 
     def is_brought_back(self) -> None:
         """Note that a checkpoint's state, and so its weights, take the place of this trainer's own."""

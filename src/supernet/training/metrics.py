@@ -105,9 +105,7 @@ class Meter:
         if self._stateful is not None:
             self._stateful.reset()
 
-    def update(
-        self, loss: torch.Tensor | None, output: Any, target: Any, X: Any = None, *, counts: bool = True
-    ) -> None:
+    def update(self, loss: Any, output: Any, target: Any, X: Any = None, *, counts: bool = True) -> None:
         """Take in one batch; its inputs help to know how many samples it has.
 
         Args:
@@ -115,8 +113,7 @@ class Meter:
             counts: Whether its samples are counted; those that stand in for a process without any are another's.
         """
         if isinstance(output, Returned):
-            check_judged(output, metrics=self._function if self._stateful is None else self._stateful)
-            output, target = judged(output, target)
+            output, target = self._judged(output)
         rows = len(target) if isinstance(target, torch.Tensor) and target.dim() else 0  # the most frequent
         size = (rows or batch_size(target, X)) if counts else 0
         if loss is not None:
@@ -124,6 +121,10 @@ class Meter:
         if self._stateful is not None or self._function is not None:
             self._update_metrics(output, target, size, counts)
         self._has_batches = True
+
+    def _judged(self, output: Returned) -> tuple[Any, Any]:
+        check_judged(output, metrics=self._function if self._stateful is None else self._stateful)
+        return judged(output, None)
 
     @torch.no_grad()
     def _update_metrics(self, output: Any, target: Any, size: int, counts: bool) -> None:

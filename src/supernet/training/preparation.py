@@ -204,7 +204,6 @@ class Preparation(Steps):
             raise
         self._forwards = None if self._forward.gives_x_itself(self._trial_X) else self._forward
         self._steps = OptimizerSteps(self.fabric, self.distributed, self.accumulate, self._skips_gradients)
-        self._without_gradient = {}
         self.nas_modules, self.weights = self.supernet.replaced, self.distributed.weights
         self.optimizer = self.distributed.optimizer
         with seeded(self.seed, self.device), self._forms.preserve():

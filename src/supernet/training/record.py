@@ -70,7 +70,7 @@ def _check_epoch(trainer: TrainingLoop, metrics: Mapping[str, float], steps: int
             if p.requires_grad and not torch.isfinite(p).all():
                 raise trainer._non_finite(f"the weight {name}", trainer.step - 1)
     is_last = trainer.epoch + 1 == trainer.num_epochs and steps == trainer.step  # and all of it ran in this process
-    for what, count in trainer._without_gradient.items():
+    for what, count in trainer.losses_without_gradient().items():
         if count >= MANY_LOSSES or (count and is_last):
             raise TrainingError(
                 f"no loss of this run had a gradient for the {what}, so nothing is trained; is the output "

@@ -169,7 +169,6 @@ class Run:
         trainer._forms.note()
         trainer._forms.train()
         trainer._steps.clear()
-        trainer._without_gradient = {}
         trainer.stopped = None
         trainer._broken = torch.tensor(math.inf, device=trainer.device)
         self.seconds_before, self._began, self.standing = 0.0, time.perf_counter(), None

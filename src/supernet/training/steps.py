@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -36,19 +37,21 @@ class OptimizerSteps:
         finite_only: Whether a step is not taken where the norm of its gradient is NaN or infinite.
 
     Attributes:
-        passes: Number of backward passes so far.
+        around: Returns what a step of an optimizer stands in. Default: in nothing.
+        losses: How many losses there were since `clear`, by their optimizer, and by whether they had a gradient.
     """
 
     def __init__(
         self, fabric: Fabric, distributed: DistributedSupernet, accumulate: int, finite_only: bool = False
     ) -> None:
-        self._fabric, self._distributed = fabric, distributed
+        self._fabric, self._distributed, self._module = fabric, distributed, distributed.module
         self._accumulate, self._finite_only = accumulate, finite_only
         self._backward = distributed.backward if distributed.supernet.is_reentrant else fabric.backward
         self._averages = accumulate > 1 or fabric.world_size > 1
         self._has_scaler = getattr(fabric.strategy.precision, "scaler", None) is not None
         self._pending: dict[Any, tuple[float | None, int]] = {}  # optimizer -> its clip, and batches so far
-        self.passes = 0
+        self.around: Callable[[Any], AbstractContextManager[None]] | None = None
+        self.losses: Counter[tuple[Any, bool]] = Counter()
 
     def add(self, loss: torch.Tensor, optimizer: Any, clip: float | None) -> None:
         """Add the gradient of one batch's loss; a loss without one counts as a batch that moves nothing."""
@@ -56,8 +59,8 @@ class OptimizerSteps:
         if not batches:
             optimizer.zero_grad()
         self._pending[optimizer] = clip, batches + 1
+        self.losses[optimizer, loss.requires_grad] += 1
         if loss.requires_grad:
-            self.passes += 1
             self._backward(loss if self._accumulate == 1 else loss / self._accumulate)
 
     def apply(self, optimizer: Any, *, synced: bool = True) -> torch.Tensor:
@@ -68,38 +71,49 @@ class OptimizerSteps:
             synced: Whether the last backward pass has averaged the weights' gradients over the processes.
         """
         clip, batches = self._pending.pop(optimizer)
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if self._averages:
-            self._average(parameters, batches, synced)
+            self._average(optimizer, batches, synced)
         if clip is None:
-            norm = self._norm(optimizer, parameters)
+            norm = self._norm(optimizer)
         else:
-            module = self._distributed.module
-            norm = self._fabric.clip_gradients(module, optimizer, max_norm=clip, error_if_nonfinite=False)
+            norm = self._fabric.clip_gradients(self._module, optimizer, max_norm=clip, error_if_nonfinite=False)
         if not self._finite_only or torch.isfinite(norm):
-            optimizer.step()
+            optimizer.step() if self.around is None else self._step_inside(optimizer)
         return norm.detach()
 
-    def _norm(self, optimizer: Any, parameters: list[nn.Parameter]) -> Any:
+    def _step_inside(self, optimizer: Any) -> None:
+        assert self.around is not None, "asked before"
+        with self.around(optimizer):
+            optimizer.step()
+
+    def _norm(self, optimizer: Any) -> Any:
         if self._has_scaler:
             self._distributed.unscale(optimizer)
-        return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        return nn.utils.get_total_norm(gradients)
 
-    def _average(self, parameters: list[nn.Parameter], batches: int, synced: bool) -> None:
+    def _average(self, optimizer: Any, batches: int, synced: bool) -> None:
         """Average gradients over the processes, and over the batches of which they are the sums."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         outside = [p for p in parameters if not synced or id(p) not in self._distributed.synced]
         self._distributed.average([p.grad for p in outside if p.grad is not None])
         if batches < self._accumulate:  # the last group of an epoch is smaller, or a batch was skipped
             for p in parameters:
-                p.grad.mul_(self._accumulate / batches)  # type: ignore[union-attr]
+                p.grad.mul_(self._accumulate / batches)
+
+    @property
+    def passes(self) -> int:
+        """How many backward passes there were since `clear`."""
+        return sum(count for (_, has_gradient), count in self.losses.items() if has_gradient)
 
     def waiting(self) -> list[Any]:
         """Return the optimizers whose gradients have not been applied."""
         return list(self._pending)
 
     def clear(self) -> None:
-        """Forget gradients that have not been applied."""
+        """Forget gradients that have not been applied, and what there was before."""
         self._pending.clear()
+        self.losses.clear()
 
 
 class SkippedStep(Exception):
@@ -130,9 +144,9 @@ class Steps:
     epoch: int
     step: int
     skipped_steps: int
+    weights_moved: bool = False  # since somebody set it back
     _steps: OptimizerSteps
     _forwards: Callable[[Any, Any], Any] | None  # how the model is called with X, where that is not model(X)
-    _without_gradient: dict[str, int]  # what is trained -> losses so far, if none of them had a gradient
     _loss_changes_targets: bool
     _skips_gradients: bool
     _broken: torch.Tensor  # the first bad step that was noted
@@ -175,10 +189,9 @@ class Steps:
             self._skip_unless_finite(loss)
         else:
             self.check_finite(loss, f"the loss on the {part} part")
-        is_alone = self.processes.count == 1
-        counts = is_alone or self._part(part).share > 0
-        self.meters[part].update(loss, output, target, self.distributed.inputs, counts=counts)
-        return loss if is_alone else self.shared(part, loss)
+        share = 1.0 if self.processes.count == 1 else self._part(part).share
+        self.meters[part].update(loss, output, target, self.distributed.inputs, counts=share > 0)
+        return loss if share == 1.0 else self.shared(part, loss)
 
     def _skip_unless_finite(self, loss: torch.Tensor) -> None:
         finite = self.processes.exchange("whether a loss is finite", int(torch.isfinite(loss).all()))
@@ -192,23 +205,26 @@ class Steps:
         some) is a batch that moves nothing.
         """
         self._steps.add(loss, optimizer, clip)
-        what = "weights" if optimizer is self.optimizer else "architecture parameters"
-        if loss.requires_grad:
-            self._without_gradient[what] = 0
-        elif what != "weights" or self.weights:  # else all are to stay as they are
-            self._count_without_gradient(what)
         if self.accumulate == 1 or self._completes_a_step():
             self._apply(optimizer)
 
-    def _count_without_gradient(self, what: str) -> None:
-        count = self._without_gradient.get(what)
-        self._without_gradient[what] = 0 if count == 0 else (count or 0) + 1
+    def losses_without_gradient(self) -> dict[str, int]:
+        """Return what is to be trained -> how many losses there were, where none of them had a gradient for it."""
+        losses, found = self._steps.losses, {}
+        for optimizer, has_gradient in losses:
+            if not has_gradient and not losses[optimizer, True]:
+                what = "weights" if optimizer is self.optimizer else "architecture parameters"
+                found[what] = losses[optimizer, False]
+        if not self.weights:  # all are to stay as they are
+            found.pop("weights", None)
+        return found
 
     def _apply(self, optimizer: Any, *, synced: bool = True) -> None:
         norm = self._steps.apply(optimizer, synced=synced)
         if self._skips_gradients and not torch.isfinite(norm):
             self.skipped_steps += 1
             return
+        self.weights_moved |= optimizer is self.optimizer
         self.means.update(f"{'weight' if optimizer is self.optimizer else 'architecture'}_gradient_norm", norm)
         if optimizer is self.optimizer and self.scheduler is not None and self.scheduler_interval == "step":
             self.scheduler.step()  # no plateau: that was refused
