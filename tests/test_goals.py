@@ -93,11 +93,11 @@ def kinds_of(base):
 
 
 def test_nothing_outside_nn_asks_of_which_kind_a_choice_is():
-    """Retiarii's layer gives old names to the kinds that NNI had, and so knows them."""
+    """But for Retiarii's layer, which gives old names to the kinds of NNI, and checks of what users return."""
     kinds = {*kinds_of(Choice), *kinds_of(Slot), "Domain", LayerChoice.__name__, InputChoice.__name__, Cell.__name__}
     sites = []
     for path in SOURCE.rglob("*.py"):
-        if path.relative_to(SOURCE).parts[0] in ("nn", "retiarii"):
+        if path.relative_to(SOURCE).parts[0] in ("nn", "retiarii", "testing"):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             is_call = isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass")
