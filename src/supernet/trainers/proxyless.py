@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import nn
 from torch.optim import Adam
 
@@ -103,6 +104,11 @@ class ProxylessTrainer(PolicyGradientTrainer):
         """Take a step of the alphas on a validation batch."""
         level = PolicyGradientTrainer if self.estimator == "reinforce" else BilevelTrainer
         level.train_architecture(self, val_X, val_y)
+
+    @property
+    def generator(self) -> torch.Generator:
+        """What paths and gates are drawn from: the relaxation's."""
+        return self.relaxation.generator
 
     def cost_of(self, architecture: Mapping[str, Any]) -> float:
         """Return the sum of the costs of the candidates that an architecture decides for and reaches."""
