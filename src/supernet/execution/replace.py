@@ -69,6 +69,11 @@ def replace_input_choice(
 
     As `replace_layer_choice` in all else; the new module is called as the choice was, with a list of tensors
     or, where the choice has `choose_from`, a dict of them.
+
+    >>> model = nn.Sequential(InputChoice(2, label="pick"))
+    >>> replaced = replace_input_choice(model, lambda choice: choice.resolve([1]))
+    >>> model([torch.tensor(1.0), torch.tensor(2.0)])
+    tensor(2.)
     """
     return _replace(root, InputChoice, init_fn, modules)
 

@@ -112,6 +112,12 @@ def evolve(
     Raises:
         SpaceError: No architecture that keeps the constraint was found.
         NonFiniteError: Every score is NaN.
+
+    >>> space = SearchSpace(nn.Sequential(*(LayerChoice([nn.ReLU(), nn.Tanh()], label=f"act{i}") for i in range(8))))
+    >>> def number_of_tanh(architectures):
+    ...     return [sum(map(int, a.values())) for a in architectures]
+    >>> evolve(space, number_of_tanh, budget=200, generator=torch.Generator().manual_seed(0))[0].score
+    8.0
     """
     searcher = EvolutionSearcher(
         space,

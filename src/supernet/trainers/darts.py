@@ -32,6 +32,14 @@ class DartsTrainer(BilevelTrainer):
     Raises:
         TrainingError, AlreadyReplacedError, DataError, SpaceError: As `BilevelTrainer`.
         ChoiceError: Candidates' outputs differ in shape, or a reduction is one that a mixture cannot stand for.
+
+    >>> model = nn.Sequential(LayerChoice({"linear": nn.Linear(2, 2), "tanh": nn.Tanh()}, label="op"))
+    >>> x = torch.randn(64, 2)
+    >>> task = model, nn.MSELoss(), None, SGD(model.parameters(), 0.1), 5, TensorDataset(x, -x)
+    >>> trainer = DartsTrainer(*task, batch_size=8, arc_learning_rate=0.1)
+    >>> trainer.fit()
+    >>> trainer.export()
+    {'op': 'linear'}
     """
 
     def __init__(self, *task: Any, arc_learning_rate: float = 3e-4, **config: Any) -> None:

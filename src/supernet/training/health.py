@@ -58,6 +58,9 @@ class StableStopping:
 
     Args:
         epochs: Number of epochs in which nothing may change.
+
+    >>> StableStopping(3)({"stable_epochs": 3})
+    'the architecture has not changed for 3 epochs'
     """
 
     needs_architecture = True  # in the record of each epoch
@@ -83,6 +86,9 @@ class DartsPlusStopping:
         cell: A function (label, architecture) -> the cell that the choice belongs to, None where it does not count,
             such as an edge that no `InputChoice` of the architecture takes. Default: all count, as one cell.
         limit: Number of skip connections in one cell that is too many. Default: 2.
+
+    >>> DartsPlusStopping()({"architecture": {"edge0": "skip_connect", "edge1": "conv", "edge2": "skip_connect"}})
+    'the network has 2 skip connections (DARTS+)'
     """
 
     needs_architecture = True  # in the record of each epoch
