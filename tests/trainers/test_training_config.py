@@ -120,6 +120,16 @@ def test_an_argument_that_there_is_not_is_refused_with_the_nearest(kind, name, n
     assert SearchSpace(arguments["model"])  # it is as it was
 
 
+def test_arguments_that_are_missing_or_too_many_are_refused_by_the_trainers_name():
+    model = Net()
+    for kind in (DartsTrainer, SinglePathTrainer, Cooled):
+        with pytest.raises(TypeError, match=f"^{kind.__name__}: missing a required argument: 'loss'$"):
+            kind(model)
+        with pytest.raises(TypeError, match=f"^{kind.__name__}: too many positional arguments$"):
+            kind(*task().values(), Augmented(), 5.0)
+    assert SearchSpace(model)
+
+
 def test_help_shows_all_that_a_trainer_takes():
     parameters = inspect.signature(Cooled).parameters
     loops = list(inspect.signature(TrainingLoop).parameters)

@@ -48,8 +48,12 @@ def noting_arguments(cls: type) -> Callable[..., None]:
     is_ours = cls.__module__.split(".")[0] == "supernet"
     adds_options = {parameter.kind for parameter in signature.parameters.values()}.issuperset(_MANY)
 
+    whole = whole_signature(cls, signature)
+
     @functools.wraps(constructor)
     def noting(self: Any, *args: Any, **kwargs: Any) -> None:
+        if is_ours:
+            _check_number(whole, type(self), self, *args, **kwargs)
         with suppress(TypeError):  # which the constructor raises itself, and says why
             bound = signature.bind(self, *args, **kwargs)
             bound.apply_defaults()
@@ -61,8 +65,17 @@ def noting_arguments(cls: type) -> Callable[..., None]:
                 noted.added |= {name for name, value in values.items() if _is_said(value)}
         constructor(self, *args, **kwargs)
 
-    noting.__signature__ = whole_signature(cls, signature)  # type: ignore[attr-defined]
+    noting.__signature__ = whole  # type: ignore[attr-defined]
     return noting
+
+
+def _check_number(whole: Signature, cls: type, /, *args: Any, **kwargs: Any) -> None:
+    """Raise `TypeError` if arguments are missing or too many, by the name of the class wherever that is noticed."""
+    try:
+        whole.bind(*args, **kwargs)
+    except TypeError as error:
+        if "unexpected keyword" not in str(error):  # which is refused with the nearest name
+            raise TypeError(f"{cls.__name__}: {error}") from None
 
 
 def _is_said(value: Any) -> bool:
