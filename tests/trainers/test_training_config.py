@@ -14,6 +14,7 @@ from supernet import DartsTrainer, EnasTrainer, SearchSpace, SinglePathTrainer, 
 from supernet.errors import TrainingError
 from supernet.trainers import FabricConfig, LoopOptions, TrainerArguments, TrainingConfig
 from supernet.training.config import FIELDS
+from supernet.training.evaluation import NetworkTrainer
 from supernet.training.loop import TrainingLoop
 
 
@@ -139,6 +140,8 @@ def test_help_shows_all_that_a_trainer_takes():
     assert (parameters["rate"].default, parameters["batch_size"].default) == (0.5, 64)
     assert list(inspect.signature(EnasTrainer).parameters)[:4] == ["model", "loss", "metrics", "reward_function"]
     assert list(inspect.signature(Closed).parameters) == ["model", "passes", "run_dir"]  # it hands on nothing
+    networks = inspect.signature(NetworkTrainer).parameters  # which calls the model by another name
+    assert {"network", "batch_size"} <= set(networks) and "model" not in networks
 
 
 def test_a_task_may_be_given_by_position_and_by_name():

@@ -99,11 +99,11 @@ def whole_signature(cls: type, signature: Signature) -> Signature:
     handed_on = [
         parameter for parameter in theirs if parameter.name not in names and not _is_given_by_itself(parameter)
     ]
-    if Parameter.VAR_POSITIONAL not in kinds:  # then all is handed on by its name
+    if Parameter.VAR_POSITIONAL not in kinds:  # then what is not given by the class itself is handed on by its name
         handed_on = [
             parameter if parameter.kind is Parameter.VAR_KEYWORD else parameter.replace(kind=Parameter.KEYWORD_ONLY)
             for parameter in handed_on
-            if parameter.kind is not Parameter.VAR_POSITIONAL
+            if parameter.kind is Parameter.VAR_KEYWORD or parameter.default is not Parameter.empty
         ]
     parameters = [parameter for parameter in own if parameter.kind not in _MANY] + handed_on
     with suppress(ValueError):  # of one whose own positional ones have defaults, and come first
