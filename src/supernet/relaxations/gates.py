@@ -39,14 +39,14 @@ class Gates(DecisionDistribution):
         """Return label -> the two decisions drawn, the active one first, and their gates."""
         if not self.drawn:
             self.begin_step()
-        gates = {}
-        firsts = [torch.softmax(self.logits[label].detach()[two], -1)[0] for label, two in self.drawn.items()]
+        gates, logits = {}, dict(self.logits)
+        firsts = [torch.softmax(logits[label].detach()[two], -1)[0] for label, two in self.drawn.items()]
         uniforms = torch.rand(len(firsts), generator=self.generator, dtype=torch.float64)
         is_first = (uniforms < torch.stack(firsts).double().cpu()).tolist()  # one wait for a GPU
         for (label, two), first in zip(self.drawn.items(), is_first, strict=True):
             order = two if first else two[::-1]
             decisions = tuple(self.decisions[label][k] for k in order)
-            gates[label] = Selection(decisions, binary_gates(self.logits[label], order, 0), detached=len(order) - 1)
+            gates[label] = Selection(decisions, binary_gates(logits[label], order, 0), detached=len(order) - 1)
         return gates
 
     def weights_plan(self, progress: float) -> dict[str, Any]:
@@ -56,15 +56,17 @@ class Gates(DecisionDistribution):
     @contextmanager
     def stepping(self) -> Iterator[None]:
         """Let a step inside leave the probabilities of what was not drawn as they were."""
-        before = {label: self._pair_logsumexp(label) for label in self.drawn}
+        logits = dict(self.logits)
+
+        def pair_logsumexp(label: str) -> torch.Tensor:
+            """Return the logarithm of `exp(alpha_i) + exp(alpha_j)` of the two drawn."""
+            return torch.logsumexp(logits[label].detach()[self.drawn[label]], -1)
+
+        before = {label: pair_logsumexp(label) for label in self.drawn}
         yield
         with torch.no_grad():
             for label, two in self.drawn.items():
-                self.logits[label][two] += before[label] - self._pair_logsumexp(label)
-
-    def _pair_logsumexp(self, label: str) -> torch.Tensor:
-        """Return the logarithm of `exp(alpha_i) + exp(alpha_j)` of the two drawn."""
-        return torch.logsumexp(self.logits[label].detach()[self.drawn[label]], -1)
+                logits[label][two] += before[label] - pair_logsumexp(label)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return what `state_dict()` holds beside parameters and buffers."""
