@@ -1,5 +1,6 @@
 """What tests of all rooms share."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -18,9 +19,10 @@ PICTURES = {name: getattr(run_directory, name) for name in ("plot_architecture",
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _without_pictures():
-    """Let searches leave out what takes several times as long as a small one itself."""
+def _without_pictures_and_waiting():
+    """Let searches draw nothing, which takes several times as long as a small one itself, nor wait for the disk."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
         for name in PICTURES:
             patch.setattr(run_directory, name, lambda *_: [])
         yield

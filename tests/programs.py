@@ -3,7 +3,7 @@
 Each process is a fork of one that has imported all and done nothing else. Tests of how Python or torchrun themselves
 begin start these.
 
-Searches draw no pictures, as in all tests.
+Searches draw no pictures and do not wait for the disk, as in all tests.
 """
 
 from __future__ import annotations
@@ -119,6 +119,7 @@ def _run(output, errors, words, cwd, environment, start_new_session):
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)
+    os.fsync = lambda descriptor: None  # what is killed loses nothing that it has handed over
     run_directory.plot_architecture = run_directory.plot_probabilities = lambda *_: []
     sys.orig_argv = [sys.executable, *words]
     sys.exit(_code_of(words, cwd))  # here the frames of the script are gone, and what they held

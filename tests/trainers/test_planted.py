@@ -76,9 +76,10 @@ def negative_error(output, target):
         (RandomTrainer, {"num_samples": 200, "num_finalists": 3}),
     ],
 )
-def test_every_trainer_finds_the_planted_architecture_for_10_of_10_seeds(trainer_class, its_own):
+@pytest.mark.parametrize("seeds", [range(3), pytest.param(range(3, 10), marks=pytest.mark.slow)])
+def test_every_trainer_finds_the_planted_architecture_for_each_of_10_seeds(trainer_class, its_own, seeds):
     found = []
-    for seed in range(10):
+    for seed in seeds:
         torch.manual_seed(seed)
         X = torch.randn(512, 4)
         model = Planted()
@@ -94,4 +95,4 @@ def test_every_trainer_finds_the_planted_architecture_for_10_of_10_seeds(trainer
         )
         trainer.fit()
         found.append(trainer.export())
-    assert found == [{"op": "right", "inner": "right", "input": [1]}] * 10
+    assert found == [{"op": "right", "inner": "right", "input": [1]}] * len(seeds)

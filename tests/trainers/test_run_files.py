@@ -187,19 +187,31 @@ SCRIPT = """
     import sys, torch
     sys.path.insert(0, {tests!r})
     from searches import search
+    import supernet.training.run_directory as files
     torch.set_num_threads(1)
+    files.plot_architecture = files.plot_probabilities = lambda *_: []
     search("first order", "runs/mine", num_epochs=2, seed={seed}).fit()
 """
 
 
-@pytest.fixture
-def finished(tmp_path):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """A run made by a script of its own, in a directory of its own."""
-    script = tmp_path / "script.py"
+    directory = tmp_path_factory.mktemp("made")
     tests = str(Path(__file__).parent)
-    script.write_text(textwrap.dedent(SCRIPT.format(tests=tests, seed=0)))
-    subprocess.run([sys.executable, "script.py"], cwd=tmp_path, check=True, capture_output=True)
-    return tmp_path / "runs" / "mine", script, tests
+    (directory / "script.py").write_text(textwrap.dedent(SCRIPT.format(tests=tests, seed=0)))
+    subprocess.run([sys.executable, "script.py"], cwd=directory, check=True, capture_output=True)
+    return directory / "runs" / "mine", directory / "script.py", tests
+
+
+@pytest.fixture
+def finished(made):
+    """The same, whose script and description are brought back after a test."""
+    run, script, _ = made
+    before = {path: path.read_bytes() for path in (script, run / "run.json")}
+    yield made
+    for path, content in before.items():
+        path.write_bytes(content)
 
 
 def test_a_rerun_of_the_same_command_is_the_same(finished, capfd):

@@ -292,7 +292,10 @@ def interrupted_at_each_step(trainer, fit, left_by):
     raise AssertionError("it does not end")
 
 
-WAYS = [(kind, way) for kind in (*KINDS, "own epochs", "network") for way in ("without run_dir", "with run_dir")]
+# Kinds differ in what `fit` goes on from, which a run directory does not change.
+ALSO_WITHOUT = ("enas", "single path", "network")
+WAYS = [(kind, "with run_dir") for kind in (*KINDS, "own epochs", "network")]
+WAYS += [(kind, "without run_dir") for kind in ALSO_WITHOUT]
 
 
 @pytest.mark.parametrize(("kind", "way"), [*WAYS, ("enas", "from its checkpoint"), ("network", "from its checkpoint")])
