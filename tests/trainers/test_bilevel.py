@@ -228,6 +228,7 @@ def test_what_cannot_be_is_refused_before_the_model_is_touched():
         ({"unrolled": True, "accumulate": 2}, "unrolled=True goes with accumulate=1 only"),
         ({"memory": "slow"}, "memory is 'fast' or 'lean', not 'slow'"),
         ({"warmup_epochs": -1}, "warmup_epochs is a whole number from 0 on, not -1"),
+        ({"terms": [lambda relaxation, *_: relaxation.logits["a"]]}, r"a term is one number, but .* returned \[2\]"),
     ):
         with pytest.raises(TrainingError, match=message):
             quadratic_trainer(**options)

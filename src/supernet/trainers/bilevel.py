@@ -101,7 +101,11 @@ class BilevelTrainer(SupernetTrainer):
         self._hooks = [name for name in hooks if getattr(kind, name) is not getattr(Relaxation, name)]
         self._length = self.steps_of_an_epoch() or math.inf
         self._ours |= {"_hooks", "_length"}
-        plan = copy.deepcopy(self.relaxation).plan(0.0)  # such as the search's, which draws nothing of it
+        trial = copy.deepcopy(self.relaxation)  # so that nothing of the search's is drawn
+        plan = trial.plan(0.0)
+        for term in self.terms:
+            if (shape := torch.as_tensor(term(trial, plan, 0.0)).shape) not in ((), (1,)):
+                raise TrainingError(f"a term is one number, but {term!r} returned {list(shape)} of them; add them up")
         if unrolled:
             check_looks_through(plan)
         # A path decides what it reaches alone, and all is tried.
