@@ -6,14 +6,12 @@ import signal
 from pathlib import Path
 
 import pytest
+import searches
 
 import programs
 
 SCRIPT = Path(__file__).with_name("stopped_searches.py")
-KINDS = [
-    *("first order", "second order", "lean", "learned loss", "path", "enas", "proxyless", "reinforce", "single path"),
-    *("random", "of each", "network"),
-]
+KINDS = [*searches.KINDS, "of each", "network"]
 VARIANTS = ["plain", "accumulated", "plateau", "bf16", "torchmetrics"]
 
 
