@@ -95,6 +95,51 @@ def test_a_method_that_overrides_a_former_name_is_what_runs():
     assert warned[0].filename == __file__
 
 
+def test_overrides_by_either_name_are_all_called_in_the_order_of_inheritance():
+    calls = []
+
+    def called(name):
+        calls.append(name)
+        return name
+
+    with pytest.warns(DeprecationWarning) as warned:
+
+        class Mixin:
+            def measure(self, *arguments):
+                called("mixin")
+                return super().measure(*arguments)
+
+        class A(DartsTrainer):
+            def compute_loss(self, *arguments):
+                called("a")
+                return super().compute_loss(*arguments)
+
+        class B(A):
+            def measure(self, *arguments):
+                called("b")
+                return super().measure(*arguments)
+
+        class C(B):
+            def compute_loss(self, *arguments):
+                called("c")
+                return super().compute_loss(*arguments)
+
+        class D(Mixin, C):
+            def measure(self, *arguments):
+                called("d")
+                return super().measure(*arguments)
+
+        class Mixed(Mixin, DartsTrainer):
+            pass
+
+        searched(D)
+        assert calls[:5] == calls[5:10] == ["d", "mixin", "c", "b", "a"]
+        calls.clear()
+        searched(Mixed)
+        assert calls and set(calls) == {"mixin"}
+    assert any("Mixin.measure is called compute_loss now" in str(one.message) for one in warned)
+
+
 def test_the_former_name_of_an_error_is_the_error():
     with pytest.warns(DeprecationWarning, match="AlreadyReplacedError now"):
         assert supernet.errors.TakenOverError is AlreadyReplacedError

@@ -24,9 +24,20 @@ class FormerNames:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         for former, new in FORMER.items():
-            if former in vars(cls) and new not in vars(cls):
-                _warn(f"{cls.__name__}.{former}", new, stacklevel=3)
-                setattr(cls, new, vars(cls)[former])
+            by_former, by_new = _nearest(cls, former), _nearest(cls, new)
+            if by_former is None or by_new is None:
+                continue
+            order = cls.__mro__.index
+            if order(by_former) < order(by_new):  # such as of a mixin, which does not inherit from us
+                _warn(f"{by_former.__name__}.{former}", new, stacklevel=3)
+                setattr(cls, new, vars(by_former)[former])
+            elif by_new is cls and by_former is not cls:  # whose subclasses may reach it by either name
+                setattr(cls, former, vars(cls)[new])
+
+
+def _nearest(cls: type, name: str) -> type | None:
+    """Return the class, nearest in the order of inheritance, that defines a name; those here do not count."""
+    return next((c for c in cls.__mro__ if name in vars(c) and c is not FormerNames), None)
 
 
 def _warn(former: str, new: str, stacklevel: int) -> None:
