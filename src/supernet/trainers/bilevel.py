@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 from torch.optim import Adam, Optimizer
@@ -20,14 +20,20 @@ from supernet.execution.structure import mapped
 from supernet.files.checkpoint import StateDict
 from supernet.relaxations import Relaxation
 from supernet.space import Architecture
+from supernet.trainers.given_relaxation import (
+    Term,
+    check_plan,
+    check_term,
+    checked_terms,
+    name_of_function,
+    new_relaxation,
+)
 from supernet.trainers.supernet_trainer import SupernetTrainer
 from supernet.trainers.unrolled import check_looks_through, check_unrolled, take_unrolled_gradient
 
 __all__ = ["BilevelTrainer"]
 
 logger = logging.getLogger("supernet")
-
-Term: TypeAlias = Callable[[Relaxation, Mapping[str, Any], float], torch.Tensor]
 
 # DARTS's, arXiv 1806.09055
 PAPER_ADAM = partial(Adam, lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
@@ -81,7 +87,10 @@ class BilevelTrainer(SupernetTrainer):
     ) -> None:
         if memory not in ("fast", "lean"):
             raise TrainingError(f"memory is 'fast' or 'lean', not {memory!r}")
+        if unrolled not in (True, False):
+            raise TrainingError(f"unrolled is True or False, not {unrolled!r}")
         check_counts(0, warmup_epochs=warmup_epochs)
+        terms = checked_terms(terms)
         super().__init__(*task, **config)
         if unrolled:
             check_unrolled(self)
@@ -90,9 +99,9 @@ class BilevelTrainer(SupernetTrainer):
                 "warmup_epochs=%d of %d epochs: the architecture is not trained, and what is exported is noise",
                 *(warmup_epochs, self.num_epochs),
             )
-        self.terms, self.warmup_epochs, self.unrolled = tuple(terms), warmup_epochs, unrolled
+        self.terms, self.warmup_epochs, self.unrolled = terms, warmup_epochs, bool(unrolled)
         dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.get_default_dtype())
-        self.relaxation = relaxation(self.space, seed=self.seed, dtype=dtype, device=self.device)
+        self.relaxation = new_relaxation(relaxation, self.space, seed=self.seed, dtype=dtype, device=self.device)
         self.architecture_optimizer: Any = self.fabric.setup_optimizers(
             architecture_optimizer(list(self.relaxation.parameters()))
         )
@@ -102,10 +111,11 @@ class BilevelTrainer(SupernetTrainer):
         self._length = self.steps_of_an_epoch() or math.inf
         self._ours |= {"_hooks", "_length"}
         trial = copy.deepcopy(self.relaxation)  # so that nothing of the search's is drawn
-        plan = trial.plan(0.0)
-        for term in self.terms:
-            if (shape := torch.as_tensor(term(trial, plan, 0.0)).shape) not in ((), (1,)):
-                raise TrainingError(f"a term is one number, but {term!r} returned {list(shape)} of them; add them up")
+        with torch.enable_grad():
+            plan = trial.plan(0.0)
+            check_plan(trial, plan)
+            for term in self.terms:
+                check_term(term, trial, plan)
         if unrolled:
             check_looks_through(plan)
         # A path decides what it reaches alone, and all is tried.
@@ -188,7 +198,9 @@ class BilevelTrainer(SupernetTrainer):
     def with_terms(self, loss: Any, plan: Mapping[str, Any]) -> Any:
         """Return the loss with the further ones of the architecture's parameters."""
         for term in self.terms:
-            loss = loss + term(self.relaxation, plan, self.fraction_done)
+            value = term(self.relaxation, plan, self.fraction_done)
+            self.check_finite(torch.as_tensor(value, device=self.device), f"the term {name_of_function(term)}")
+            loss = loss + value
         return loss
 
     def _around_step(self, optimizer: Any) -> AbstractContextManager[None]:
