@@ -172,18 +172,14 @@ class BilevelTrainer(SupernetTrainer):
         if "begin_step" in self._hooks and self.step % self.accumulate == 0:
             self.relaxation.begin_step()
         if self.unrolled:
-            self._take_unrolled_step(val_X, val_y, trn_X, trn_y)
+            take_unrolled_gradient(self, val_X, val_y, trn_X, trn_y)
+            self.apply_gradients(self.architecture_optimizer)
         else:
             with self.frozen_weights():
                 plan = self.plan()
                 loss = self.compute_loss("valid", self.forward(val_X, plan), val_y)
                 self.optimizer_step(self.with_terms(loss, plan) if self.terms else loss, self.architecture_optimizer)
         self.check_architecture()
-
-    def _take_unrolled_step(self, *batches: Any) -> None:
-        take_unrolled_gradient(self, *batches)
-        with self.relaxation.stepping():
-            self.architecture_optimizer.step()
 
     def train_model_weight(self, trn_X: Any, trn_y: Any) -> None:
         """Take a step of the weights on a training batch."""
@@ -199,7 +195,8 @@ class BilevelTrainer(SupernetTrainer):
         """Return the loss with the further ones of the architecture's parameters."""
         for term in self.terms:
             value = term(self.relaxation, plan, self.fraction_done)
-            self.check_finite(torch.as_tensor(value, device=self.device), f"the term {name_of_function(term)}")
+            if self.on_nonfinite == "stop":  # else its gradient decides
+                self.check_finite(torch.as_tensor(value, device=self.device), f"the term {name_of_function(term)}")
             loss = loss + value
         return loss
 

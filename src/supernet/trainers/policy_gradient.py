@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from supernet.checks import check_counts, check_functions, check_numbers
@@ -148,10 +147,7 @@ class PolicyByEpochsTrainer(Rewarded, SampledTrainer):
         self.controller_optimizer.zero_grad()
         for sampled in self.pending:
             (self.controller_loss(**sampled) / len(self.pending)).backward()
-        parameters = list(self.controller.parameters())
-        norm = nn.utils.clip_grad_norm_(parameters, math.inf if self.grad_clip is None else self.grad_clip)
-        self.means.update("architecture_gradient_norm", norm)
-        self.controller_optimizer.step()
+        self.apply_gradients(self.controller_optimizer, clip=self.grad_clip)
         self.pending = []
 
     def controller_loss(self, architecture: Mapping[str, Any], advantage: float) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from supernet.data.split import DataSplit
-from supernet.errors import NonFiniteError
+from supernet.errors import NonFiniteError, TrainingError
 from supernet.execution.structure import copied
 from supernet.execution.supernet import Supernet
 from supernet.processes.messages import Processes
@@ -28,7 +28,8 @@ __all__: list[str] = []
 class OptimizerSteps:
     """Takes the gradients of `accumulate` batches into one step, for each optimizer on its own.
 
-    It alone calls `zero_grad`, `backward` and `step`, so that a batch that was skipped leaves no stale gradient.
+    It alone calls `zero_grad`, `backward` and `step`, so that a batch that was skipped leaves no stale gradient; where
+    gradients are there already, `step` alone.
 
     Args:
         fabric: The Fabric of the processes.
@@ -73,10 +74,26 @@ class OptimizerSteps:
         clip, batches = self._pending.pop(optimizer)
         if self._averages:
             self._average(optimizer, batches, synced)
-        if clip is None:
-            norm = self._norm(optimizer)
-        else:
-            norm = self._fabric.clip_gradients(self._module, optimizer, max_norm=clip, error_if_nonfinite=False)
+        return self._step(optimizer, self._clip(optimizer, clip))
+
+    def apply_given(self, optimizer: Any, clip: float | None) -> torch.Tensor:
+        """Take the optimizer's step by the gradients that its parameters have, and return their norm before clipping.
+
+        They are whole: of no loss that was added, averaged over the processes, and of no scaler's scale.
+        """
+        if self._has_scaler and hasattr(optimizer, "optimizer"):  # Fabric wraps it, and would take out the scale
+            raise TrainingError(
+                "precision='16-mixed' scales the gradients of the optimizers that fabric.setup_optimizers returned, so "
+                "such a one takes steps down losses only: use optimizer_step, or 'bf16-mixed'"
+            )
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.losses[optimizer, bool(parameters)] += 1
+        norm = nn.utils.get_total_norm([p.grad for p in parameters])
+        if clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+        return self._step(optimizer, norm)
+
+    def _step(self, optimizer: Any, norm: Any) -> torch.Tensor:
         if not self._finite_only or torch.isfinite(norm):
             optimizer.step() if self.around is None else self._step_inside(optimizer)
         return norm.detach()
@@ -86,7 +103,10 @@ class OptimizerSteps:
         with self.around(optimizer):
             optimizer.step()
 
-    def _norm(self, optimizer: Any) -> Any:
+    def _clip(self, optimizer: Any, clip: float | None) -> Any:
+        """Clip the gradient, where that is asked for, and return its norm before."""
+        if clip is not None:
+            return self._fabric.clip_gradients(self._module, optimizer, max_norm=clip, error_if_nonfinite=False)
         if self._has_scaler:
             self._distributed.unscale(optimizer)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -206,7 +226,15 @@ class Steps:
         """
         self._steps.add(loss, optimizer, clip)
         if self.accumulate == 1 or self._completes_a_step():
-            self._apply(optimizer)
+            self._end_step(optimizer, self._steps.apply(optimizer))
+
+    def apply_gradients(self, optimizer: Any, *, clip: float | None = None) -> None:
+        """Take one step of an optimizer by the gradients that its parameters have, which come from no `optimizer_step`.
+
+        They must be the same in all processes. All else is as in `optimizer_step`: the step is skipped where
+        `on_nonfinite="skip"` and they are not finite, and their norm is recorded.
+        """
+        self._end_step(optimizer, self._steps.apply_given(optimizer, clip))
 
     def losses_without_gradient(self) -> dict[str, int]:
         """Return what is to be trained -> how many losses there were, where none of them had a gradient for it."""
@@ -219,8 +247,7 @@ class Steps:
             found.pop("weights", None)
         return found
 
-    def _apply(self, optimizer: Any, *, synced: bool = True) -> None:
-        norm = self._steps.apply(optimizer, synced=synced)
+    def _end_step(self, optimizer: Any, norm: torch.Tensor) -> None:
         if self._skips_gradients and not torch.isfinite(norm):
             self.skipped_steps += 1
             return
@@ -232,7 +259,7 @@ class Steps:
     def _apply_waiting(self) -> None:
         """Take the steps whose last batch was skipped, or did not come."""
         for optimizer in self._steps.waiting():
-            self._apply(optimizer, synced=False)
+            self._end_step(optimizer, self._steps.apply(optimizer, synced=False))
 
     def _completes_a_step(self) -> bool:
         """Say whether this batch is the last of those whose gradients make one step."""
