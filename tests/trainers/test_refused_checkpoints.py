@@ -63,8 +63,8 @@ REFUSED = {
         FileFormatError,
         "has no state of more",
     ),
-    "another weight": (PathTrainer, {}, lengthen_a_weight, FileFormatError, r"is \(7, 7\) in it"),
-    "another buffer": (PathTrainer, {}, lengthen_a_buffer, FileFormatError, "in it,"),
+    "another weight": (PathTrainer, {}, lengthen_a_weight, TrainingError, r"is \(7, 7\) in it"),
+    "another buffer": (PathTrainer, {}, lengthen_a_buffer, TrainingError, "in it,"),
 }
 
 

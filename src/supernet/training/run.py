@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from difflib import get_close_matches
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING, Any
@@ -197,7 +198,8 @@ class Run:
     def _begin_anew(self, resume: str | os.PathLike[str] | None) -> None:
         trainer = self._trainer
         if resume is not None and str(resume) != "auto":
-            raise TrainingError(f"{resume} holds no checkpoint to go on from")
+            hint = "; did you mean 'auto'?" if get_close_matches(str(resume).lower(), ["auto"]) else ""
+            raise TrainingError(f"{resume} holds no checkpoint to go on from{hint}")
         if self.has_begun:
             raise TrainingError(
                 f"this {type(trainer).__name__} has trained already, up to epoch {trainer.epoch + 1}, step "

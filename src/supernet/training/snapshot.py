@@ -94,8 +94,8 @@ def load_state(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> 
     that it does not train from what is neither its own nor the checkpoint's.
 
     Raises:
-        TrainingError: it is the state of another search; says what differs.
-        FileFormatError: it lacks something, or something in it does not fit.
+        TrainingError: it is the state of another search, or of another model; says what differs.
+        FileFormatError: it lacks something, or something in it cannot be.
     """
     state = checked(trainer, state, source)
     with _errors_named(source):
@@ -133,11 +133,11 @@ def checked(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> dic
     """Return what of a state is for this process, if the trainer can be put into it, which stays as it is.
 
     Raises:
-        TrainingError: it is the state of another search; says what differs.
-        FileFormatError: it lacks something, or something in it does not fit.
+        TrainingError: it is the state of another search, or of another model; says what differs.
+        FileFormatError: it lacks something, or something in it cannot be.
     """
     with _errors_named(source):
-        _check_identity(state["identity"], trainer.identity(), source)
+        _check_identity(state, trainer, source)
         _check_epochs(trainer.num_epochs, int(state["epoch"]), int(state["step"]), source)
         own: Mapping[str, Any] = {}
         if "processes" in state:
@@ -145,7 +145,7 @@ def checked(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> dic
             own = state_of(state["processes"], trainer.processes.rank, classes, trainer.device)
         state = {**state, **own}
         for here, saved in _tensors(trainer, state):
-            _check_shapes(here, saved)
+            _check_shapes(here, saved, source)
         if "algorithm" in state:
             trainer.named_state.check(state["algorithm"], *_tensors_of_the_loop(trainer, state), source)
         else:  # version 1
@@ -172,17 +172,23 @@ def digest(tensors: Iterable[torch.Tensor]) -> str:
     return result.hexdigest()
 
 
-def _check_identity(theirs: Mapping[str, Any], ours: Mapping[str, Any], source: Any) -> None:
+def _check_identity(state: Mapping[str, Any], trainer: TrainingLoop, source: Any) -> None:
+    theirs, ours = state["identity"], trainer.identity()
     # Options that only one of them has are of another version. What stands outside of the options too is named once.
     options = theirs.get("options", {}).keys() & ours["options"].keys()
     theirs = {**{name: theirs["options"][name] for name in options}, **theirs, "options": None}
     ours = {**{name: ours["options"][name] for name in ours["options"] if name in options}, **ours, "options": None}
     differing = [name for name in ours if theirs.get(name) != ours[name]]
-    if differing:
-        lines = "; ".join(line for name in differing for line in _differences(name, theirs.get(name), ours[name]))
+    if "seed" in differing and "data" in differing:
+        differing.remove("data")  # the seed draws the parts
+    lines = [line for name in differing if name != "space" for line in _differences(name, theirs.get(name), ours[name])]
+    if "space" in differing:
+        space: Mapping[str, Any] = getattr(trainer, "space", {})
+        lines += _differences_of_spaces(state["history"], {label: len(space[label].options) for label in space})
+    if lines:
         raise TrainingError(
-            f"{source} is of another search, so going on from it would not be exact: {lines}; make the trainer as it "
-            "was, or begin anew in another run_dir"
+            f"{source} is of another search, so going on from it would not be exact: {'; '.join(lines)}; make the "
+            "trainer as it was, or begin anew in another run_dir"
         )
 
 
@@ -201,8 +207,35 @@ def _differences(name: str, theirs: Any, ours: Any) -> Iterator[str]:
         for position, (then, now) in enumerate(zip(theirs, ours, strict=True)):
             for setting in [setting for setting in now if then.get(setting) != now[setting]]:
                 yield f"{name}: {setting} of group {position} was {then.get(setting)!r}, is {now[setting]!r}"
+    elif name == "data" and isinstance(theirs, list):  # digests
+        parts = zip(("training", "validation"), theirs, ours, strict=True)
+        yield f"other samples are in the {' and the '.join(part for part, then, now in parts if then != now)} part"
     else:
+        if name == "batch_size":  # of the two parts, where one number was given
+            theirs, ours = (
+                each[0] if isinstance(each, list) and len({*each}) == 1 else each for each in (theirs, ours)
+            )
         yield f"{name} was {theirs!r}, is {ours!r}"
+
+
+def _differences_of_spaces(history: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> list[str]:
+    """Return how two spaces differ, as far as the record of an epoch says.
+
+    Args:
+        history: Records of the epochs in one of them.
+        counts: Number of options of each label in the other one.
+    """
+    none: Mapping[str, Any] = {}
+    recorded = next((record["probabilities"] for record in reversed(history) if record.get("probabilities")), none)
+    then = {label: len(probabilities) for label, probabilities in recorded.items()}
+    if not then:
+        return ["the choices of the model were others"]
+    lines = [f"the model had a choice {label!r}" for label in then if label not in counts]
+    lines += [f"the model had no choice {label!r}" for label in counts if label not in then]
+    for label in then:
+        if label in counts and then[label] != counts[label]:
+            lines.append(f"choice {label!r} had {then[label]} options, has {counts[label]}")
+    return lines or ["options of the model's choices had other names, or other choices around them"]
 
 
 def _tensors_of_the_loop(trainer: TrainingLoop, state: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
@@ -228,12 +261,30 @@ def _tensors(trainer: TrainingLoop, state: Mapping[str, Any]) -> Iterator[tuple[
     yield _numbered(trainer.parameters_outside()), _numbered(state.get("outside", []))
 
 
-def _check_shapes(tensors: Tensors, saved: Tensors) -> None:
-    if list(tensors) != list(saved):
-        raise ValueError(f"its tensors are {list(saved)[:5]}..., those of this model {list(tensors)[:5]}...")
-    for name, tensor in tensors.items():
-        if tensor.shape != saved[name].shape:
-            raise ValueError(f"{name} is {tuple(saved[name].shape)} in it, {tuple(tensor.shape)} here")
+def _check_shapes(tensors: Tensors, saved: Tensors, source: Any) -> None:
+    """Raise `TrainingError` unless what was read has the names and shapes of what is here."""
+    differing = [f"it has no {name!r}" for name in tensors if name not in saved]
+    differing += [f"this model has no {name!r}" for name in saved if name not in tensors]
+    if not differing and list(tensors) != list(saved):
+        differing = ["their order is another"]
+    if differing:
+        finding = f"the model is another one, its tensors are not those here: {_some(differing)}"
+    else:
+        shapes = [
+            f"{name} is {tuple(saved[name].shape)} in it, {tuple(tensor.shape)} here"
+            for name, tensor in tensors.items()
+            if tensor.shape != saved[name].shape
+        ]
+        if not shapes:
+            return
+        finding = f"weights have other shapes: {_some(shapes)}"
+    raise TrainingError(
+        f"{source} does not fit this search: {finding}; make the model as it was, or begin anew in another run_dir"
+    )
+
+
+def _some(findings: Sequence[str]) -> str:
+    return ", ".join(findings[:4]) + (f", and {len(findings) - 4} more" if len(findings) > 4 else "")
 
 
 def _named_state(loss: Any) -> Iterator[tuple[str, torch.Tensor]]:
