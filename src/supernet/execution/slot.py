@@ -36,11 +36,12 @@ class Slot(nn.Module):
         plan: The plan that it follows.
 
     Attributes:
-        fast: Whether a mixture is computed the fast way, where there is one. Default: it is.
+        fast: Whether a mixture is computed the fast way, where there is one. Default: it is; in a supernet None, which
+            stands for not, until a trial has shown that it gives the same.
         bears_reentrant: Whether the gradients of weights come through a reentrant checkpoint around it. Default: no.
     """
 
-    fast = True
+    fast: bool | None = True
     bears_reentrant = False
     tells_passes_apart = False  # whether what it does depends on whether a pass of the supernet runs
 

@@ -93,12 +93,14 @@ class Supernet(nn.Module):
             replace_other_choices(model, lambda choice: ChoiceSlot(choice, self._plan), self.replaced)
             self.model = model
             self._slots = {label: slot for label, slot in self.replaced if isinstance(slot, Slot)}
+            for slot in self._slots.values():
+                slot.fast = None  # not before it has been tried
             self._held = list(model.parameters())  # by `frozen_weights`
             self._buffers_of_all = Buffers(self)
             self._has_buffers = self._buffers_of_all.are_there
             self.is_reentrant = False
             self._each_pass: Callable[[], AbstractContextManager[None]] = one_pass
-            self._tried: set[tuple[bool, bool, bool]] = set()  # (in training form, with a mixture, under autocast)
+            self._tried: dict[tuple[bool, bool], set[str]] = {}  # (in training form, under autocast) -> what was mixed
             self.register_state_dict_post_hook(_leave_out_model)
             self.register_load_state_dict_pre_hook(_put_in_model)
             self.register_load_state_dict_post_hook(_name_as_written)
@@ -111,7 +113,8 @@ class Supernet(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model on all arguments but the last positional one, which is the plan."""
         args, plan = self._with_plan(args)
-        if self._form(plan) not in self._tried:
+        tried = self._tried.get(self._form())
+        if tried is None or any(is_mixture(entry) and label not in tried for label, entry in plan.items()):
             self._try(args, plan, kwargs)
         with self.following(plan):
             return self.model(*args, **kwargs)
@@ -207,9 +210,8 @@ class Supernet(nn.Module):
         slots = self._slots.values()
         self._each_pass = one_pass if any(slot.fast or slot.tells_passes_apart for slot in slots) else nullcontext
 
-    def _form(self, plan: Mapping[str, Any]) -> tuple[bool, bool, bool]:
-        autocast = bool(self._held) and torch.is_autocast_enabled(self._held[0].device.type)
-        return self.training, any(map(is_mixture, plan.values())), autocast
+    def _form(self) -> tuple[bool, bool]:
+        return self.training, bool(self._held) and torch.is_autocast_enabled(self._held[0].device.type)
 
     def _try(self, args: tuple[Any, ...], plan: Mapping[str, Any], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
@@ -230,8 +232,9 @@ class Supernet(nn.Module):
                 return outputs
 
         self.try_out(plan, trial)
-        _, has_mixture, autocast = self._form(plan)
-        self._tried |= {(self.training, has_mixture, autocast), (False, has_mixture, autocast)}
+        training, autocast = self._form()
+        for form in {(training, autocast), (False, autocast)}:
+            self._tried.setdefault(form, set()).update(label for label, entry in plan.items() if is_mixture(entry))
 
 
 def _leave_out_model(supernet: nn.Module, state: Any, prefix: str, local_metadata: Any) -> None:

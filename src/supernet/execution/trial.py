@@ -15,6 +15,7 @@ from supernet.execution.fast.shared import one_pass
 from supernet.execution.memory_format import agree
 from supernet.execution.plan import Plan
 from supernet.execution.risks import check_risks
+from supernet.execution.selection import is_mixture
 from supernet.execution.slot import LayerSlot, Slot
 
 __all__: list[str] = []
@@ -33,6 +34,8 @@ def try_out(
 ) -> bool:
     """Run a supernet by its present plan, and note in its slots how they are to run it from then on.
 
+    Slots that do not mix now stay as they were, and all do where it raises. A way that once differed stays off.
+
     Args:
         model: A model whose choices have been replaced.
         plan: The plan that it follows, which is left as it is.
@@ -50,6 +53,8 @@ def try_out(
     """
     slots = [(label, slot) for label, slot in replaced if isinstance(slot, Slot)]
     mixtures = [mixture for label, slot in slots if (mixture := slot.as_mixture(plan.get(label))) is not None]
+    mixed = [slot for label, slot in slots if is_mixture(plan.get(label))]  # of inputs too
+    before = [(slot, slot.fast, slot.bears_reentrant) for _, slot in slots]
     for _, slot in slots:
         slot.fast = False  # first as written: what is wrong with a model is said in its own terms
         slot.bears_reentrant = True  # for it is noted here
@@ -62,15 +67,22 @@ def try_out(
         return run
 
     met: list[bool] = []
-    with _noting_reentrant_checkpoints([module for _, module in replaced], met):
-        check_risks(model, plan, replaced, in_one_pass(trial))
-        trial = in_one_pass(trial if prepared is None else prepared())
-        expected = trial()
-        _check_changed_inputs(mixtures, trial, expected)
-        if mixtures:
-            _settle_fast_way(model, [slot for _, slot in slots], mixtures, trial, expected)
-    for _, slot in slots:
-        slot.note_trial(bears_reentrant=any(met))
+    agrees: bool | None = None
+    try:
+        with _noting_reentrant_checkpoints([module for _, module in replaced], met):
+            check_risks(model, plan, replaced, in_one_pass(trial))
+            trial = in_one_pass(trial if prepared is None else prepared())
+            expected = trial()
+            _check_changed_inputs(mixtures, trial, expected)
+            if mixtures:
+                agrees = _is_same_the_fast_way(model, [slot for _, slot in slots], mixtures, trial, expected)
+    finally:
+        for slot, fast, bore_reentrant in before:
+            has_been_tried = agrees is not None and slot in mixed
+            slot.fast = agrees and fast is not False if has_been_tried else fast
+            slot.bears_reentrant = bore_reentrant
+    for slot, _, bore_reentrant in before:
+        slot.note_trial(bears_reentrant=any(met) or bore_reentrant)
     return any(met)
 
 
@@ -102,10 +114,10 @@ def _check_changed_inputs(mixtures: Sequence[LayerSlot], trial: Trial, expected:
             )
 
 
-def _settle_fast_way(
+def _is_same_the_fast_way(
     model: nn.Module, slots: Sequence[Slot], mixtures: Sequence[LayerSlot], trial: Trial, expected: Any
-) -> None:
-    """Let mixtures take the fast way, if a trial gives the same outputs so."""
+) -> bool:
+    """Say whether a trial gives the same outputs where all slots run mixtures the fast way."""
     cache: dict[Any, Any] = {}
     traces = [trace for mixture in mixtures for trace in mixture.trace(cache).traces.values()]
     for slot in slots:
@@ -121,10 +133,9 @@ def _settle_fast_way(
             *(count, len(traces), len(mixtures), len(traces) - count),
         )
     else:
-        for slot in slots:
-            slot.fast = False
         logger.warning(
             "%s %s the fast way, so all its choices run candidate by candidate; please report the model",
             type(model).__name__,
             differs,
         )
+    return differs is None
