@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import torch
 
 from supernet.checks import check_counts, check_functions
-from supernet.errors import NonFiniteError, SpaceError, TrainingError
+from supernet.errors import ArchitectureError, NonFiniteError, SpaceError, TrainingError
 from supernet.space import Architecture, SearchSpace
+from supernet.space.space import check_space
 
-__all__ = ["Constraint", "Scored", "Searcher", "SpaceSearcher", "draw_allowed", "ranked", "search"]
+__all__ = ["AskTell", "Constraint", "Scored", "Searcher", "SpaceSearcher", "draw_allowed", "ranked", "search"]
 
 Constraint: TypeAlias = Callable[[Architecture], bool]
 Score: TypeAlias = Callable[[Sequence[Architecture]], Sequence[float]]
@@ -28,7 +29,7 @@ class Scored(NamedTuple):
     score: float
 
 
-class Searcher(Protocol):
+class AskTell(Protocol):
     """What `search` drives. It evaluates nothing itself, so whoever asks may do that wherever and however they like."""
 
     def ask(self, count: int) -> list[Architecture]:
@@ -38,6 +39,10 @@ class Searcher(Protocol):
     def tell(self, architectures: Sequence[Architecture], scores: Sequence[float]) -> None:
         """Take in how good architectures are; higher is better, and NaN is no score."""
         ...
+
+
+class Searcher(AskTell, Protocol):
+    """What also knows which architectures were best, and can be saved and gone on with."""
 
     def ranked(self) -> list[Scored]:
         """Return the architectures whose scores are known, best first."""
@@ -52,15 +57,19 @@ class Searcher(Protocol):
         ...
 
 
-def search(searcher: Searcher, score: Score, budget: int) -> list[Scored]:
+def search(searcher: AskTell, score: Score, budget: int) -> list[Scored]:
     """Score what a searcher asks for, tell it, and return all that has been scored, best first.
 
     Args:
-        searcher: Says which architectures are scored.
+        searcher: Says which architectures are scored: has `ask(count)` and `tell(architectures, scores)`. One that
+            has `ranked()` says too what is returned.
         score: Returns the score of each of some architectures; higher is better.
         budget: Number of architectures that are scored at most.
 
     Raises:
+        TrainingError: The searcher lacks a method, or asks for what is no list of at most so many architectures; or
+            `score` does not return one number for each.
+        ArchitectureError: The searcher has a `space`, and asks for what is no architecture of it.
         SpaceError: No architecture that keeps the searcher's constraint was found.
         NonFiniteError: Every score is NaN.
 
@@ -69,11 +78,48 @@ def search(searcher: Searcher, score: Score, budget: int) -> list[Scored]:
     [Scored(architecture={'act': 'longer'}, score=6.0), Scored(architecture={'act': 'short'}, score=5.0)]
     """
     check_counts(budget=budget)
-    left = budget
-    while left and (asked := searcher.ask(left)):
-        searcher.tell(asked, score(asked))
+    if isinstance(searcher, type):
+        raise TrainingError(
+            f"searcher is the class {searcher.__name__}; give one that is made, {searcher.__name__}(...)"
+        )
+    if lacking := [name for name in ("ask", "tell") if not has_method(searcher, name)]:
+        raise TrainingError(
+            f"searcher has ask(count) and tell(architectures, scores), and {type(searcher).__name__} lacks "
+            f"{' and '.join(lacking)}"
+        )
+    if not callable(score):
+        raise TrainingError(f"score is a function that returns the score of each of some architectures, not {score!r}")
+    left, told = budget, list[Scored]()
+    while left and (asked := _asked_of(searcher, left)):
+        scores = _numbers(asked, score(asked))
+        searcher.tell(asked, scores)
+        told += map(Scored, asked, scores)
         left -= len(asked)
-    return searcher.ranked()
+    return searcher.ranked() if has_method(searcher, "ranked") else ranked(told)  # type: ignore[attr-defined]
+
+
+def has_method(searcher: Any, name: str) -> bool:
+    """Say whether a searcher defines a method; those of the protocol, which it may inherit, do nothing."""
+    method = getattr(searcher, name, None)
+    return callable(method) and getattr(method, "__func__", None) is not getattr(Searcher, name)
+
+
+def _asked_of(searcher: AskTell, count: int) -> Sequence[Architecture]:
+    """Return what a searcher asks for, if these can be evaluated."""
+    asked, name = searcher.ask(count), f"{type(searcher).__name__}.ask({count})"
+    if not isinstance(asked, list | tuple) or not all(isinstance(one, Mapping) for one in asked):
+        raise TrainingError(
+            f"{name} returned {asked!r:.80}; let it return a list of architectures, an empty one where it knows no more"
+        )
+    if len(asked) > count:
+        raise TrainingError(f"{name} returned {len(asked)} architectures; let it return {count} at most")
+    if isinstance(space := getattr(searcher, "space", None), SearchSpace):
+        try:
+            for architecture in asked:
+                space.validate(architecture)
+        except ArchitectureError as error:
+            raise ArchitectureError(f"{name} returned what is no architecture of its space: {error}") from error
+    return asked
 
 
 class SpaceSearcher:
@@ -93,6 +139,7 @@ class SpaceSearcher:
         generator: torch.Generator | None = None,
         constraint: Constraint | None = None,
     ) -> None:
+        check_space(space)
         check_functions(constraint=constraint)
         self.space, self.constraint = space, constraint
         self.generator = torch.Generator().manual_seed(0) if generator is None else generator
@@ -112,12 +159,8 @@ class SpaceSearcher:
             TrainingError: There are more or fewer scores than architectures, or one is no number.
                 After either nothing has been taken in.
         """
-        if len(architectures) != len(scores):
-            raise TrainingError(
-                f"{len(architectures)} architectures are told with {len(scores)} scores; give one score for each"
-            )
-        told = [Scored(self.space.canonical(a), _number(s)) for a, s in zip(architectures, scores, strict=True)]
-        for one in told:
+        numbers = _numbers(architectures, scores)
+        for one in [Scored(self.space.canonical(a), s) for a, s in zip(architectures, numbers, strict=True)]:
             name = json.dumps(one.architecture)
             self._known[name], self._scored[name] = one.architecture, one
 
@@ -223,7 +266,21 @@ def _none_allowed() -> SpaceError:
     )
 
 
+def _numbers(architectures: Sequence[Architecture], scores: Any) -> list[float]:
+    """Return the score of each architecture, if there is one."""
+    try:
+        count = len(scores)
+    except TypeError as error:
+        raise TrainingError(
+            f"the scores of {len(architectures)} architectures are a list with a number for each, not {scores!r:.80}"
+        ) from error
+    if len(architectures) != count:
+        raise TrainingError(f"{len(architectures)} architectures are told with {count} scores; give one score for each")
+    return [_number(score) for score in scores]
+
+
 def _number(score: Any) -> float:
-    if not hasattr(score, "__float__"):
-        raise TrainingError(f"a score is a number, higher is better, not {score!r}")
-    return float(score)
+    try:
+        return float(score.__float__())  # not float(score), which reads texts too
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:  # an array's, a tensor's
+        raise TrainingError(f"a score is a number, higher is better, not {score!r:.80}") from error

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from supernet.errors import FileFormatError
-from supernet.space.space import Architecture, SearchSpace
+from supernet.space.space import Architecture, SearchSpace, check_space
 
 __all__ = ["load_architecture", "save_architecture"]
 
@@ -39,12 +39,14 @@ def save_architecture(architecture: Mapping[str, Any], path: str | os.PathLike[s
 
     Raises:
         ArchitectureError: it is not an architecture of this space; nothing is written.
+        SpaceError: `space` is none.
 
     >>> space = SearchSpace(nn.Sequential(LayerChoice([nn.ReLU(), nn.Tanh()], label="act")))
     >>> save_architecture({"act": "1"}, "best.json", space)
     >>> load_architecture("best.json", space)
     {'act': '1'}
     """
+    check_space(space)
     content = {"space": space.fingerprint, "architecture": space.canonical(architecture)}
     write_json(Path(path), FORMAT, VERSION, content)
 
@@ -59,7 +61,9 @@ def load_architecture(path: str | os.PathLike[str], space: SearchSpace) -> Archi
     Raises:
         FileFormatError: the file is not such a file, is broken, or belongs to another space.
         FileNotFoundError: there is no such file.
+        SpaceError: `space` is none.
     """
+    check_space(space)
     content = read_architecture_file(Path(path))
     if content.get("space") != space.fingerprint:
         raise FileFormatError(

@@ -284,6 +284,16 @@ class _Met(NamedTuple):
     inside: dict[Any, list[_Met]]
 
 
+def check_space(space: Any) -> None:
+    """Raise `SpaceError` unless it is a `SearchSpace`."""
+    if isinstance(space, SearchSpace):
+        return
+    mend = "SearchSpace(model)" if isinstance(space, nn.Module) else "one"
+    if isinstance(getattr(space, "space", None), SearchSpace):  # a supernet, a trainer
+        mend = "its .space"
+    raise SpaceError(f"space is a SearchSpace, not {type(space).__name__}; give {mend}")
+
+
 def _in_order(
     nodes: Nodes, domains: Mapping[str, Domain], order: Mapping[str, int], known: dict[Nodes, list[_Met]]
 ) -> list[_Met]:

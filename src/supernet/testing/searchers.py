@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,18 +13,21 @@ from torch import nn
 from supernet.errors import ArchitectureError, NonFiniteError, TrainingError
 from supernet.files.encoding import check_can_be_saved
 from supernet.nn import InputChoice, LayerChoice
-from supernet.search import Searcher
+from supernet.search import Scored, Searcher
+from supernet.search.searcher import has_method
 from supernet.space import Architecture, SearchSpace
 from supernet.testing.comparing import differences, flat, in_words, promised, random_numbers
 
 __all__ = ["check_searcher"]
 
+METHODS = ("ask", "tell", "ranked", "state_dict", "load_state_dict")
 ROUNDS, COUNT = 4, 6
 
 
 def check_searcher(make: Callable[[SearchSpace], Searcher], space: SearchSpace | None = None) -> None:
     """Check that a searcher holds what `search` and trainers rely on.
 
+    - It has `ask`, `tell`, `ranked`, `state_dict` and `load_state_dict`. (The first two are all that `search` needs.)
     - What it asks for are at most as many architectures as it is asked for, of the space, in the form that the space
       writes, and none of them twice.
     - Two that are made alike and told the same ask for the same, and draw nothing from global random numbers.
@@ -46,7 +49,7 @@ def check_searcher(make: Callable[[SearchSpace], Searcher], space: SearchSpace |
     """
     space = default_space() if space is None else space
     before = random_numbers()
-    first, second = make(space), make(space)
+    first, second = _made(make, space), _made(make, space)
     seen: dict[str, Architecture] = {}
     for _ in range(ROUNDS):
         asked = _asked(first, space, seen)
@@ -60,6 +63,15 @@ def check_searcher(make: Callable[[SearchSpace], Searcher], space: SearchSpace |
     _check_nan(make(space))
 
 
+def _made(make: Callable[[SearchSpace], Searcher], space: SearchSpace) -> Searcher:
+    searcher = make(space)
+    promised("make(space) returns a searcher", not isinstance(searcher, type), f"it returned {searcher!r}")
+    lacking = [name for name in METHODS if not has_method(searcher, name)]
+    seen = f"{type(searcher).__name__} lacks {in_words(lacking)}"
+    promised(f"a searcher has the methods {in_words(METHODS)}", not lacking, seen)
+    return searcher
+
+
 def default_space() -> SearchSpace:
     """Return a small space with choices of each kind, one of them inside a candidate."""
     deep = nn.Sequential(LayerChoice([nn.ReLU(), nn.Tanh(), nn.Sigmoid()], label="inner"), nn.Identity())
@@ -71,6 +83,8 @@ def default_space() -> SearchSpace:
 def _asked(searcher: Searcher, space: SearchSpace, seen: dict[str, Architecture]) -> list[Architecture]:
     """Ask for architectures, and check them."""
     asked = searcher.ask(COUNT)
+    are_architectures = isinstance(asked, list | tuple) and all(isinstance(one, Mapping) for one in asked)
+    promised(f"ask({COUNT}) returns a list of architectures", are_architectures, f"it returned {asked!r:.80}")
     promised(f"ask({COUNT}) returns at most {COUNT} architectures", len(asked) <= COUNT, f"it returned {len(asked)}")
     for architecture in asked:
         try:
@@ -131,8 +145,16 @@ def _check_ranking(searcher: Searcher, space: SearchSpace) -> None:
     scores = [float(score) for score in range(len(told))]
     searcher.tell(list(told.values()), scores)
     expected = [(a, s) for a, s in reversed(list(zip(told.values(), scores, strict=True)))]
-    found = [tuple(one) for one in searcher.ranked()]
+    found = _ranked(searcher)
     promised("what is ranked is what was told, best first", found == expected, lambda: f"it ranked {found[:3]} first")
+
+
+def _ranked(searcher: Searcher) -> list[Scored]:
+    """Return what is ranked, and check its form."""
+    found = searcher.ranked()
+    pairs = isinstance(found, list | tuple) and all(isinstance(one, tuple) and len(one) == 2 for one in found)
+    promised("ranked() returns a list of Scored", pairs, f"it returned {found!r:.80}")
+    return [Scored(*one) for one in found]
 
 
 def _check_nan(searcher: Searcher) -> None:
@@ -147,5 +169,5 @@ def _check_nan(searcher: Searcher) -> None:
         raise AssertionError(f"{promise}; but it returned {best[:3]}")
     more = searcher.ask(COUNT)
     searcher.tell(more, [0.0] + [math.nan] * (len(more) - 1))
-    ranked = [one.architecture for one in searcher.ranked()]
+    ranked = [one.architecture for one in _ranked(searcher)]
     promised("an architecture whose score is NaN is never ranked", ranked == more[:1], lambda: f"{ranked} were")
