@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from supernet.data.split import DataSplit
 from supernet.execution.structure import are_finite
 from supernet.search.evaluator import Evaluator
 from supernet.space import Architecture
 from supernet.training.metrics import Meter
+from supernet.training.snapshot import digest
 
 if TYPE_CHECKING:
     from supernet.trainers.supernet_trainer import SupernetTrainer
@@ -31,6 +33,7 @@ class TrainerEvaluator(Evaluator):
         super().__init__(trainer.supernet, trainer.processes)
         self._trainer = trainer
         self.forms, self.device, self.seed = trainer._forms, trainer.device, trainer.seed
+        self._digest: str | None = None  # of the weights that the evaluations are of, where it is known
 
     @property
     def evaluations(self) -> dict[str, dict[str, float]]:
@@ -42,6 +45,33 @@ class TrainerEvaluator(Evaluator):
     @evaluations.setter
     def evaluations(self, evaluations: dict[str, dict[str, float]]) -> None:
         self._evaluations = evaluations
+
+    def evaluate_many(
+        self,
+        architectures: Sequence[Mapping[str, Any]],
+        *,
+        num_batches: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[dict[str, float]]:
+        """Return what `Evaluator.evaluate_many` says of the weights as they are, whoever has moved them."""
+        self.look_at_weights()
+        return super().evaluate_many(architectures, num_batches=num_batches, progress=progress)
+
+    def look_at_weights(self) -> None:
+        """Forget what was evaluated if weights or buffers have moved since, outside of steps too: in a user's hands."""
+        trainer = self._trainer
+        modules = [trainer.model, *([trainer.loss] if isinstance(trainer.loss, nn.Module) else [])]
+        tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+        now = digest([*tensors, *trainer.parameters_outside()])
+        moved = self._digest not in (None, now)  # after a resume it is not known, and evaluations are the checkpoint's
+        if any(of_one for (of_one,) in self.processes.exchange("whether weights have moved", int(moved))):
+            trainer.forget_evaluations()
+        self._digest = now
+
+    def forget(self) -> None:
+        """Forget what has been evaluated, for the weights move."""
+        super().forget()
+        self._digest = None
 
     @property
     def recalibration_samples(self) -> int:  # type: ignore[override]

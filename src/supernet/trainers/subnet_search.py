@@ -102,6 +102,7 @@ class SubnetSearchTrainer(SupernetTrainer):
             search: Ranks architectures by `scores` or `best`.
             count: Number of evaluations at most, for the progress bar and the log.
         """
+        self.evaluator.look_at_weights()
         if self.found is None:
             with suppress(SpaceError):  # of a space too entangled to be counted
                 count = min(count, self.space.size)
