@@ -82,7 +82,8 @@ def of_widths(
 def probabilities(space: SearchSpace, logits: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return label -> the probability of each candidate or input (K,).
 
-    Softmax of the logits; where the number of chosen inputs is not fixed, sigmoid: each is chosen on its own.
+    Softmax of the logits; where the number of chosen inputs is not fixed, sigmoid: each is chosen on its own. So of k
+    inputs they are shares that sum to 1, and not what `log_prob_of` says of how probable each is among the k.
 
     Args:
         space: The space whose options they are.

@@ -81,7 +81,12 @@ class Relaxation(nn.Module):
         return self.logits
 
     def probabilities(self) -> dict[str, torch.Tensor]:
-        """Return label -> the probability of each option (K,), differentiable; draws nothing."""
+        """Return label -> the probability of each option (K,), differentiable; draws nothing.
+
+        Of one option, or any number of inputs, they are what `log_prob` has. Of k inputs they are shares by
+        softmax, which sum to 1, and not how probable it is that an input is among the k; of a number within bounds they
+        are what each input has before the bounds, by sigmoid. For either add up what `log_prob` gives.
+        """
         return probabilities(self.space, self.scores())
 
     def log_prob(self, architecture: Mapping[str, Any]) -> torch.Tensor:
@@ -102,7 +107,10 @@ class Relaxation(nn.Module):
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
-        """Let what torch draws on the CPU without a generator, such as `rsample()`, come from this one's."""
+        """Let what torch draws on the CPU without a generator, such as `rsample()`, come from this one's.
+
+        What is drawn on another device does not: draw it on the CPU, and move it there.
+        """
         before = torch.get_rng_state()
         torch.set_rng_state(self.generator.get_state())
         try:

@@ -13,7 +13,8 @@ class Softmax(Relaxation):
     """Every option runs, weighted by its probability.
 
     That is the softmax of the logits; where the number of chosen inputs is not fixed, each is chosen on its own, with
-    probability sigmoid.
+    probability sigmoid. Of k inputs the weights are shares that sum to 1, not how probable it is that an input is among
+    the k, as `log_prob` has it.
     """
 
     def plan(self, progress: float) -> dict[str, torch.Tensor]:

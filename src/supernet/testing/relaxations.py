@@ -36,7 +36,8 @@ def check_relaxation(make: Make, space: SearchSpace | None = None) -> None:
     - A plan has, for each choice, what a supernet can run, at any progress from 0 to 1, and it runs it; the weights'
       plan has no gradient. A gradient of the plan, or else of `log_prob`, reaches the parameters; it is finite, and
       where plans draw nothing it is that of finite differences.
-    - Two of one seed give the same plans. They draw from the relaxation's own generator, not from global numbers.
+    - Two of one seed give the same plans. They draw from the relaxation's own generator, not from global numbers. All
+      is checked on the CPU; see `Relaxation.drawing` on other devices.
     - `probabilities` are of each choice one number from 0 to 1 for each option, which sum to 1 where one is chosen; or
       there are none, where a decision depends on others. These, `log_prob` and `derive` draw nothing.
     - The probabilities of all architectures sum to 1, and so the gradient of that sum is 0.
