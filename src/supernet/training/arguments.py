@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
+import re
+import textwrap
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from inspect import Parameter, Signature
 from typing import Any
 
+from supernet.training.config import unknown_argument
 from supernet.training.description import as_json, is_plain, name_of
 
 __all__: list[str] = []
@@ -63,7 +68,13 @@ def noting_arguments(cls: type) -> Callable[..., None]:
             noted.ours |= values.keys() if is_ours else set()
             if adds_options:
                 noted.added |= {name for name, value in values.items() if _is_said(value)}
-        constructor(self, *args, **kwargs)
+        try:
+            constructor(self, *args, **kwargs)
+        except TypeError as error:
+            name = _given_twice(error, kwargs, constructor)
+            if name is None:
+                raise
+            raise TypeError(f"{cls.__name__} sets {name} itself; leave it out") from None
 
     noting.__signature__ = whole  # type: ignore[attr-defined]
     return noting
@@ -74,8 +85,20 @@ def _check_number(whole: Signature, cls: type, /, *args: Any, **kwargs: Any) -> 
     try:
         whole.bind(*args, **kwargs)
     except TypeError as error:
+        unknown = [name for name in kwargs if name not in whole.parameters]
+        known = [*whole.parameters][1:]
+        if "missing" in str(error) and any(get_close_matches(name, known) for name in unknown):
+            raise TypeError(unknown_argument(cls.__name__, unknown, known)) from None
         if "unexpected keyword" not in str(error):  # which is refused with the nearest name
             raise TypeError(f"{cls.__name__}: {error}") from None
+
+
+def _given_twice(error: TypeError, given: Mapping[str, Any], constructor: Callable[..., None]) -> str | None:
+    """Return the argument that a constructor was given and hands on too, if that is what is wrong; else None."""
+    found = re.search("got multiple values for keyword argument '(.*)'", str(error))
+    calls = error.__traceback__ and error.__traceback__.tb_next
+    is_its_own = calls is not None and calls.tb_next is None and calls.tb_frame.f_code is constructor.__code__
+    return found[1] if found and is_its_own and found[1] in given else None
 
 
 def _is_said(value: Any) -> bool:
@@ -94,7 +117,7 @@ def whole_signature(cls: type, signature: Signature) -> Signature:
     kinds = {parameter.kind for parameter in own}
     if base is object or Parameter.VAR_KEYWORD not in kinds:
         return signature
-    names = {parameter.name for parameter in own if parameter.kind not in _MANY}
+    names = {parameter.name for parameter in own if parameter.kind not in _MANY} | _handed_on(vars(cls)["__init__"])
     theirs = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
     handed_on = [
         parameter for parameter in theirs if parameter.name not in names and not _is_given_by_itself(parameter)
@@ -109,6 +132,18 @@ def whole_signature(cls: type, signature: Signature) -> Signature:
     with suppress(ValueError):  # of one whose own positional ones have defaults, and come first
         return signature.replace(parameters=sorted(parameters, key=lambda parameter: parameter.kind))
     return signature
+
+
+def _handed_on(constructor: Callable[..., None]) -> set[str]:
+    """Return the names that a constructor gives to the next one itself, and so does not take, as its source says."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(constructor)))
+    except (OSError, TypeError, SyntaxError):  # there is none
+        return set()
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    to_next = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "__init__"]
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}  # such as in config.pop("terms")
+    return {keyword.arg for call in to_next for keyword in call.keywords if keyword.arg} - texts
 
 
 def _is_given_by_itself(parameter: Parameter) -> bool:

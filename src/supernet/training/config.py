@@ -6,6 +6,7 @@ A user writes them as keyword arguments of a trainer, `Trainer(..., batch_size=3
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -88,10 +89,33 @@ def _whole_number(name: str, value: Any) -> int:
     return int(value)
 
 
+def _seed(name: str, value: Any) -> int:
+    seed = _whole_number(name, value)
+    if not -(2**63) <= seed < 2**64:  # negative ones too: each is a seed of its own to torch
+        raise TrainingError(f"{name} is a whole number of 64 bits, as torch takes them, not {value!r}")
+    return seed
+
+
 def _tuple(name: str, value: Any) -> tuple[Any, ...]:
     if not isinstance(value, Sequence):
-        raise TrainingError(f"{name} is a list, not {value!r}; give [{type(value).__name__}(...)]")
+        one = getattr(value, "__name__", None) or f"{type(value).__name__}(...)"
+        raise TrainingError(f"{name} is a list, not {value!r}; give [{one}]")
     return tuple(value)
+
+
+def _callbacks(name: str, value: Any) -> tuple[Callback, ...]:
+    moments = [moment for moment in vars(Callback) if not moment.startswith("_")]
+    for callback in (found := _tuple(name, value)):
+        if isinstance(callback, type):
+            raise TrainingError(
+                f"{name} has the class {callback.__name__}; give one that is made, {callback.__name__}(...)"
+            )
+        if not all(callable(getattr(callback, moment, None)) for moment in moments):
+            raise TrainingError(
+                f"{name} has {callback!r}, which is no supernet.trainers.Callback; let a class inherit that and "
+                f"override what it needs of {', '.join(moments)}"
+            )
+    return found
 
 
 def _stop_or_skip(name: str, value: Any) -> Any:
@@ -116,6 +140,27 @@ class _Checked:
         for one in fields(self):  # type: ignore[arg-type]
             if check := one.metadata["check"]:
                 object.__setattr__(self, one.name, check(one.name, getattr(self, one.name)))
+
+
+def _naming_unknown(cls: type) -> Callable[..., None]:
+    """Return a config's constructor, which then says which option it does not know, and how it is given."""
+    constructor: Callable[..., None] = vars(cls)["__init__"]
+    known = [one.name for one in fields(cls)]
+
+    @functools.wraps(constructor)
+    def naming(self: Any, *args: Any, **options: Any) -> None:
+        unknown = [name for name in options if name not in known]
+        if of_fabric := [name for name in unknown if name in FIELDS and cls is TrainingConfig]:
+            given = ", ".join(f"{name}=..." for name in of_fabric)
+            raise TypeError(
+                f"{cls.__name__} has {', '.join(map(repr, of_fabric))} in its fabric; give {cls.__name__}.of({given}), "
+                f"which takes all, or fabric=FabricConfig({given})"
+            )
+        if unknown:
+            raise TypeError(unknown_argument(cls.__name__, unknown, known))
+        constructor(self, *args, **options)
+
+    return naming
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +259,7 @@ class TrainingConfig(_Checked):
         metadata=_about(
             "Seed of the split, the order of the data, the architecture parameters, and all that `fit` draws.",
             Same.RESUMED | Same.PROCESSES,
-            _whole_number,
+            _seed,
         ),
     )
     run_dir: str | os.PathLike[str] | None = field(
@@ -234,7 +279,7 @@ class TrainingConfig(_Checked):
     )
     callbacks: Sequence[Callback] = field(
         default=(),
-        metadata=_about("Called in the first process while the search runs. Default: none.", Same.NOWHERE, _tuple),
+        metadata=_about("Called in the first process while the search runs. Default: none.", Same.NOWHERE, _callbacks),
     )
     stop_when: Sequence[StoppingRule] = field(
         default=(),
@@ -315,6 +360,7 @@ def _sentences(option: Field[Any]) -> str:
 
 
 for _config in (TrainingConfig, FabricConfig):
+    _config.__init__ = _naming_unknown(_config)  # type: ignore[method-assign]
     describe_options(_config, fields(_config))
 
 

@@ -186,5 +186,6 @@ class Meter:
 
 def _checked_number(name: str, value: Any) -> Any:
     if not hasattr(value, "__float__") or math.prod(getattr(value, "shape", ())) != 1:
-        raise TrainingError(f"metrics must return a number or a dict of numbers, but {name!r} is {value!r}")
+        what = f"of shape {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
+        raise TrainingError(f"metrics must return a number or a dict of numbers, but {name!r} is {what}")
     return value
