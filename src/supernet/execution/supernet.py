@@ -38,7 +38,8 @@ class Supernet(nn.Module):
 
     All positional arguments but the last, and all keyword arguments, go to the model's forward. The last is the plan:
     an architecture, which runs that path; or label -> weights of all options, which mixes what they give; or label ->
-    `Selection`, of some. It need not name choices that are not reached.
+    `Selection`, of some. It need not name choices that are not reached. A pass of `supernet.model` itself follows the
+    plan of the last pass, so call the supernet wherever you mean a plan; before the first such a pass is an error.
 
     What can be known only by running the model is tried at the first pass, on the arguments given there, and leaves no
     trace: whether it bears each decision of an `InputChoice`, whether candidates change their input in place, and

@@ -48,11 +48,12 @@ class BilevelTrainer(SupernetTrainer):
     Departs from papers: architecture steps do not move BatchNorm's running statistics.
 
     Args:
-        task: `model, loss, metrics, optimizer, num_epochs, dataset`, as `SupernetTrainer` has them.
+        model, loss, metrics, optimizer, num_epochs, dataset: The same as `SupernetTrainer` takes by these names.
         relaxation: The distribution that is trained: a `Relaxation` class, or what is called as one,
             `(space, seed=..., dtype=..., device=...) -> Relaxation`.
         terms: Further losses of the architecture's parameters, each `(relaxation, plan, progress) -> scalar tensor`.
-            They are added to the validation loss. Default: none.
+            They are added to the validation loss, and are computed from the plan of this step or the relaxation by
+            torch: what has no gradient would move nothing, and is refused. Default: none.
         architecture_optimizer: `parameters -> Optimizer`, of the relaxation's. Default: DARTS's
             Adam(3e-4, betas (0.5, 0.999), weight decay 1e-3).
         warmup_epochs: Number of first epochs in which the weights alone are trained. Default: 0.
@@ -60,7 +61,7 @@ class BilevelTrainer(SupernetTrainer):
             order. Their optimizer must be `torch.optim.SGD`. Default: first order.
         memory: "lean" holds only the inputs of mixtures for the backward pass, and computes these again there: a
             fraction of the memory for some more time, with the same results. Default: "fast".
-        config: The keyword arguments of `SupernetTrainer`.
+        batch_size, seed, run_dir, config: Like all other arguments by name, the same as `SupernetTrainer` takes.
 
     Attributes:
         relaxation: The distribution that is trained. Its parameters are in no optimizer of the weights.

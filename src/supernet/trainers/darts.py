@@ -24,10 +24,11 @@ class DartsTrainer(BilevelTrainer):
     Departs from the paper: architecture steps do not move BatchNorm's running statistics.
 
     Args:
-        task: `model, loss, metrics, optimizer, num_epochs, dataset`, as `SupernetTrainer` has them.
+        model, loss, metrics, optimizer, num_epochs, dataset: The same as `SupernetTrainer` takes by these names.
         arc_learning_rate: Learning rate of Adam(betas (0.5, 0.999), weight decay 1e-3), which trains the alphas.
             Default: 3e-4.
-        config: The keyword arguments of `BilevelTrainer`, such as `unrolled` and `memory`, and of `SupernetTrainer`.
+        terms, warmup_epochs, unrolled, memory: The same as `BilevelTrainer` takes by these names.
+        batch_size, seed, run_dir, config: Like all other arguments by name, the same as `SupernetTrainer` takes.
 
     Raises:
         TrainingError, AlreadyReplacedError, DataError, SpaceError: As `BilevelTrainer`.

@@ -30,9 +30,9 @@ class EnasTrainer(PolicyByEpochsTrainer):
     BatchNorm's statistics computed anew.
 
     Args:
-        model, loss, metrics: As `SupernetTrainer` has them.
+        model, loss, metrics: The same as `SupernetTrainer` takes by these names.
         reward_function: `(output, target) -> number`, higher is better.
-        task: `optimizer, num_epochs, dataset`, as `SupernetTrainer` has them.
+        optimizer, num_epochs, dataset: The same as `SupernetTrainer` takes by these names.
         entropy_weight: What a nat of the policy's entropy is worth. Default: 1e-4.
         skip_weight: What a nat of the penalty on inputs whose number is not fixed costs. Default: 0.8.
         baseline_decay: Decay of the moving average of rewards that is subtracted from each. Default: 0.999.
@@ -42,7 +42,8 @@ class EnasTrainer(PolicyByEpochsTrainer):
         ctrl_kwargs: Keyword arguments of `EnasController`. Default: none.
         num_samples: Number of architectures that `export` draws, evaluates by their reward, and keeps the best of.
             Default: 10.
-        config: The keyword arguments of `SampledTrainer` and `SupernetTrainer`; `score` is the reward here.
+        recalibration_samples: The same as `SubnetSearchTrainer` takes; `score` is the reward here.
+        batch_size, seed, run_dir, config: Like all other arguments by name, the same as `SupernetTrainer` takes.
 
     Attributes:
         controller: The policy. It stays on the CPU, for it is small and its decisions are needed there.

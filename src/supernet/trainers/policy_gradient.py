@@ -28,10 +28,10 @@ class Rewarded(SupernetTrainer):
     moving average of the rewards before; it begins at the first.
 
     Args:
-        task: `model, loss, metrics, optimizer, num_epochs, dataset`, as `SupernetTrainer` has them.
+        model, loss, metrics, optimizer, num_epochs, dataset: The same as `SupernetTrainer` takes by these names.
         baseline_decay: Share that the moving average keeps of what it was when a reward is taken in.
         reward_function: `(output, target) -> number`, higher is better. Default: minus the loss.
-        config: The keyword arguments of what trains by these rewards.
+        config: Like all other arguments by name, the same as what trains by these rewards takes.
 
     Attributes:
         baseline: The moving average of rewards. It is None before the first.
@@ -78,8 +78,8 @@ class PolicyGradientTrainer(Rewarded, BilevelTrainer):
     """Trains a relaxation as a policy, a step with each validation batch, by the reward of one architecture less terms.
 
     Args:
-        task: `model, loss, metrics, optimizer, num_epochs, dataset`, as `SupernetTrainer` has them.
-        config: The keyword arguments of `Rewarded` and `BilevelTrainer`.
+        model, loss, metrics, optimizer, num_epochs, dataset: The same as `SupernetTrainer` takes by these names.
+        config: Like all other arguments by name, the same as `Rewarded` and `BilevelTrainer` take.
     """
 
     def train_architecture(self, val_X: Any, val_y: Any, trn_X: Any = None, trn_y: Any = None) -> None:
@@ -102,10 +102,11 @@ class PolicyByEpochsTrainer(Rewarded, SampledTrainer):
     `controller_optimizer`, says by `controller_loss` what is descended, and writes `export`.
 
     Args:
-        task: `model, loss, metrics, optimizer, num_epochs, dataset`, as `SupernetTrainer` has them.
+        model, loss, metrics, optimizer, num_epochs, dataset: The same as `SupernetTrainer` takes by these names.
         ctrl_steps_aggregate: Number of architectures, each with a validation batch of its own, whose gradients are
             averaged into one step of the policy.
-        config: The keyword arguments of `Rewarded` and `SampledTrainer`; `score` is the reward by default.
+        config: Like all other arguments by name, the same as `Rewarded` and `SampledTrainer` take; `score` is the
+            reward by default.
 
     Attributes:
         pending: Architectures and advantages of the policy's next step.

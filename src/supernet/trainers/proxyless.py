@@ -39,7 +39,7 @@ class ProxylessTrainer(PolicyGradientTrainer):
     added to the loss, `loss + cost_weight * cost`, as that of the sampled path.
 
     Args:
-        task: `model, loss, metrics, optimizer, num_epochs, dataset`, as `SupernetTrainer` has them.
+        model, loss, metrics, optimizer, num_epochs, dataset: The same as `SupernetTrainer` takes by these names.
         arc_learning_rate: Learning rate of Adam(betas (0, 0.999), no weight decay), which trains the alphas.
             Default: 1e-3.
         estimator: "gates", or "reinforce", which needs outputs only: its reward is `reward_function` minus the
@@ -49,8 +49,8 @@ class ProxylessTrainer(PolicyGradientTrainer):
         cost: What choosing a candidate costs, `label -> candidate -> number`, say its latency in ms. It counts where
             the candidate is reached; choices that are not named cost nothing. Default: none.
         cost_weight: What one unit of cost adds to the loss. Default: 1.
-        config: The keyword arguments of `BilevelTrainer`, such as `warmup_epochs`, in which paths are uniform, and of
-            `SupernetTrainer`.
+        warmup_epochs, memory: The same as `BilevelTrainer` takes; while the weights warm up, paths are uniform.
+        batch_size, seed, run_dir, config: Like all other arguments by name, the same as `SupernetTrainer` takes.
 
     Attributes:
         alphas: Logits (K,) of each label, one for each decision, of float32 at least. They are in no optimizer of

@@ -30,7 +30,8 @@ class RandomTrainer(SampledTrainer):
         num_finalists: Number of them that are evaluated on the whole part. Default: 10.
         constraint: Says which architectures are trained and may be exported, such as those under a budget of FLOPs.
             Default: all.
-        config: The keyword arguments of `SubnetSearchTrainer` and `SupernetTrainer`.
+        recalibration_samples, score: The same as `SubnetSearchTrainer` takes by these names.
+        batch_size, seed, run_dir, config: Like all other arguments by name, the same as `SupernetTrainer` takes.
 
     Raises:
         TrainingError, AlreadyReplacedError, DataError, SpaceError: as `SupernetTrainer`; no architecture that keeps the

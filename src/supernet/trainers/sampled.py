@@ -25,7 +25,8 @@ class SampledTrainer(SubnetSearchTrainer):
 
     Args:
         model, loss, metrics, optimizer, num_epochs, dataset: The same as `SupernetTrainer` takes by these names.
-        config: The keyword arguments of `SubnetSearchTrainer` and `SupernetTrainer`.
+        recalibration_samples, score: The same as `SubnetSearchTrainer` takes by these names.
+        batch_size, seed, run_dir, config: Like all other arguments by name, the same as `SupernetTrainer` takes.
 
     Attributes:
         generator: Source of the paths; the same in all processes.

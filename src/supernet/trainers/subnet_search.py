@@ -40,7 +40,7 @@ class SubnetSearchTrainer(SupernetTrainer):
         recalibration_samples: Number of samples of the training part on which BatchNorm's statistics are computed
             anew for each architecture that is evaluated. Default: 20,000 (arXiv 1904.00420), or as many as there are.
         score: Function of what `evaluate` returns that gives a number; higher is better. Default: minus the loss.
-        config: The keyword arguments of `SupernetTrainer`.
+        batch_size, seed, run_dir, config: Like all other arguments by name, the same as `SupernetTrainer` takes.
 
     Attributes:
         evaluations: What has been evaluated since the weights last moved.

@@ -7,7 +7,7 @@ import functools
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -53,7 +53,7 @@ def noting_arguments(cls: type) -> Callable[..., None]:
     is_ours = cls.__module__.split(".")[0] == "supernet"
     adds_options = {parameter.kind for parameter in signature.parameters.values()}.issuperset(_MANY)
 
-    whole = whole_signature(cls, signature)
+    whole = whole_signature(cls.__mro__, signature)
 
     @functools.wraps(constructor)
     def noting(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -110,15 +110,24 @@ def _is_said(value: Any) -> bool:
     return is_plain(value) or inspect.isroutine(value) or inspect.isclass(value)
 
 
-def whole_signature(cls: type, signature: Signature) -> Signature:
-    """Return the signature of a class's constructor with the names of what it hands on to the next one's."""
-    base = next(base for base in cls.__mro__[1:] if "__init__" in vars(base))
+def whole_signature(classes: Sequence[type], signature: Signature) -> Signature:
+    """Return the signature of a class's constructor with the names of what it hands on to the next one's.
+
+    Args:
+        classes: The class, and those whose constructors may come next: `__mro__`, or what is left of a subclass's.
+        signature: Signature of the constructor as it is written.
+    """
+    position = next(position for position, base in enumerate(classes[1:], 1) if "__init__" in vars(base))
+    base = classes[position]
     own = list(signature.parameters.values())
     kinds = {parameter.kind for parameter in own}
     if base is object or Parameter.VAR_KEYWORD not in kinds:
         return signature
-    names = {parameter.name for parameter in own if parameter.kind not in _MANY} | _handed_on(vars(cls)["__init__"])
-    theirs = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+    its_own = _handed_on(vars(classes[0])["__init__"])
+    names = {parameter.name for parameter in own if parameter.kind not in _MANY} | its_own
+    constructor = vars(base)["__init__"]
+    written = inspect.signature(getattr(constructor, "__wrapped__", constructor))
+    theirs = list(whole_signature(classes[position:], written).parameters.values())[1:]
     handed_on = [
         parameter for parameter in theirs if parameter.name not in names and not _is_given_by_itself(parameter)
     ]

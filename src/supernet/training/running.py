@@ -45,12 +45,13 @@ def end_described(
         yield
     except BaseException as failure:
         with undisturbed(), failing_softly("run.json does not say how the search ended"):
+            error = ": ".join(filter(None, (type(failure).__name__, str(failure))))
             if isinstance(failure, Exception):
-                describe("failed", error=f"{type(failure).__name__}: {failure}")
+                describe("failed", error=error)
             elif signals.signal is not None:
                 describe("interrupted", signal=signals.signal.name)
             else:  # a second Ctrl-C, or somebody's sys.exit()
-                describe("interrupted", error=f"{type(failure).__name__}: {failure}")
+                describe("interrupted", error=error)
         raise
 
 
