@@ -53,23 +53,26 @@ def overwritten(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-Noted = list[tuple[nn.Module, str, torch.Tensor]]
+Noted = list[tuple[nn.Module, dict[str, torch.Tensor | None]]]
 
 # What these give in training does not depend on their running statistics.
 _NORMS = ("torch.nn.modules.batchnorm", "torch.nn.modules.instancenorm")
 
 
 class Buffers:
-    """The buffers of a model: running statistics and the like. Found once, for a module walk has no place in a step."""
+    """The buffers of a model: running statistics and the like. Found once, for a module walk has no place in a step.
+
+    Those too that a forward fills or registers first. Other attributes of modules are their own affair.
+
+    Attributes:
+        are_there: Whether there have been any yet.
+    """
 
     def __init__(self, model: nn.Module) -> None:
-        self._places = [(module, name) for module in model.modules() for name in module._buffers]
-        self._used = [(module, name) for module, name in self._places if type(module).__module__ not in _NORMS]
-
-    @property
-    def are_there(self) -> bool:
-        """Whether there are any now."""
-        return any(module._buffers.get(name) is not None for module, name in self._places)
+        self._modules = list(model.modules())
+        self._used = [module for module in self._modules if type(module).__module__ not in _NORMS]
+        self._places = {(module, name) for module in self._modules for name in module._buffers}
+        self.are_there = any(module._buffers.get(name) is not None for module, name in self._places)
 
     @contextmanager
     def preserve(self, only_after: type[Exception] | None = None) -> Iterator[None]:
@@ -78,7 +81,7 @@ class Buffers:
         Args:
             only_after: An exception: values are brought back only where the context is left by it. Default: always.
         """
-        before = [(m, name, b, b.clone()) for m, name in self._places if (b := m._buffers.get(name)) is not None]
+        before = [(m, name, b, b.clone()) for m in self._modules for name, b in m._buffers.items() if b is not None]
         brings_back = only_after is None
         try:
             yield
@@ -89,15 +92,29 @@ class Buffers:
             with torch.no_grad():
                 for module, name, buffer, value in before if brings_back else ():
                     module._buffers[name] = overwritten(buffer, value)
+            if sum(b is not None for m in self._modules for b in m._buffers.values()) > len(before):
+                self._found_new({(module, name) for module, name, *_ in before}, brings_back)
+
+    def _found_new(self, known: set[tuple[nn.Module, str]], taken_out: bool) -> None:
+        """Note that there are others than those known, and take these out if asked to."""
+        self.are_there = True
+        held = [(m, name) for m in self._modules for name, b in m._buffers.items() if b is not None]
+        new = [place for place in held if place not in known]
+        for module, name in new if taken_out else ():
+            if (module, name) in self._places:
+                module._buffers[name] = None
+            else:
+                del module._buffers[name]
 
     def noted(self) -> Noted:
         """Return copies of what a forward may use: of all but the running statistics of torch's own norms."""
-        return [(m, name, b.clone()) for m, name in self._used if (b := m._buffers.get(name)) is not None]
+        return [(m, {name: b if b is None else b.clone() for name, b in m._buffers.items()}) for m in self._used]
 
     def put(self, noted: Noted) -> None:
-        """Let the modules find what was noted; within `kept`, which brings back what they have now."""
-        for module, name, value in noted:
-            module._buffers[name] = value.clone()
+        """Let the modules find what was noted; within `preserve`, which brings back what they have now."""
+        for module, buffers in noted:
+            module._buffers.clear()  # of what has been registered since
+            module._buffers.update({name: b if b is None else b.clone() for name, b in buffers.items()})
 
 
 class Forms:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from types import FrameType
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -41,12 +43,14 @@ class Supernet(nn.Module):
     `Selection`, of some. It need not name choices that are not reached. A pass of `supernet.model` itself follows the
     plan of the last pass, so call the supernet wherever you mean a plan; before the first such a pass is an error.
 
-    What can be known only by running the model is tried at the first pass, on the arguments given there, and leaves no
-    trace: whether it bears each decision of an `InputChoice`, whether candidates change their input in place, and
-    whether the fast way of mixtures gives the same outputs. From then on that way is taken where it is known.
+    What can be known only by running the model is tried at the first pass, on the arguments given there: whether it
+    bears each decision of an `InputChoice`, whether candidates change their input in place, and whether the fast way of
+    mixtures gives the same outputs. From then on that way is taken where it is known. It leaves no trace in parameters,
+    buffers, forms and random numbers; other attributes that a forward sets are the model's own affair.
 
     `state_dict` has the keys of the model as written: a plain model with the same choices loads it, and the other way
-    round.
+    round. `named_parameters` calls them `model.` and that name: what needs both to be the same, as
+    `torch.func.functional_call` and `torch.distributed.checkpoint.state_dict` do, is given `supernet.model`.
 
     Args:
         model: A module with choices. Modules that run are put in their places; `restore(model)` puts the choices back.
@@ -96,12 +100,12 @@ class Supernet(nn.Module):
             self._slots = {label: slot for label, slot in self.replaced if isinstance(slot, Slot)}
             for slot in self._slots.values():
                 slot.fast = None  # not before it has been tried
-            self._held = list(model.parameters())  # by `frozen_weights`
-            self._buffers_of_all = Buffers(self)
-            self._has_buffers = self._buffers_of_all.are_there
+            self._beside: list[nn.Module] = []  # what is trained too
+            self.count_in()
             self.is_reentrant = False
             self._each_pass: Callable[[], AbstractContextManager[None]] = one_pass
             self._tried: dict[tuple[bool, bool], set[str]] = {}  # (in training form, under autocast) -> what was mixed
+            self._loading: _Loading | None = None
             self.register_state_dict_post_hook(_leave_out_model)
             self.register_load_state_dict_pre_hook(_put_in_model)
             self.register_load_state_dict_post_hook(_name_as_written)
@@ -162,11 +166,11 @@ class Supernet(nn.Module):
 
     def without_gradients(self) -> AbstractContextManager[None]:
         """Compute no gradient of the weights in this context."""
-        return gradients_dropped(self._held) if self.is_reentrant else self._requiring_no_gradients()
+        return gradients_dropped(self._weights()) if self.is_reentrant else self._requiring_no_gradients()
 
     @contextmanager
     def _requiring_no_gradients(self) -> Iterator[None]:
-        frozen = [weight for weight in self._held if weight.requires_grad]
+        frozen = [w for m, name in self._held if (w := m._parameters.get(name)) is not None and w.requires_grad]
         for weight in frozen:
             weight.requires_grad_(False)
         try:
@@ -180,10 +184,21 @@ class Supernet(nn.Module):
         return self._buffers_of_all.preserve(only_after)
 
     def count_in(self, *modules: nn.Module, parameters: Iterable[nn.Parameter] = ()) -> None:
-        """Let `frozen_weights` and `preserve_buffers` hold what else is trained, such as a loss, as the model's own."""
-        self._held = [*self._held, *(p for module in modules for p in module.parameters()), *parameters]
-        self._buffers_of_all = Buffers(nn.ModuleList([self, *modules]))
-        self._has_buffers = self._buffers_of_all.are_there
+        """Let `frozen_weights` and `preserve_buffers` hold what else is trained, such as a loss, as the model's own.
+
+        They find parameters and buffers by their places, so also those that were put there later. After a whole module
+        of the model has been replaced, call this, be it without arguments.
+        """
+        self._beside = [*self._beside, *modules, nn.ParameterList(parameters)]
+        every = nn.ModuleList([self, *self._beside])
+        self._held = [
+            (m, name) for m in every.modules() for name, weight in m._parameters.items() if weight is not None
+        ]
+        self._buffers_of_all = Buffers(every)
+        self._has_buffers = True  # until a trial shows that no forward makes any
+
+    def _weights(self) -> Iterator[nn.Parameter]:
+        return (weight for m, name in self._held if (weight := m._parameters.get(name)) is not None)
 
     def explain(self) -> str:
         """Return how the choices run, those of the same candidates together."""
@@ -207,17 +222,18 @@ class Supernet(nn.Module):
         """Find out by a trial, which follows a plan and leaves no trace, how the choices are to run from now on."""
         with self.following(plan):
             self.is_reentrant |= try_out(self.model, self._plan, self.replaced, trial, prepared)
-        self._has_buffers = self._buffers_of_all.are_there  # a forward may have made some
+        self._has_buffers = self._buffers_of_all.are_there
         slots = self._slots.values()
         self._each_pass = one_pass if any(slot.fast or slot.tells_passes_apart for slot in slots) else nullcontext
 
     def _form(self) -> tuple[bool, bool]:
-        return self.training, bool(self._held) and torch.is_autocast_enabled(self._held[0].device.type)
+        weight = next(self._weights(), None)
+        return self.training, weight is not None and torch.is_autocast_enabled(weight.device.type)
 
     def _try(self, args: tuple[Any, ...], plan: Mapping[str, Any], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
             return  # where nothing can be tried; a later pass will
-        device, forms = self._held[0].device if self._held else torch.device("cpu"), Forms(self)
+        device, forms = next((weight.device for weight in self._weights()), torch.device("cpu")), Forms(self)
 
         def run() -> Any:
             given_args, given_kwargs = copied((args, kwargs))
@@ -240,22 +256,56 @@ class Supernet(nn.Module):
 
 def _leave_out_model(supernet: nn.Module, state: Any, prefix: str, local_metadata: Any) -> None:
     """Call what a supernet saves as the model as written does."""
-    for named in (state, getattr(state, "_metadata", {})):
+    metadata = getattr(state, "_metadata", {})
+    metadata[prefix[:-1]] = metadata.pop(f"{prefix}model", {})
+    for named in (state, metadata):
         _rename(named, f"{prefix}model.", prefix)
 
 
-def _put_in_model(supernet: nn.Module, state: Any, prefix: str, *_: Any) -> None:
+class _Loading(NamedTuple):
+    """A load under way, in which all is called as the model is here, to be called as written again after it."""
+
+    prefix: str
+    metadata: dict[str, Any]  # the user's own
+    before: dict[str, Any]  # what was in it, or None
+    messages: list[tuple[list[str], int]]  # lists of what is wrong, and how much was in each
+
+    def end(self) -> None:
+        for path, value in self.before.items():
+            if value is None:
+                self.metadata.pop(path, None)
+            else:
+                self.metadata[path] = value
+        for messages, start in self.messages:
+            messages[start:] = [text.replace(f"{self.prefix}model.", self.prefix, 1) for text in messages[start:]]
+
+
+def _put_in_model(supernet: Any, state: Any, prefix: str, _: Any, strict: bool, *messages: list[str]) -> None:
     """Find what has been saved of the model as written."""
-    metadata = getattr(state, "_metadata", {})  # the user's own, from which nothing is taken
-    for path in [path for path in metadata if path.startswith(prefix)]:
-        metadata.setdefault(f"{prefix}model.{path.removeprefix(prefix)}".removesuffix("."), metadata[path])
+    if supernet._loading is not None:  # which has failed
+        supernet._loading.end()
+    metadata, path = _metadata_of_load(), prefix[:-1]
+    moved = {f"{prefix}model.{of[len(prefix) :]}": value for of, value in metadata.items() if of.startswith(prefix)}
+    moved.pop(f"{prefix}model.", None)  # of the whole, if that has no name
+    moved |= {f"{prefix}model": metadata[path]} if path in metadata else {}
+    before = {of: metadata.get(of) for of in moved}
+    metadata.update(moved)
+    supernet._loading = _Loading(prefix, metadata, before, [(each, len(each)) for each in messages])
     _rename(state, prefix, f"{prefix}model.")
 
 
-def _name_as_written(supernet: nn.Module, incompatible: Any) -> None:
+def _name_as_written(supernet: Any, incompatible: Any) -> None:
     """Name what is missing or unexpected as in the model as written."""
-    for names in incompatible:
-        names[:] = [name.removeprefix("model.") for name in names]
+    supernet._loading.end()
+    supernet._loading = None
+
+
+def _metadata_of_load() -> dict[str, Any]:
+    """Return the versions of modules that `load_state_dict` goes by: to a child it shows its own alone."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code is not nn.Module.load_state_dict.__code__:
+        frame = frame.f_back
+    return (frame and frame.f_locals["metadata"]) or {}
 
 
 def _rename(named: dict[str, Any], old: str, new: str) -> None:
