@@ -305,7 +305,7 @@ class Steps:
     def _check_noted(self) -> None:
         step = float(self._broken)
         if step < math.inf:
-            raise self._non_finite("the loss or an architecture parameter", int(step))
+            raise self._non_finite("the loss, a term or an architecture parameter", int(step))
 
     def _non_finite(self, what: str, step: int) -> NonFiniteError:
         return NonFiniteError(
