@@ -112,6 +112,7 @@ def run(directory):
     described = {"format": "supernet/run", "version": 1, "status": "finished", "command": command}
     described |= {"directory": str(directory), "script": digests(parsed(command), directory), "processes": 1}
     (directory / "run").mkdir()
+    (directory / "run" / "metrics.jsonl").touch()
 
     def described_as(**changes):
         (directory / "run" / "run.json").write_text(json.dumps({**described, **changes}))

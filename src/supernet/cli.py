@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "rerun",
         help="run a run again by its directory, and say whether the result is the same",
         description="Execute the command that run.json names (so the directory must be one that you trust), with its "
-        "run directories made elsewhere, and compare architecture, metrics and weights. Exits with 1 if they differ.",
+        "run directories made elsewhere, and compare architecture, metrics and weights. Exits with 1 if they differ. "
+        "What else the command does it does again: if it begins by removing RUN_DIR, the first run's files are gone.",
     )
     again.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     again.add_argument("--into", type=Path, help="where its run directories are made (default: RUN_DIR-rerun-1, ...)")

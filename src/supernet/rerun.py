@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from supernet.errors import FileFormatError, TrainingError
 from supernet.printable import printable
@@ -25,7 +25,8 @@ def rerun(run_dir: Path, into: Path | None = None, *, trust: bool = False) -> li
 
     The command is taken from `run.json` and executed, so the directory must be one that you trust. Of several runs that
     it makes this one alone is run: those before it take their state from their own directories, where they have
-    finished, and the command ends with this one.
+    finished, and the command ends with this one. What is compared is read before: a command that begins by removing
+    `run_dir` removes it here too.
 
     Args:
         run_dir: Directory of the run, which must have finished.
@@ -50,36 +51,51 @@ def rerun(run_dir: Path, into: Path | None = None, *, trust: bool = False) -> li
     for note in _changes(first, directory):
         print(printable(f"note: {note}"), flush=True)
     print(printable(f"runs again, below {into}: {shlex.join(words)}"), flush=True)
+    result, again = _result_of(run_dir), redirected(run_dir, into.resolve())  # the command may remove run_dir
     only = {RERUN: str(into.resolve()), RERUN_ONLY: str(run_dir.resolve())}
     try:
-        result = subprocess.run(
+        process = subprocess.run(
             words, cwd=directory, env={**os.environ, **environment, **only}, stdin=subprocess.DEVNULL, check=False
         )
     except (OSError, ValueError) as error:
         raise TrainingError(f"the command of {run_dir} cannot be started: {error}") from error
-    if result.returncode:
-        raise TrainingError(f"the command of {run_dir} failed with exit status {result.returncode}")
-    again = redirected(run_dir, into.resolve())
+    if process.returncode:
+        raise TrainingError(f"the command of {run_dir} failed with exit status {process.returncode}")
+    if not (run_dir / DESCRIPTION).exists():
+        print(printable(f"note: the command has removed {run_dir}; its result was read before"), flush=True)
     if not (again / DESCRIPTION).exists():
         raise TrainingError(f"the command made no run directory in the place of {run_dir}; is run_dir= still the same?")
-    return differences(run_dir, again)
+    return _differences(result, _result_of(again))
 
 
 def differences(first: Path, second: Path) -> list[str]:
     """Return in what the results of two finished runs differ, a line each; what time and memory cost aside."""
+    return _differences(_result_of(first), _result_of(second))
+
+
+class _Result(NamedTuple):
+    digests: dict[str, Any]  # of weights and state, by name
+    architecture: Any
+    records: list[dict[str, Any]]  # of the epochs
+
+
+def _result_of(directory: Path) -> _Result:
+    digests = read_description(directory).get("result")
+    records = [_without_cost(record) for record in read_metrics(directory)]
+    return _Result(digests if isinstance(digests, dict) else {}, _architecture(directory), records)
+
+
+def _differences(first: _Result, second: _Result) -> list[str]:
     found = []
-    descriptions = [read_description(directory) for directory in (first, second)]
-    results = [result if isinstance(result := of_one.get("result"), dict) else {} for of_one in descriptions]
-    for name in sorted({"weights"} | (results[0].keys() & results[1].keys())):  # older runs have digests of less
-        if results[0].get(name) != results[1].get(name):
+    for name in sorted({"weights"} | (first.digests.keys() & second.digests.keys())):  # older runs have digests of less
+        if first.digests.get(name) != second.digests.get(name):
             what = "weights" if name == "weights" else "architecture parameters or other state of the trainer"
             found.append(f"{what} differ")
-    if _architecture(first) != _architecture(second):
-        found.append(f"architectures differ: {_architecture(first)} and {_architecture(second)}")
-    histories = [[_without_cost(record) for record in read_metrics(directory)] for directory in (first, second)]
-    if len(histories[0]) != len(histories[1]):
-        found.append(f"{len(histories[0])} and {len(histories[1])} epochs were run")
-    for one, other in zip(*histories, strict=False):
+    if first.architecture != second.architecture:
+        found.append(f"architectures differ: {first.architecture} and {second.architecture}")
+    if len(first.records) != len(second.records):
+        found.append(f"{len(first.records)} and {len(second.records)} epochs were run")
+    for one, other in zip(first.records, second.records, strict=False):
         if one != other:
             names = [name for name in one if one[name] != other.get(name)]
             found.append(f"from epoch {one.get('epoch')} on, figures differ: {', '.join(names)}")

@@ -18,7 +18,7 @@ from supernet.execution.selection import Selection, check_entry
 from supernet.files.encoding import check_can_be_saved
 from supernet.nn import InputChoice, LayerChoice
 from supernet.relaxations import Relaxation
-from supernet.space import SearchSpace
+from supernet.space import Architecture, SearchSpace
 from supernet.testing.comparing import differences, flat, in_words, promised, random_numbers
 
 __all__ = ["check_relaxation"]
@@ -40,6 +40,8 @@ def check_relaxation(make: Make, space: SearchSpace | None = None) -> None:
       is checked on the CPU; see `Relaxation.drawing` on other devices.
     - `probabilities` are of each choice one number from 0 to 1 for each option, which sum to 1 where one is chosen; or
       there are none, where a decision depends on others. These, `log_prob` and `derive` draw nothing.
+    - They are those of `log_prob`: of a choice of one option, or of any number of inputs, the probability of an option
+      is that of all architectures with it, among those that reach the choice.
     - The probabilities of all architectures sum to 1, and so the gradient of that sum is 0.
     - `derive` is of a single choice the decision of the largest `log_prob`.
     - Its `state_dict`, which a checkpoint can hold, loaded into another lets that give the same plans from then on.
@@ -214,7 +216,9 @@ def _check_probabilities(relaxation: Relaxation, space: SearchSpace) -> None:
 def _check_sum(relaxation: Relaxation, space: SearchSpace) -> None:
     if space.size > MOST:
         raise ValueError(f"the space has {space.size:,} architectures, and at most {MOST:,} are enumerated")
-    total = torch.stack([relaxation.log_prob(architecture) for architecture in space.enumerate()]).exp().sum()
+    architectures = list(space.enumerate())
+    p_A = torch.stack([relaxation.log_prob(architecture) for architecture in architectures]).exp()
+    total = p_A.sum()
     value = float(total.detach())
     near = math.isclose(value, 1.0, abs_tol=1e-6)
     promised("the probabilities of all architectures sum to 1", near, f"they sum to {value}")
@@ -224,6 +228,26 @@ def _check_sum(relaxation: Relaxation, space: SearchSpace) -> None:
     largest = max((float(g.abs().max()) for g in gradients if g is not None), default=0.0)
     promise = "the gradient of the sum of all architectures' probabilities is 0"
     promised(promise, largest < 1e-6, f"one of its numbers is {largest}")
+    _check_marginals(relaxation, space, list(zip(architectures, p_A.tolist(), strict=True)))
+
+
+def _check_marginals(relaxation: Relaxation, space: SearchSpace, of_all: list[tuple[Architecture, float]]) -> None:
+    """Check probabilities against the enumeration; of k inputs, and within bounds, they are shares of another kind."""
+    for label, p_K in relaxation.probabilities().items():
+        domain, reached = space[label], 0.0
+        if domain.is_set and domain.bounds != (0, len(domain.options)):
+            continue
+        expected = [0.0] * len(domain.options)
+        for architecture, p in of_all:
+            if label in architecture:
+                reached += p
+                for k in domain.positions(architecture[label]):
+                    expected[k] += p
+        if reached > 1e-6:
+            found, expected = p_K.detach().tolist(), [p / reached for p in expected]
+            same = all(math.isclose(a, b, abs_tol=1e-4) for a, b in zip(found, expected, strict=True))
+            seen = f"those of {label!r} are {found}, and by log_prob() {expected}"
+            promised("probabilities() are those of log_prob(), over all architectures", same, seen)
 
 
 def _check_runs(make: Make) -> None:
