@@ -46,7 +46,10 @@ def check_trainer(make: Make, *, processes: int = 1) -> None:
     - Global random numbers do not matter, and a run directory changes nothing.
     - A search that is stopped in the middle of an epoch, or at its end, and goes on in a new trainer ends bit-equal to
       one that never was.
-    - What trains the architecture is not among the model's parameters, nor in the optimizer of its weights.
+    - What trains the architecture is not among the model's parameters, nor in the optimizer of its weights. A search
+      moves it; `train_architecture`, where there is one, moves no weight.
+    - Training form and `requires_grad` are after a search as before.
+    - `stateful` names all that a checkpoint holds of the algorithm: no attribute is found by the scan that will end.
     - An error in any pass of a step, or while the supernet is built, leaves the model whole: weights as the last step
       of their optimizer left them, training form, `requires_grad`, and the choices where they were written, once
       `restore` has put them back. Global random numbers are as before.
@@ -65,14 +68,19 @@ def check_trainer(make: Make, *, processes: int = 1) -> None:
     """
     torch.manual_seed(0)
     whole = make()
-    steps = _Steps()
+    steps, moved, before, trained = _Steps(), list[str](), dict[str, str](), dict[str, str]()
     if isinstance(whole, SupernetTrainer):
         whole.callbacks.append(steps)
+        moved, before, trained = _noting_moves(whole), outline(whole.model), flat(_trained(whole))
     whole.fit()
     expected = result_of(whole)
     _check_export(whole)
     if isinstance(whole, SupernetTrainer):
         _check_last_record(whole)
+        _check_equal(outline(whole.model), before, "training form and requires_grad are after a search as before")
+        _check_state_is_named(whole)
+        promise = "a search moves what trains the architecture"
+        promised(promise, not trained or flat(_trained(whole)) != trained, lambda: f"{in_words(list(trained))} stay")
         _check_apart(whole)
         again = make()
         with _other_random_numbers(1):
@@ -81,6 +89,7 @@ def check_trainer(make: Make, *, processes: int = 1) -> None:
         _check_whole_after_errors_in_steps(make)
         _check_whole_after_errors_while_building(make)
         _check_goes_on(make, expected, steps.of_epochs)
+        promised("train_architecture moves no weight", not moved, lambda: f"it moves {in_words(sorted(set(moved)))}")
     else:
         torch.manual_seed(0)
         again = make()
@@ -137,6 +146,33 @@ def _check_export(trainer: Any) -> None:
         raise AssertionError(f"{promise}; but {first} is none: {error}") from error
     left = [name for name, module in network.named_modules() if isinstance(module, Choice)]
     promised("a network that is frozen has no choices", not left, f"{in_words(left)} are left")
+
+
+def _noting_moves(trainer: Any) -> list[str]:
+    """Return a list that receives the names of the weights that `train_architecture` moves, where a trainer has it."""
+    moved: list[str] = []
+    inner = getattr(trainer, "train_architecture", None)
+
+    def noting(*batches: Any, **options: Any) -> Any:
+        before = flat(dict(trainer.model.named_parameters()))
+        result = inner(*batches, **options)  # type: ignore[misc]
+        moved.extend(differences(before, flat(dict(trainer.model.named_parameters()))))
+        return result
+
+    if inner is not None:
+        trainer.train_architecture = noting
+    return moved
+
+
+def _trained(trainer: SupernetTrainer) -> dict[str, torch.Tensor]:
+    """Return path -> what is trained of the algorithm's state, but for the model's weights."""
+    weights = {id(p) for p in trainer.model.parameters()}
+    return {path: p for path, p in _parameters(trainer.stateful(), "stateful()") if id(p) not in weights}
+
+
+def _check_state_is_named(trainer: SupernetTrainer) -> None:
+    unnamed = trainer.named_state.unnamed()
+    promised("stateful() names all that a checkpoint holds of the algorithm", not unnamed, f"not {in_words(unnamed)}")
 
 
 def _check_last_record(trainer: SupernetTrainer) -> None:

@@ -189,6 +189,13 @@ class NamedState:
         """Return the attributes that are numbers and texts, which may be options that were not noted."""
         return {n: v for n, v in self._others().items() if isinstance(v, bool | int | float | str)}
 
+    def unnamed(self) -> list[str]:
+        """Return the attributes that checkpoints hold only since they are scanned, which will end."""
+        return self._found(self._scanned(self._named()))
+
+    def _found(self, scanned: Mapping[str, Any]) -> list[str]:
+        return sorted(scanned.keys() - _own_arguments(type(self._trainer)))
+
     def classes(self) -> set[type]:
         """Return the classes that a checkpoint's content may have beside those of Python, NumPy and torch.
 
@@ -254,7 +261,7 @@ class NamedState:
 
     def _warn_of_scanned(self, scanned: Mapping[str, Any]) -> None:
         trainer = self._trainer
-        found = sorted(scanned.keys() - _own_arguments(type(trainer)) - self._warned)
+        found = [name for name in self._found(scanned) if name not in self._warned]
         if found and trainer._run.directory is not None and trainer.fabric.is_global_zero:
             self._warned |= set(found)
             warnings.warn(

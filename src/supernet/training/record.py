@@ -56,6 +56,11 @@ def close_books(trainer: TrainingLoop) -> None:
 
 
 def _check_epoch(trainer: TrainingLoop, metrics: Mapping[str, float], steps: int) -> None:
+    if "train_loss" not in metrics and steps and not trainer.skipped_steps:
+        raise TrainingError(
+            f"no step of epoch {trainer.epoch + 1} has computed a loss on the training part; let a step take it "
+            'from compute_loss("train", output, y)'
+        )
     if "train_loss" not in metrics and steps:
         raise NonFiniteError(
             f"the loss of each step of epoch {trainer.epoch + 1} is NaN or infinite, so all were skipped; the "
