@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = ["check_relaxation"]
 
 PROGRESS = (0.0, 0.5, 1.0)
 MOST = 10_000  # architectures that are enumerated
+DRAWS = 150
 
 Make = Callable[[SearchSpace], Relaxation]
 
@@ -44,6 +46,7 @@ def check_relaxation(make: Make, space: SearchSpace | None = None) -> None:
       is that of all architectures with it, among those that reach the choice.
     - The probabilities of all architectures sum to 1, and so the gradient of that sum is 0.
     - `derive` is of a single choice the decision of the largest `log_prob`.
+    - Where a plan is an architecture, it is drawn as `log_prob` says: each decision as often as it is probable.
     - Its `state_dict`, which a checkpoint can hold, loaded into another lets that give the same plans from then on.
 
     Args:
@@ -67,6 +70,7 @@ def check_relaxation(make: Make, space: SearchSpace | None = None) -> None:
         _check_sum(_made(make, space, seed), space)
         _check_same_plans(make, space, seed)
         _check_state(make, space, seed)
+        _check_draws(_made(make, space, seed), space, PROGRESS[seed])
         for one in single_spaces():
             _check_derive(make, one, seed)
     _check_runs(make)
@@ -248,6 +252,26 @@ def _check_marginals(relaxation: Relaxation, space: SearchSpace, of_all: list[tu
             same = all(math.isclose(a, b, abs_tol=1e-4) for a, b in zip(found, expected, strict=True))
             seen = f"those of {label!r} are {found}, and by log_prob() {expected}"
             promised("probabilities() are those of log_prob(), over all architectures", same, seen)
+
+
+def _check_draws(relaxation: Relaxation, space: SearchSpace, progress: float) -> None:
+    """Check how often each decision is drawn, within 5 standard deviations of as often as it is by `log_prob`."""
+    expected, drawn = defaultdict[tuple[str, str], float](float), Counter[tuple[str, str]]()
+    for architecture in space.enumerate():
+        p = float(relaxation.log_prob(architecture).detach().exp())
+        for label, decision in architecture.items():
+            expected[label, str(decision)] += p
+    for _ in range(DRAWS):
+        relaxation.begin_step()
+        plan = relaxation.plan(progress)
+        if any(isinstance(entry, torch.Tensor | Selection) for entry in plan.values()):
+            return  # it says by weights how much of each runs
+        drawn.update((label, str(decision)) for label, decision in space.follow(plan.__getitem__).items())
+    for (label, decision), p in expected.items():
+        share, variance = drawn[label, decision] / DRAWS, max(p * (1 - p), 0.0) / DRAWS
+        near = abs(share - p) <= 5 * math.sqrt(variance) + 1 / DRAWS
+        seen = f"{label!r} is {decision} in {share:.0%} of {DRAWS} plans, and by log_prob() in {p:.0%}"
+        promised("an architecture is drawn as often as log_prob() says", near, seen)
 
 
 def _check_runs(make: Make) -> None:
