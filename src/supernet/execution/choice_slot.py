@@ -10,7 +10,7 @@ from torch import nn
 from supernet.errors import ChoiceError
 from supernet.execution.apart import Apart
 from supernet.execution.plan import Plan
-from supernet.execution.selection import check_weights, selection_of
+from supernet.execution.selection import check_weights, is_mixture, selection_of
 from supernet.execution.slot import Slot, weighted_sum
 from supernet.execution.structure import mapped
 from supernet.nn import Choice
@@ -33,7 +33,7 @@ class ChoiceSlot(Slot):
         super().__init__(choice, plan)
         self._parameters, self._buffers = choice._parameters, choice._buffers  # the very same, wherever they are moved
         self._modules.update(choice._modules)
-        self._domain, self._resolve = choice.domain(), choice.resolve
+        self._domain, self._resolve, self._kind = choice.domain(), choice.resolve, type(choice).__name__
         # Positions -> the module, and what of it the choice has made, which does not follow `train` by itself.
         self._resolved: dict[Any, tuple[nn.Module, list[nn.Module]]] = {}
         self._apart = Apart(self.label, self._domain.options)  # what is inside may be another path each time
@@ -95,6 +95,12 @@ class ChoiceSlot(Slot):
             outputs = mapped(outputs, torch.Tensor.detach)
         outputs = {name: self._apart.run(name, running[name], args, kwargs) for name in names[:active]} | outputs
         return weighted_sum(outputs, selection.weights[: len(outputs)], self.label)
+
+    def explain(self) -> str:
+        """Return what the choice takes, and how it runs."""
+        is_mixed = is_mixture(self.plan.get(self.label))
+        how = "what each decision makes of it is mixed" if is_mixed else "what the decision makes of it"
+        return f"  {self._kind} ({self._domain}): {how}, as it is"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_resolved": {}}  # a copy has modules of its own

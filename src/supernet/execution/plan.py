@@ -20,8 +20,11 @@ class Plan(dict[str, Any]):
     """
 
     def __missing__(self, label: str) -> torch.Tensor:
+        entries = ", ".join(map(repr, self))
         raise UnresolvedChoiceError(
-            f"choice {label!r} has no plan to follow: a trainer or Supernet has replaced the choices of this model; "
+            f"choice {label!r} has no plan to follow: "
+            + (f"the plan has an entry for {entries} alone, and " if entries else "")
+            + "a trainer or Supernet has replaced the choices of this model; "
             "run it through trainer.forward(X, plan) or supernet(X, plan), with a plan for each choice that is "
             "reached, or call freeze(model, architecture), or restore(model)"
         )

@@ -48,6 +48,7 @@ class Slot(nn.Module):
     def __init__(self, choice: Choice, plan: Plan) -> None:
         super().__init__()
         self.label, self.plan = str(choice.label), plan
+        self.autocast: set[bool] = set()  # whether passes are under it, as far as is known: for `explain`
 
     @property
     def key(self) -> str:
@@ -239,10 +240,13 @@ class LayerSlot(ByNameAndPosition, Slot):
             return f"  {type(self).__name__}: what is selected, as it is"
         if not self.fast:
             return "  candidate by candidate, as they are"
+        if self.autocast == {True}:
+            return "  candidate by candidate, as they are: under autocast"
         candidates = self._traced or self.trace({})
         if candidates.common is not None:
             return f"  candidate by candidate, as they are: {candidates.common}"
-        return "\n".join(f"  {name}: {trace.text}" for name, trace in candidates.traces.items())
+        traces = [f"  {name}: {trace.text}" for name, trace in candidates.traces.items()]
+        return "\n".join(traces + ["  under autocast candidate by candidate, as they are"] * (True in self.autocast))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_traced": None, "_state": None}  # a copy has candidates of its own

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from supernet.errors import ArchitectureError, TrainingError
 from supernet.execution.activation_checkpoints import gradients_dropped, with_leaves
@@ -24,10 +24,10 @@ from supernet.execution.replace import (
     replace_other_choices,
     restore,
 )
-from supernet.execution.selection import check_entry, is_mixture
+from supernet.execution.selection import is_mixture, read_entry, usual_entries
 from supernet.execution.slot import LayerSlot, Slot
 from supernet.execution.state import Buffers, Forms, seeded
-from supernet.execution.structure import copied
+from supernet.execution.structure import are_finite, copied
 from supernet.execution.trial import Trial, try_out
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space import SearchSpace
@@ -66,6 +66,7 @@ class Supernet(nn.Module):
 
     Raises:
         AlreadyReplacedError: The choices of the model have been replaced already.
+        TrainingError: The model has no choices, or `example` is no tuple.
         SpaceError: One label means two different choices.
         ChoiceError: The model does not bear a decision of a choice, or a choice cannot run so.
 
@@ -74,6 +75,9 @@ class Supernet(nn.Module):
     >>> supernet(torch.ones(1, 4), {"op": "skip"})
     tensor([[1., 1., 1., 1.]])
     """
+
+    runs_plans = True  # so that `freeze`, which stands below, takes the model inside
+    may_lack_choices = False
 
     def __init__(
         self,
@@ -90,6 +94,11 @@ class Supernet(nn.Module):
             )
         self.space = SearchSpace(model)
         check_not_replaced(model)
+        if not self.space and not self.may_lack_choices:
+            raise TrainingError(
+                f"{type(model).__name__} has no choices that a plan could decide; mark some by LayerChoice or "
+                "InputChoice, or run it as it is"
+            )
         self._plan = Plan()
         self.replaced: list[tuple[str, nn.Module]] = []
         try:
@@ -100,6 +109,10 @@ class Supernet(nn.Module):
             self._slots = {label: slot for label, slot in self.replaced if isinstance(slot, Slot)}
             for slot in self._slots.values():
                 slot.fast = None  # not before it has been tried
+            # Those that not every entry suits which is a decision or as many weights as there are options.
+            self._particular = [label for label, slot in self._slots.items() if type(slot).check is not Slot.check]
+            # What most entries of a plan are: a name, and the shape of weights of all options.
+            self._usual = {(label, usual) for label in self._slots for usual in usual_entries(self.space[label])}
             self._beside: list[nn.Module] = []  # what is trained too
             self.count_in()
             self.is_reentrant = False
@@ -110,27 +123,29 @@ class Supernet(nn.Module):
             self.register_load_state_dict_pre_hook(_put_in_model)
             self.register_load_state_dict_post_hook(_name_as_written)
             if example is not None:
-                self._try(*self._with_plan(example), {})
+                self._try(*self._with_plan(example, {}), {})
         except BaseException:
             restore(model)
             raise
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model on all arguments but the last positional one, which is the plan."""
-        args, plan = self._with_plan(args)
+        args, plan = self._with_plan(args, kwargs)
         tried = self._tried.get(self._form())
         if tried is None or any(is_mixture(entry) and label not in tried for label, entry in plan.items()):
             self._try(args, plan, kwargs)
         with self.following(plan):
             return self.model(*args, **kwargs)
 
-    def _with_plan(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-        """Return the model's arguments, and the plan that is the last of these, when it has been checked."""
+    def _with_plan(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """Return the model's arguments, and the plan that is the last of these; the rest of it `following` checks."""
         if not args or not isinstance(args[-1], Mapping):
             given = type(args[-1]).__name__ if args else "nothing"
-            raise ArchitectureError(f"the last positional argument is the plan, label -> decision, not {given}")
-        for label, entry in args[-1].items():
-            self.check(label, entry)
+            mend = "; give it without its name: supernet(X, plan)" if "plan" in kwargs else ""
+            raise ArchitectureError(f"the last positional argument is the plan, label -> decision, not {given}{mend}")
+        for label in self._particular:
+            if label in args[-1]:
+                self.check(label, args[-1][label])
         return args[:-1], args[-1]
 
     def check(self, label: str, entry: Any) -> None:
@@ -140,20 +155,32 @@ class Supernet(nn.Module):
             ArchitectureError: There is no such choice, or it is none of its decisions.
             ChoiceError: There is not a weight for each option, or the choice cannot run so.
         """
+        read = self._read(label, entry)
+        if label in self._slots:
+            self._slots[label].check(read)
+
+    def _read(self, label: str, entry: Any) -> Any:
+        """Return a plan's entry as slots read it, or raise: see `check`."""
+        if label in self._slots:
+            return read_entry(self.space[label], entry)
         if label not in self.space:
             known = ", ".join(map(repr, self.space)) or "none"
             raise ArchitectureError(f"the plan has an entry for {label!r}, but the choices of this model are: {known}")
-        if label in self._slots:  # of another module it is not known what it follows
-            check_entry(self.space[label], entry)
-            self._slots[label].check(entry)
+        return entry  # of another module it is not known what it follows
 
-    @contextmanager
-    def following(self, plan: Mapping[str, Any]) -> Iterator[None]:
-        """Let the model, called in whatever way in this context, follow a plan: one pass."""
+    def following(self, plan: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Let the model, called in whatever way in this context, follow a plan: one pass.
+
+        Raises:
+            ArchitectureError, ChoiceError: An entry is none that its choice can run. Then the last plan stands.
+        """
+        entries = dict(plan)
+        for label, entry in plan.items():  # paths are hot: each label costs as little as it can
+            if (label, entry if type(entry) is str else type(entry) is Tensor and entry.shape) not in self._usual:
+                entries[label] = self._read(label, entry)
         self._plan.clear()
-        self._plan.update(with_leaves(plan) if self.is_reentrant else plan)
-        with self._each_pass():
-            yield
+        self._plan.update(with_leaves(entries) if self.is_reentrant else entries)
+        return self._each_pass()
 
     @contextmanager
     def frozen_weights(self) -> Iterator[None]:
@@ -200,6 +227,20 @@ class Supernet(nn.Module):
     def _weights(self) -> Iterator[nn.Parameter]:
         return (weight for m, name in self._held if (weight := m._parameters.get(name)) is not None)
 
+    def labels_not_finite(self) -> list[str]:
+        """Return the labels for which the last plan has weights with NaN or infinities; waits for the device."""
+        return [label for label, entry in self._plan.items() if not are_finite(entry)]
+
+    def note_autocast(self) -> None:
+        """Note, for `explain`, that passes are under autocast, or that they are not, as it is now."""
+        for _, module in self.replaced:
+            if isinstance(module, Slot):
+                module.autocast.add(self._is_under_autocast())
+
+    def _is_under_autocast(self) -> bool:
+        weight = next(self._weights(), None)
+        return weight is not None and torch.is_autocast_enabled(weight.device.type)
+
     def explain(self) -> str:
         """Return how the choices run, those of the same candidates together."""
         labels: dict[str, list[str]] = {}
@@ -227,8 +268,7 @@ class Supernet(nn.Module):
         self._each_pass = one_pass if any(slot.fast or slot.tells_passes_apart for slot in slots) else nullcontext
 
     def _form(self) -> tuple[bool, bool]:
-        weight = next(self._weights(), None)
-        return self.training, weight is not None and torch.is_autocast_enabled(weight.device.type)
+        return self.training, self._is_under_autocast()
 
     def _try(self, args: tuple[Any, ...], plan: Mapping[str, Any], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
@@ -249,9 +289,16 @@ class Supernet(nn.Module):
                 return outputs
 
         self.try_out(plan, trial)
+        self.note_autocast()
         training, autocast = self._form()
         for form in {(training, autocast), (False, autocast)}:
             self._tried.setdefault(form, set()).update(label for label, entry in plan.items() if is_mixture(entry))
+
+
+class PlainModel(Supernet):
+    """The same around a model that may have no choices: single networks are trained in the loop of searches."""
+
+    may_lack_choices = True
 
 
 def _leave_out_model(supernet: nn.Module, state: Any, prefix: str, local_metadata: Any) -> None:

@@ -139,7 +139,7 @@ class Domain:
         items = [decision] if isinstance(decision, str) or is_int(decision) else decision
         if not isinstance(items, list | tuple):
             raise ArchitectureError(f"choice {self.label!r} takes positions of {self.noun}s, say [0], not {decision!r}")
-        positions = [self._position_in_set(item) for item in items]
+        positions = [self.position_in_set(item) for item in items]
         if len(set(positions)) != len(positions):
             raise ArchitectureError(f"choice {self.label!r} names an {self.noun} twice: {decision!r}")
         low, high = self.bounds
@@ -167,7 +167,12 @@ class Domain:
     def _positions_by_outcome(self) -> dict[Any, int]:
         return {_key(outcome): position for position, outcome in enumerate(self.outcomes)}
 
-    def _position_in_set(self, item: Any) -> int:
+    def position_in_set(self, item: Any) -> int:
+        """Return the position of one option of a set, which a name or a position says.
+
+        Raises:
+            ArchitectureError: there is no such option; names what there is.
+        """
         if self.are_named and isinstance(item, str) and item in self.options:
             return self.options.index(item)
         if is_position(item, len(self.options)):

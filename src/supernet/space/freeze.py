@@ -14,7 +14,14 @@ from supernet.nn import Choice
 from supernet.nn.cell import Composed
 from supernet.nn.choice import constructors_follow
 from supernet.space.copying import with_what_cannot_be_copied
-from supernet.space.original import all_parents, forget, original_branches, original_children, replaced_children
+from supernet.space.original import (
+    all_parents,
+    forget,
+    model_itself,
+    original_branches,
+    original_children,
+    replaced_children,
+)
 from supernet.space.space import SearchSpace
 from supernet.space.strides import give_back_strides
 
@@ -26,6 +33,7 @@ def freeze(model: nn.Module, architecture: Mapping[str, Any]) -> nn.Module:
 
     This is `supernet.freeze`, where more is said, without data to recalibrate by.
     """
+    model = model_itself(model)
     decisions = SearchSpace(model).canonical(architecture)
 
     def network_of(memo: dict[int, Any]) -> nn.Module:

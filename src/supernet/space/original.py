@@ -109,6 +109,11 @@ def all_parents(root: nn.Module) -> list[nn.Module]:
     return list(found.values())
 
 
+def model_itself(root: nn.Module) -> nn.Module:
+    """Return the model that a `Supernet` runs, which follows plans as no frozen network does; of all else the same."""
+    return root.model if getattr(type(root), "runs_plans", False) else root  # type: ignore[return-value]
+
+
 def is_replaced(root: nn.Module) -> bool:
     """Say whether any choice of this model has been replaced."""
     return any(replaced_children(parent) for parent in all_parents(root))

@@ -15,7 +15,7 @@ from torch import nn
 
 from supernet.errors import SupernetError, TrainingError
 from supernet.execution import Supernet
-from supernet.execution.selection import Selection, check_entry
+from supernet.execution.selection import Selection, read_entry
 from supernet.files.encoding import check_can_be_saved
 from supernet.nn import InputChoice, LayerChoice
 from supernet.relaxations import Relaxation
@@ -140,7 +140,7 @@ def _check_plan(plan: Mapping[str, Any], space: SearchSpace, name: str) -> None:
     for label, entry in plan.items():
         promised(promise, label in space, f"there is no choice {label!r}")
         try:
-            check_entry(space[label], entry)
+            read_entry(space[label], entry)
         except SupernetError as error:
             raise AssertionError(f"{promise}; but {error}") from error
     bad = [label for label, weights in _tensors(plan) if not torch.isfinite(weights).all()]

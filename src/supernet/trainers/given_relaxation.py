@@ -66,7 +66,7 @@ def check_plan(relaxation: Relaxation, plan: Any) -> None:
         )
     for label, entry in plan.items():
         weights = selection_of(entry).weights
-        if weights is not None and not torch.isfinite(weights).all():
+        if isinstance(weights, torch.Tensor) and not torch.isfinite(weights).all():
             raise NonFiniteError(
                 f"{name}.plan(0.0) gives choice {label!r} weights that are not finite (NaN or infinite)"
             )

@@ -19,6 +19,7 @@ from supernet.data.split import DataSplit
 from supernet.errors import DataError, UnresolvedChoiceError
 from supernet.execution.recalibration import statistics_anew
 from supernet.execution.state import Forms, preserve_random_numbers, seeded
+from supernet.execution.supernet import PlainModel
 from supernet.processes.fabric import keep_from_ddp, new_fabric
 from supernet.space import SearchSpace
 from supernet.space import freeze as frozen
@@ -42,6 +43,7 @@ class NetworkTrainer(TrainingLoop):
     """
 
     free_options = frozenset({"network"})
+    supernet_kind = PlainModel
 
     def __init__(
         self,
@@ -259,7 +261,8 @@ def freeze(model: nn.Module, architecture: Mapping[str, Any], *, recalibrate: Da
     copied without its graph. What cannot be copied, such as a lock or an open file, is shared, which a warning says.
 
     Args:
-        model: A module with choices, as written, or replaced by a trainer or through `replace_*`.
+        model: A module with choices, as written, or replaced by a trainer or through `replace_*`; or a `Supernet`,
+            whose model is meant.
         architecture: Label -> decision, for every choice that it reaches.
         recalibrate: Data by which BatchNorm's running statistics are computed anew, as `supernet.recalibrate` does,
             which has more arguments. Default: they are those of the supernet, in which many networks are mixed.

@@ -120,7 +120,6 @@ class Meter:
             self._means.update("loss", loss.detach(), size)
         if self._stateful is not None or self._function is not None:
             self._update_metrics(output, target, size, counts)
-        self._has_batches = True
 
     def _judged(self, output: Returned) -> tuple[Any, Any]:
         check_judged(output, metrics=self._function if self._stateful is None else self._stateful)
@@ -129,6 +128,7 @@ class Meter:
     @torch.no_grad()
     def _update_metrics(self, output: Any, target: Any, size: int, counts: bool) -> None:
         if self._stateful is not None:
+            self._has_batches = True
             if counts:
                 self._stateful.update(output, target)
         elif self._function is not None:

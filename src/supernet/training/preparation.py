@@ -19,7 +19,6 @@ from supernet.data.split import DataSplit
 from supernet.errors import TrainingError
 from supernet.execution import Plan, restore
 from supernet.execution.replace import check_initialized
-from supernet.execution.slot import Slot
 from supernet.execution.state import Forms, seeded
 from supernet.execution.structure import copied, is_as_noted, noted
 from supernet.execution.supernet import Supernet
@@ -54,6 +53,7 @@ class Preparation(Steps):
     free_options: ClassVar[frozenset[str]] = frozenset()  # besides those of the bases: see `options`
     leaves_parameters_unused = False  # whether a step may give some weights no gradient, as one of a path does
     measures_in_eval_form = False  # whether the search itself does
+    supernet_kind: ClassVar[type[Supernet]] = Supernet
 
     # What is not there before `_set_up`, or the end.
     nas_modules: list[tuple[str, nn.Module]]
@@ -188,11 +188,10 @@ class Preparation(Steps):
             given = {**what_is_given(self), **some_samples(self)}
             self.processes.compare(given, "the processes are given different things")
             share_initial_values(self)
-        self.supernet = Supernet(self.model, layer=layer, input=input)
+        self.supernet = self.supernet_kind(self.model, layer=layer, input=input)
         try:
-            for label, slot in self.supernet.replaced:
-                if label in plan and isinstance(slot, Slot):
-                    slot.check(plan[label])
+            for label, entry in plan.items():
+                self.supernet.check(label, entry)
             self.distributed = DistributedSupernet(
                 *(self.supernet, self.fabric, plan, self.given_optimizer, self._trial, self._trial_X),
                 run=self._forward,

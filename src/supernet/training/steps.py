@@ -174,8 +174,7 @@ class Steps:
     def forward(self, X: Any, plan: Mapping[str, Any]) -> Any:
         """Run the supernet on a batch, its choices following the plan."""
         self.distributed.inputs = X
-        if self.distributed.prepares:
-            X = self.distributed.prepared(X)
+        X = self.distributed.prepared(X) if self.distributed.prepares else X
         with self.supernet.following(plan), nullcontext() if self.processes.count == 1 else self._syncing():
             return self.distributed.module(X) if self._forwards is None else self._forwards(self.distributed.module, X)
 
@@ -308,7 +307,10 @@ class Steps:
             raise self._non_finite("the loss, a term or an architecture parameter", int(step))
 
     def _non_finite(self, what: str, step: int) -> NonFiniteError:
+        labels = ", ".join(map(repr, self.supernet.labels_not_finite()))
+        why = "the learning rate may be too high, or the data may hold such values"
+        if labels:
+            why = f"so are the weights that the plan has for choice {labels}, which is where to look first"
         return NonFiniteError(
-            f"{what} is not finite (NaN or infinite) in epoch {self.epoch + 1}, step {step + 1}; the learning rate may "
-            "be too high, or the data may hold such values"
+            f"{what} is not finite (NaN or infinite) in epoch {self.epoch + 1}, step {step + 1}; {why}"
         )
