@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import checkpoint
 from torch.utils.checkpoint import CheckpointFunction
 
 from supernet.errors import TrainingError
+from supernet.execution.plan import Plan
 from supernet.execution.structure import mapped
 
 __all__: list[str] = []
@@ -21,6 +23,32 @@ def is_checkpointed() -> bool:
     """Say whether what runs now runs under `torch.utils.checkpoint`."""
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
     return hooks is not None and hooks[0].__module__ == "torch.utils.checkpoint"
+
+
+def plan_of_region(plan: Plan) -> Plan:
+    """Return what a region under `torch.utils.checkpoint` follows, which runs again after another pass has begun."""
+    new = []
+    for region in _regions_around():
+        if region in plan.of_regions:
+            followed = plan.of_regions[region]
+            break
+        new.append(region)
+    else:
+        followed = Plan(plan)
+    plan.of_regions.update(dict.fromkeys(new, followed))
+    return followed
+
+
+def _regions_around() -> Iterator[Any]:
+    """Yield the regions that what runs now is in, innermost first: they run the first time, or again."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename == checkpoint.__file__:
+            if frame.f_code.co_name == "unpack_hook":
+                yield frame.f_locals["frame"]
+            elif "gen" in frame.f_locals:
+                yield frame.f_locals["gen"].gi_frame.f_locals["new_frame"]
+        frame = frame.f_back  # type: ignore[assignment]
 
 
 def is_in_reentrant_checkpoint() -> bool:

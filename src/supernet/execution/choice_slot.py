@@ -79,7 +79,7 @@ class ChoiceSlot(Slot):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run what is selected."""
-        entry = self.plan[self.label]
+        entry = self.entry
         selection = selection_of(entry)
         if selection.weights is None:
             return self.resolved(selection.active[0])(*args, **kwargs)

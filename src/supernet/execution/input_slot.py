@@ -89,7 +89,7 @@ class InputSlot(Slot):
 
     def forward(self, inputs: Sequence[Any] | Mapping[str, Any]) -> Any:
         """Make of the inputs, a list or where the choice names them a dict of tensors, what is selected."""
-        selection = selection_of(self.plan[self.label])
+        selection = selection_of(self.entry)
         if selection.weights is None:
             return self.decided(selection.active[0])(inputs)
         if not isinstance(selection.active[0], int):

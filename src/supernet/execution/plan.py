@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -17,7 +18,14 @@ class Plan(dict[str, Any]):
     One plan belongs to one supernet: it is written before each forward pass, and the modules in the choices' places
     read it. A copy of a supernet begins with an empty plan, for the tensors of the last pass belong to a graph that
     cannot be copied.
+
+    Attributes:
+        of_regions: Region under `torch.utils.checkpoint` -> the plan of its pass, while the region may run again.
     """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.of_regions: WeakKeyDictionary[Any, Plan] = WeakKeyDictionary()
 
     def __missing__(self, label: str) -> torch.Tensor:
         entries = ", ".join(map(repr, self))

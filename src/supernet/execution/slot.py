@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._C._autograd import _top_saved_tensors_default_hooks as _hooks
+from torch.compiler import is_compiling
 
-from supernet.execution.activation_checkpoints import check_gradient, is_checkpointed
+from supernet.execution.activation_checkpoints import check_gradient, is_checkpointed, plan_of_region
 from supernet.execution.apart import Apart
 from supernet.execution.fast.candidates import Candidates, can_be_fast
 from supernet.execution.fast.shared import shared_now
@@ -54,6 +56,11 @@ class Slot(nn.Module):
     def key(self) -> str:
         """The same as `label`."""
         return self.label
+
+    @property
+    def entry(self) -> Any:
+        """What the plan has for this choice; in a region that is computed again, the plan of its own pass."""
+        return (self.plan if is_compiling() or not is_checkpointed() else plan_of_region(self.plan))[self.label]
 
     def check(self, entry: Any) -> None:
         """Raise `ChoiceError` unless the choice can run as a plan's entry says."""
@@ -125,7 +132,8 @@ class LayerSlot(ByNameAndPosition, Slot):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run what is selected."""
-        entry = self.plan[self.label]
+        # As `entry`, but without a call: where nothing is done to what is saved, no region is checkpointed.
+        entry = self.plan[self.label] if is_compiling() or _hooks(False) is None else self.entry
         if isinstance(entry, str):  # a path: the most frequent, and as quick as the candidate itself
             return self._modules[entry](*args, **kwargs)  # type: ignore[misc]
         if self.fast or not self.needs_no_guard or not isinstance(entry, torch.Tensor) or not torch.is_grad_enabled():
@@ -164,7 +172,7 @@ class LayerSlot(ByNameAndPosition, Slot):
         return [self._names[position] for position in positions_of(selection, self._names, self.label)]
 
     def _mixture(self, *args: Any, **kwargs: Any) -> Any:
-        selection = selection_of(self.plan[self.label])
+        selection = selection_of(self.entry)
         weights, names = selection.weights, self._named(selection)
         assert weights is not None, "several run"
         is_of_all = names == self._names and len(args) == 1 < len(names) and not kwargs
