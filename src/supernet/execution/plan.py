@@ -23,8 +23,8 @@ class Plan(dict[str, Any]):
         of_regions: Region under `torch.utils.checkpoint` -> the plan of its pass, while the region may run again.
     """
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, **entries: Any) -> None:
+        super().__init__(*args, **entries)
         self.of_regions: WeakKeyDictionary[Any, Plan] = WeakKeyDictionary()
 
     def __missing__(self, label: str) -> torch.Tensor:
