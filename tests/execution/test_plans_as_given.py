@@ -227,10 +227,12 @@ def test_what_is_explained_of_passes_under_autocast_is_what_runs(monkeypatch):
     assert "\n  under autocast candidate by candidate, as they are\n" in search.explain()
 
 
-def test_a_trainer_of_mixed_precision_explains_what_runs(capsys):
-    for precision, expected in (("bf16-mixed", "as they are: under autocast"), ("32-true", "c3: Linear")):
+def test_a_trainer_of_mixed_precision_explains_and_logs_what_runs(capsys, caplog):
+    caplog.set_level("INFO", "supernet")
+    for precision, expected, count in (("bf16-mixed", "as they are: under autocast", 0), ("32-true", "c3: Linear", 5)):
         trainer_of(Given, precision=precision).explain()
         assert expected in capsys.readouterr().out
+        assert f"{count} of the 5 candidates in 2 choices run the fast way" in caplog.text
 
 
 # --- the trial of the fast way -----------------------------------------------------------------------------

@@ -288,8 +288,8 @@ class Supernet(nn.Module):
                     outputs.append(run())
                 return outputs
 
-        self.try_out(plan, trial)
         self.note_autocast()
+        self.try_out(plan, trial)
         training, autocast = self._form()
         for form in {(training, autocast), (False, autocast)}:
             self._tried.setdefault(form, set()).update(label for label, entry in plan.items() if is_mixture(entry))

@@ -130,7 +130,8 @@ def _is_same_the_fast_way(
         trial()  # what the model itself raises now, whichever the way, is passed on
         differs = f"raises {type(error).__name__} ({str(error).splitlines()[0] if str(error) else error!r})"
     if differs is None:
-        count = sum(not trace.runs_as_it_is for trace in traces)
+        is_all_under_autocast = all(mixture.autocast == {True} for mixture in mixtures)
+        count = 0 if is_all_under_autocast else sum(not trace.runs_as_it_is for trace in traces)
         logger.info(
             "%d of the %d candidates in %d choices run the fast way, %d as they are; trainer.explain() says why",
             *(count, len(traces), len(mixtures), len(traces) - count),

@@ -92,10 +92,10 @@ class DistributedSupernet:
             return lambda: dry_run(self.prepared(X))
 
         forms.note()  # of what stands in the choices' places too
-        with forms.preserve():
-            supernet.try_out(plan, lambda: dry_run(X), prepared)
         with fabric.autocast():
             supernet.note_autocast()
+        with forms.preserve():
+            supernet.try_out(plan, lambda: dry_run(X), prepared)
         if supernet.is_reentrant and fabric.world_size > 1:
             raise TrainingError(
                 "choices run under torch.utils.checkpoint with use_reentrant=True, whose gradients several processes "
