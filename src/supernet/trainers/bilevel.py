@@ -27,6 +27,7 @@ from supernet.trainers.given_relaxation import (
     checked_terms,
     name_of_function,
     new_relaxation,
+    what_follows_progress,
 )
 from supernet.trainers.supernet_trainer import SupernetTrainer
 from supernet.trainers.unrolled import check_looks_through, check_unrolled, take_unrolled_gradient
@@ -148,6 +149,15 @@ class BilevelTrainer(SupernetTrainer):
     def fraction_done(self) -> float:
         """How much of the search is done, from 0 to 1, for plans and terms; of a stream in whole epochs."""
         return (self.epoch + self.step / self._length) / self.num_epochs
+
+    def note_other_num_epochs(self, before: int) -> None:
+        """Warn where what is trained depends on how much of the search is done, which is another share now."""
+        if following := what_follows_progress(self.relaxation, self.terms):
+            logger.warning(
+                "num_epochs was %d and is %d, so the progress that %s of %s follows jumps here: the result is not that "
+                "of %d epochs from the beginning; give num_epochs=%d, or search anew, where that matters",
+                *(before, self.num_epochs, ", ".join(following), type(self).__name__, self.num_epochs, before),
+            )
 
     def plan(self) -> dict[str, Any]:
         """Return label -> what runs in a step of the architecture."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -113,6 +114,40 @@ def check_term(term: Term, relaxation: Relaxation, plan: Mapping[str, Any]) -> N
             f"the term {name} has no gradient, so it would move nothing: it returned {value!r}; compute it from plan "
             "or relaxation by torch, without .item(), .detach() or torch.no_grad()"
         )
+
+
+def what_follows_progress(relaxation: Relaxation, terms: Iterable[Term]) -> list[str]:
+    """Return the names of the relaxation and the terms whose value or gradient is another as a search goes on.
+
+    A copy is asked, so that nothing is drawn.
+    """
+
+    def seen(function: Callable[[Relaxation, float], Any], progress: float) -> Any:
+        trial = copy.deepcopy(relaxation)
+        trial.begin_step()
+        value = function(trial, progress)
+        if not isinstance(value, torch.Tensor):
+            return value
+        parameters = [p for p in trial.parameters() if p.requires_grad]
+        found = torch.autograd.grad(value.sum(), parameters, allow_unused=True) if value.requires_grad else ()
+        return value.tolist(), [None if gradient is None else gradient.tolist() for gradient in found]
+
+    def follows(function: Callable[[Relaxation, float], Any]) -> bool:
+        return any(seen(function, progress) != seen(function, 0.0) for progress in (0.5, 0.99))  # no step has 1
+
+    def of_plan(name: str, trial: Relaxation, progress: float) -> Any:
+        selections = {label: selection_of(entry) for label, entry in getattr(trial, name)(progress).items()}
+        weights = [s.weights for s in selections.values() if s.weights is not None]
+        # Of each weight another multiple, since the sum of a choice's weights may be 1 and without a gradient.
+        multiples = [w * torch.arange(1, len(w) + 1).to(w) for w in weights]
+        return torch.cat(multiples) if multiples else {label: s.active for label, s in selections.items()}
+
+    def of_term(term: Term, trial: Relaxation, progress: float) -> Any:
+        return torch.as_tensor(term(trial, trial.plan(progress), progress))
+
+    plans = [partial(of_plan, name) for name in ("plan", "weights_plan")]
+    result = [type(relaxation).__name__] if any(map(follows, plans)) else []
+    return result + [name_of_function(term) for term in terms if follows(partial(of_term, term))]
 
 
 def name_of_function(function: Any) -> str:

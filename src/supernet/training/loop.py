@@ -153,6 +153,13 @@ class TrainingLoop(Preparation):
         """Note that a checkpoint's state takes the place of this trainer's own, so neither can begin here any more."""
         self._run.be_brought_back()
 
+    def note_other_num_epochs(self, before: int) -> None:
+        """Note that the search which goes on had another `num_epochs`; nothing by default.
+
+        Args:
+            before: How many those were.
+        """
+
     # --- what a kind of trainer adds ---------------------------------------------------------------------------
 
     def _validate(self) -> None:

@@ -52,6 +52,7 @@ def _shared_state(trainer: TrainingLoop) -> dict[str, Any]:
     """Return what is the same in all processes."""
     return {
         "identity": trainer.identity(),
+        "num_epochs": trainer.num_epochs,
         "epoch": trainer.epoch,
         "step": trainer.step,
         "global_step": trainer.global_step,
@@ -102,6 +103,9 @@ def load_state(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> 
         trainer.is_brought_back()
         trainer.epoch, trainer.step = int(state["epoch"]), int(state["step"])
         trainer.global_step, trainer.skipped_steps = int(state["global_step"]), int(state["skipped_steps"])
+        before = int(state.get("num_epochs", trainer.num_epochs))  # older ones lack it
+        if before != trainer.num_epochs:
+            trainer.note_other_num_epochs(before)
         if "processes" in state:
             trainer.distributed.share_buffers_next(state["shares_buffers"])
         # Older checkpoints lack it: each epoch began a round.
