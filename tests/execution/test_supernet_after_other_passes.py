@@ -121,3 +121,14 @@ def test_a_way_that_gave_another_output_stays_off(monkeypatch, caplog):
     assert "gives another output" in caplog.text
     mixture_under_autocast(search)  # where all runs as it is, so that it gives the same
     assert not is_fast(search, W, monkeypatch)
+
+
+def test_a_first_pass_in_a_transform_or_in_inference_mode_runs_candidate_by_candidate(monkeypatch):
+    monkeypatch.setattr(Candidates, "weighted_sum", None)  # it would raise
+    search = Supernet(net())
+    gradient = torch.func.grad(lambda weights: search(X, {"op": weights}).sum())(W["op"])
+    h = search.model[0](X)
+    expected = torch.stack([search.model[1]["linear"](h).sum(), h.sum()])
+    torch.testing.assert_close(gradient, expected)
+    with torch.inference_mode():
+        torch.testing.assert_close(Supernet(net())(X, W), search(X, W))

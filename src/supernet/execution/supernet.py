@@ -47,6 +47,8 @@ class Supernet(nn.Module):
     bears each decision of an `InputChoice`, whether candidates change their input in place, and whether the fast way of
     mixtures gives the same outputs. From then on that way is taken where it is known. It leaves no trace in parameters,
     buffers, forms and random numbers; other attributes that a forward sets are the model's own affair.
+    Under `torch.compile`, in inference mode and in transforms of `torch.func` nothing can be tried: until a pass beside
+    these, or an `example`, candidates run one by one, and what the model does not bear is not said.
 
     `state_dict` has the keys of the model as written: a plain model with the same choices loads it, and the other way
     round. `named_parameters` calls them `model.` and that name: what needs both to be the same, as
@@ -273,6 +275,8 @@ class Supernet(nn.Module):
     def _try(self, args: tuple[Any, ...], plan: Mapping[str, Any], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
             return  # where nothing can be tried; a later pass will
+        if torch._C._are_functorch_transforms_active():
+            return
         device, forms = next((weight.device for weight in self._weights()), torch.device("cpu")), Forms(self)
 
         def run() -> Any:
