@@ -319,8 +319,8 @@ def check_each_stop(tmp_path, training, validation, trainer_class=OnePath, every
     """Let one search write a checkpoint after each step, and others go on from each of them."""
     checkpointing = Checkpointing(every_steps=1, keep_last=99)
     whole, seen = search(training, validation, trainer_class, run_dir=tmp_path, checkpointing=checkpointing, **options)
-    seen_before, inner = {}, whole._save
-    whole._save = lambda *of, **how: (seen_before.setdefault(whole.global_step, len(seen)), inner(*of, **how))[1]
+    seen_before, inner = {}, whole._run.save
+    whole._run.save = lambda *of, **how: (seen_before.setdefault(whole.global_step, len(seen)), inner(*of, **how))[1]
     whole.fit()
     saved = sorted((tmp_path / "checkpoints").iterdir())
     assert len(saved) == whole.global_step

@@ -180,10 +180,9 @@ def test_the_second_order_in_bf16_mixed_is_that_of_float32():
 
 def test_weights_of_16_bits_are_refused_by_the_second_order():
     model = nn.Sequential(LayerChoice([nn.Linear(2, 2), nn.Identity()], label="a")).bfloat16()
+    data, loss = TensorDataset(torch.zeros(4, 2), torch.zeros(4, 2)), nn.MSELoss()
     with pytest.raises(TrainingError, match="16 bits cannot tell apart"):
-        DartsTrainer(
-            model, None, None, SGD(model.parameters(), 0.1), 1, TensorDataset(torch.zeros(4, 2)), unrolled=True
-        )
+        DartsTrainer(model, loss, None, SGD(model.parameters(), 0.1), 1, data, unrolled=True)
 
 
 # --- losses with state -------------------------------------------------------------------------------------

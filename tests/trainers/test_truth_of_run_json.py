@@ -145,7 +145,7 @@ def test_the_options_of_a_users_trainer_are_in_run_json_as_they_were_given(tmp_p
 def test_a_trainer_that_is_given_something_wrong_says_so_itself():
     with pytest.raises(TypeError, match=r"missing 1 required keyword-only argument: 'cold'"):
         Colder()
-    with pytest.raises(TypeError, match="unexpected keyword argument 'temprature'"):
+    with pytest.raises(TypeError, match="Tempered takes no argument 'temprature'; did you mean"):
         Tempered(None, None, None, None, 1, None, temprature=1)
 
 
