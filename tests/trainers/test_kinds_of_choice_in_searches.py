@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from kinds_of_choice import Several
 from supernet import (
     DartsTrainer,
     EnasTrainer,
@@ -49,32 +50,6 @@ class Scaled(nn.Module):
         return self.blocks(x) * self.scale
 
 
-class Subset(Choice):
-    """The sum of one or two of three parts."""
-
-    def __init__(self, *parts, label=None):
-        super().__init__(label)
-        self.parts = nn.ModuleList(parts)
-
-    def domain(self):
-        return Domain(str(self.label), ("a", "b", "c"), (1, 2), is_set=True, noun="part")
-
-    def branches(self):
-        return [[part] for part in self.parts]
-
-    def resolve(self, decision):
-        return Sum([self.parts[i] for i in self.domain().positions(decision)])
-
-
-class Sum(nn.Module):
-    def __init__(self, parts):
-        super().__init__()
-        self.parts = nn.ModuleList(parts)
-
-    def forward(self, x):
-        return sum(part(x) for part in self.parts)
-
-
 def layers(label):
     return LayerChoice({"linear": nn.Linear(4, 4), "tanh": nn.Tanh()}, label=label)
 
@@ -83,7 +58,7 @@ def new_model(of_sets=True):
     torch.manual_seed(0)
     inner = Depth(nn.Linear(4, 4), nn.Dropout(0.3), nn.ReLU(), label="inner depth")
     depth = Depth(nn.Linear(4, 4), layers("second"), LayerChoice([inner, nn.Identity()], label="third"), label="depth")
-    subset = [Subset(layers("part"), nn.Tanh(), nn.ReLU(), label="subset")] if of_sets else []
+    subset = [Several(layers("part"), nn.Tanh(), nn.ReLU(), label="subset")] if of_sets else []
     return nn.Sequential(depth, *subset, nn.Linear(4, 2))
 
 
@@ -203,7 +178,7 @@ def test_a_set_that_no_mixture_is_known_of_is_refused_by_its_name():
             model, nn.CrossEntropyLoss(), None, torch.optim.SGD(model.parameters(), 0.1), 1,
             TensorDataset(X, (X.sum(1) > 0).long()), batch_size=8,
         )  # fmt: skip
-    assert isinstance(model[1], Subset)
+    assert isinstance(model[1], Several)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +190,7 @@ def test_a_set_that_no_mixture_is_known_of_is_refused_by_its_name():
             Selection((1, 2), torch.ones(3), 1),
             "is to run 2 options by 3 weights",
         ),
-        (lambda: Subset(nn.Tanh(), nn.ReLU(), nn.Tanh(), label="c"), torch.ones(3), "of which no mixture is known"),
+        (lambda: Several(nn.Tanh(), nn.ReLU(), nn.Tanh(), label="c"), torch.ones(3), "of which no mixture is known"),
     ],
 )
 def test_weights_that_a_plan_comes_to_have_later_are_refused_by_name(model, entry, match):

@@ -205,10 +205,6 @@ class DistributedSupernet:
         for gradient, mean in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
 
-    def clip(self, optimizer: Any, norm: float) -> Any:
-        """Clip the gradients of the optimizer's parameters to a norm, and return what the norm was."""
-        return self._fabric.clip_gradients(self.module, optimizer, max_norm=norm, error_if_nonfinite=False)
-
     def unscale(self, optimizer: Any) -> None:
         """Take a loss scaler's factor out of the gradients of the optimizer's parameters, where there is one."""
         self._fabric.strategy.precision.unscale_gradients(getattr(optimizer, "optimizer", optimizer))
