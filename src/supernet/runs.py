@@ -9,15 +9,15 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from supernet.errors import FileFormatError
 from supernet.space.files import read_architecture_file
 from supernet.training.options import NOT_COMPARED
+
+if TYPE_CHECKING:  # rich is imported where a table is made: with all of it `import supernet` takes a third longer
+    from rich.console import Console
+    from rich.table import Table
 from supernet.training.run_directory import DESCRIPTION, is_in_use, read_description, read_metrics
 
 __all__ = ["load_runs", "print_runs"]
@@ -60,6 +60,8 @@ def print_runs(rows: Sequence[dict[str, Any]], console: Console) -> None:
         rows: Rows as `load_runs` returns them.
         console: Console to print on.
     """
+    from rich.text import Text
+
     given = [_flat(row["options"]) for row in rows]
     options = _differing(given)
     figures = _figures(rows)
@@ -92,6 +94,9 @@ def print_runs(rows: Sequence[dict[str, Any]], console: Console) -> None:
 
 def _table(*headings: str, **options: Any) -> Table:
     """Return a table; its texts are a user's, so that brackets and colons in them mean nothing."""
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(**options)
     for heading in headings:
         table.add_column(Text(heading))

@@ -143,6 +143,7 @@ def whole_signature(classes: Sequence[type], signature: Signature) -> Signature:
     return signature
 
 
+@functools.cache  # reading sources is half of what importing the trainers takes
 def _handed_on(constructor: Callable[..., None]) -> set[str]:
     """Return the names that a constructor gives to the next one itself, and so does not take, as its source says."""
     try:

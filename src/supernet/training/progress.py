@@ -8,9 +8,6 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 __all__: list[str] = []
 
 logger = logging.getLogger("supernet")
@@ -20,6 +17,10 @@ class ProgressBar:
     """A bar over the steps of a run, with a line of metrics for each epoch; silent without a terminal."""
 
     def __init__(self, title: str, num_epochs: int, *, shown: bool) -> None:
+        # Here, not above: with all of rich `import supernet` takes a third longer.
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         console = Console(stderr=True)
         self.title, self.num_epochs = title, num_epochs
         self._bar = Progress(
