@@ -22,7 +22,7 @@ SOURCE = Path(supernet.__file__).parent
 # What an example may use without importing it.
 PUBLIC = (supernet.execution, supernet.nn, supernet.search, supernet.space, supernet.trainers, supernet)
 NAMES = {name: getattr(room, name) for room in PUBLIC for name in room.__all__}
-NAMES |= {"torch": torch, "nn": nn, "SGD": SGD, "TensorDataset": TensorDataset}
+NAMES |= {"supernet": supernet, "torch": torch, "nn": nn, "SGD": SGD, "TensorDataset": TensorDataset}
 
 _ENTRY = re.compile(r"([\w*]+(?:, [\w*]+)*): (.*)", re.DOTALL)
 

@@ -3,8 +3,8 @@
 user's model with choices -> SearchSpace -> supernet -> trainer.fit() -> trainer.export() -> freeze -> plain network
 """
 
-from supernet.execution import Supernet, replace_input_choice, replace_layer_choice, restore
-from supernet.nn import Cell, InputChoice, LayerChoice, NasBench201Cell
+from supernet.execution import Supernet, replace_input_choice, replace_layer_choice, replace_value_choice, restore
+from supernet.nn import Cell, InputChoice, LayerChoice, NasBench201Cell, ValueChoice
 from supernet.runs import load_runs
 from supernet.space import (
     Architecture,
@@ -47,6 +47,7 @@ __all__ = [
     "SinglePathTrainer",
     "Supernet",
     "SupernetTrainer",
+    "ValueChoice",
     "accuracy",
     "evaluate",
     "fixed_architecture",
@@ -57,6 +58,7 @@ __all__ = [
     "recalibrate",
     "replace_input_choice",
     "replace_layer_choice",
+    "replace_value_choice",
     "restore",
     "save_architecture",
     "train",

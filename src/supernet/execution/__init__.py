@@ -6,10 +6,17 @@ from typing import Any
 from supernet.execution.choice_slot import ChoiceSlot
 from supernet.execution.input_slot import InputSlot
 from supernet.execution.plan import Plan
-from supernet.execution.replace import replace_input_choice, replace_layer_choice, replace_other_choices, restore
+from supernet.execution.replace import (
+    replace_input_choice,
+    replace_layer_choice,
+    replace_other_choices,
+    replace_value_choice,
+    restore,
+)
 from supernet.execution.selection import Selection
 from supernet.execution.slot import LayerSlot, Slot
 from supernet.execution.supernet import Supernet
+from supernet.execution.value_slot import ValueSlot
 
 __all__ = [
     "ChoiceSlot",
@@ -19,9 +26,11 @@ __all__ = [
     "Selection",
     "Slot",
     "Supernet",
+    "ValueSlot",
     "replace_input_choice",
     "replace_layer_choice",
     "replace_other_choices",
+    "replace_value_choice",
     "restore",
 ]
 

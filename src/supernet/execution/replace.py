@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from supernet.errors import AlreadyReplacedError, ReplacementError, TrainingError
-from supernet.nn import Choice, InputChoice, LayerChoice
+from supernet.nn import Choice, InputChoice, LayerChoice, ValueChoice
 from supernet.space.freeze import check_registered
 from supernet.space.original import (
     all_parents,
@@ -22,7 +22,13 @@ from supernet.space.original import (
 )
 from supernet.space.strides import give_back_strides
 
-__all__ = ["replace_input_choice", "replace_layer_choice", "replace_other_choices", "restore"]
+__all__ = [
+    "replace_input_choice",
+    "replace_layer_choice",
+    "replace_other_choices",
+    "replace_value_choice",
+    "restore",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -78,15 +84,36 @@ def replace_input_choice(
     return _replace(root, InputChoice, init_fn, modules)
 
 
+def replace_value_choice(
+    root: nn.Module, init_fn: Callable[[ValueChoice], nn.Module], modules: Modules | None = None
+) -> Modules:
+    """Put `init_fn(choice)` in the place of each `ValueChoice` inside `root`.
+
+    As `replace_layer_choice` in all else. The new module is asked `alternatives()` by the layers that depend on the
+    choice, and gives a list of `Alternative`: one that is decided, or several with their weights. Where the model
+    calls the choice itself, it is called without arguments.
+
+    >>> width = ValueChoice([2, 4], label="width")
+    >>> model = nn.Sequential(supernet.nn.Linear(3, width))
+    >>> class Widest(nn.Module):
+    ...     def alternatives(self):
+    ...         return [Alternative(4)]
+    >>> replaced = replace_value_choice(model, lambda choice: Widest())
+    >>> model(torch.ones(1, 3)).shape
+    torch.Size([1, 4])
+    """
+    return _replace(root, ValueChoice, init_fn, modules)
+
+
 def replace_other_choices(
     root: nn.Module, init_fn: Callable[[Choice], nn.Module], modules: Modules | None = None
 ) -> Modules:
-    """Put `init_fn(choice)` in the place of each choice inside `root` that is neither of the two kinds.
+    """Put `init_fn(choice)` in the place of each choice inside `root` that is of none of these kinds.
 
     As `replace_layer_choice` in all else, but that there may be none. Of a choice that holds others these are replaced
     before.
     """
-    return _replace(root, Choice, init_fn, modules, but=(LayerChoice, InputChoice))
+    return _replace(root, Choice, init_fn, modules, but=(LayerChoice, InputChoice, ValueChoice))
 
 
 def restore(model: nn.Module) -> nn.Module:

@@ -22,6 +22,7 @@ from supernet.execution.replace import (
     replace_input_choice,
     replace_layer_choice,
     replace_other_choices,
+    replace_value_choice,
     restore,
 )
 from supernet.execution.selection import is_mixture, read_entry, usual_entries
@@ -29,6 +30,7 @@ from supernet.execution.slot import LayerSlot, Slot
 from supernet.execution.state import Buffers, Forms, seeded
 from supernet.execution.structure import are_finite, copied
 from supernet.execution.trial import Trial, try_out
+from supernet.execution.value_slot import ValueSlot
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space import SearchSpace
 
@@ -106,6 +108,7 @@ class Supernet(nn.Module):
         try:
             replace_layer_choice(model, lambda choice: layer(choice, self._plan), self.replaced)
             replace_input_choice(model, lambda choice: input(choice, self._plan), self.replaced)
+            replace_value_choice(model, lambda choice: ValueSlot(choice, self._plan), self.replaced)
             replace_other_choices(model, lambda choice: ChoiceSlot(choice, self._plan), self.replaced)
             self.model = model
             self._slots = {label: slot for label, slot in self.replaced if isinstance(slot, Slot)}

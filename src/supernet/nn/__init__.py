@@ -1,9 +1,27 @@
 """Choices: what a user writes into an ordinary model."""
 
 from supernet.nn.cell import Cell, NasBench201Cell
-from supernet.nn.choice import Choice
+from supernet.nn.choice import Alternative, Choice
 from supernet.nn.domain import Domain
+from supernet.nn.elastic import Linear
 from supernet.nn.input_choice import InputChoice
 from supernet.nn.layer_choice import LayerChoice
+from supernet.nn.mutable import Mutable
+from supernet.nn.sizes import Sizes
+from supernet.nn.value import Expression, Value, ValueChoice
 
-__all__ = ["Cell", "Choice", "Domain", "InputChoice", "LayerChoice", "NasBench201Cell"]
+__all__ = [
+    "Alternative",
+    "Cell",
+    "Choice",
+    "Domain",
+    "Expression",
+    "InputChoice",
+    "LayerChoice",
+    "Linear",
+    "Mutable",
+    "NasBench201Cell",
+    "Sizes",
+    "Value",
+    "ValueChoice",
+]

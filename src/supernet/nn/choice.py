@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, NoReturn
 
-from torch import nn
+from torch import Tensor, nn
 
 from supernet.errors import ArchitectureError, ChoiceError, UnresolvedChoiceError
 from supernet.nn.domain import Decision, Domain
 
-__all__ = ["Choice"]
+__all__ = ["Alternative", "Choice"]
 
 # The decisions that constructors follow inside `fixed_architecture`, and the labels met so far.
 _fixed: ContextVar[tuple[Mapping[str, Any], set[str]] | None] = ContextVar("supernet_fixed", default=None)
@@ -60,7 +60,7 @@ class _BecomesWhatIsDecided(type):
                 "in the model is not known yet; give it a label, or use freeze(Net(), architecture)"
             )
         met.add(choice.label)
-        return choice.resolve(decisions[choice.label]) if choice.label in decisions else choice
+        return choice.decided(decisions[choice.label]) if choice.label in decisions else choice
 
 
 class Risk(NamedTuple):
@@ -75,6 +75,20 @@ class Risk(NamedTuple):
     decision: Decision
     what: str
     mend: str
+
+
+class Alternative(NamedTuple):
+    """One of what a choice does now, as the module in its place says.
+
+    Attributes:
+        decision: The decision.
+        weight: Its weight (), differentiable. Default: it is the only one.
+        is_detached: Whether only its output is wanted: nothing inside it gets a gradient.
+    """
+
+    decision: Decision
+    weight: Tensor | None = None
+    is_detached: bool = False
 
 
 class Choice(nn.Module, metaclass=_BecomesWhatIsDecided):
@@ -139,6 +153,10 @@ class Choice(nn.Module, metaclass=_BecomesWhatIsDecided):
             ArchitectureError: it is no decision of this choice.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define resolve()")
+
+    def decided(self, decision: Any) -> Any:
+        """Return what a constructor gives where `decision` has been made before: the module, unless this is a value."""
+        return self.resolve(decision)
 
     def risks(self) -> Sequence[Risk]:
         """Return decisions to try before a search, for what they give may be of another kind; none by default."""

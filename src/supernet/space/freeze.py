@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from supernet.errors import ArchitectureError, ReplacementError
-from supernet.nn import Choice
+from supernet.nn import Choice, Mutable
 from supernet.nn.cell import Composed
 from supernet.nn.choice import constructors_follow
 from supernet.space.copying import with_what_cannot_be_copied
@@ -23,7 +24,7 @@ from supernet.space.original import (
     replaced_children,
 )
 from supernet.space.space import SearchSpace
-from supernet.space.strides import give_back_strides
+from supernet.space.strides import give_back_strides, give_strides_like
 
 __all__ = ["fixed_architecture", "freeze"]
 
@@ -36,8 +37,10 @@ def freeze(model: nn.Module, architecture: Mapping[str, Any]) -> nn.Module:
     model = model_itself(model)
     decisions = SearchSpace(model).canonical(architecture)
 
+    shared = {_place_of(p): p for p in model.parameters() if p.layout == torch.strided}
+
     def network_of(memo: dict[int, Any]) -> nn.Module:
-        _copy_chosen(model, None, decisions, memo, set())
+        _copy_chosen(model, None, decisions, memo, set(), dict(shared))
         # A choice and what stands in its place are already in the memo, as the chosen: `deepcopy` takes those
         # wherever it meets either, in a child, a list or an attribute, and copies the candidates dropped nowhere.
         return copy.deepcopy(model, memo)
@@ -67,14 +70,20 @@ def _copy_chosen(
     decisions: Mapping[str, Any],
     memo: dict[int, Any],
     seen: set[int],
+    shared: dict[Any, nn.Parameter],
 ) -> None:
-    """Enter in `memo` what each choice in `module` becomes, inner ones first."""
+    """Enter in `memo` what each choice in `module`, and each module that depends on some, becomes, inner ones first."""
     if id(module) in seen:
         return
     seen.add(id(module))
     if not isinstance(module, Choice):
         for _, child, child_replacement in _children(module):
-            _copy_chosen(child, child_replacement, decisions, memo, seen)
+            _copy_chosen(child, child_replacement, decisions, memo, seen, shared)
+        if isinstance(module, Mutable):
+            frozen = module.frozen(decisions)
+            _share_weights(frozen, shared)
+            give_strides_like(module, frozen)
+            memo[id(module)] = copy.deepcopy(frozen, memo)
         return
     assert module.label is not None, "labels are pinned when the space is made"
     decision, domain = decisions[module.label], module.domain()
@@ -85,7 +94,7 @@ def _copy_chosen(
         for present, chosen in zip(branches[position], original[position], strict=True):
             if replacement is not None:
                 check_registered(module.label, domain.options[position], present, replacement)
-            _copy_chosen(chosen, replacements.get(id(chosen)), decisions, memo, seen)
+            _copy_chosen(chosen, replacements.get(id(chosen)), decisions, memo, seen, shared)
     resolved = module.resolve(decision)
     original_ids = {id(inner) for inner in module.modules()}
     for made in resolved.modules():
@@ -97,6 +106,19 @@ def _copy_chosen(
     memo[id(module)] = frozen
     if replacement is not None:
         memo[id(replacement)] = frozen
+
+
+def _place_of(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Return what two views of one weight have in common where they are the same part of it."""
+    return tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride()
+
+
+def _share_weights(frozen: nn.Module, shared: dict[Any, nn.Parameter]) -> None:
+    """Let equal parts of one weight be one parameter, as where an embedding and a projection are tied."""
+    for module in frozen.modules():
+        for name, p in module._parameters.items():
+            if p is not None and p.layout == torch.strided:
+                module._parameters[name] = shared.setdefault(_place_of(p), p)
 
 
 def _children(parent: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:

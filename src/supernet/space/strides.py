@@ -35,6 +35,18 @@ def give_back_strides(model: nn.Module) -> None:
                 p.data = torch.empty_strided(shape, strides, dtype=p.dtype, device=p.device).copy_(p.data)
 
 
+def give_strides_like(original: nn.Module, frozen: nn.Module) -> None:
+    """Put parts of a module's weights into the layout that the weights had before `lay_out`; no value changes."""
+    for name, (shape, strides) in original.__dict__.get(_MEMORY, {}).items():
+        p = frozen._parameters.get(name)
+        if p is not None and p.dim() == len(shape):
+            before = torch.empty_strided(shape, strides, device="meta")
+            is_last = before.is_contiguous(memory_format=torch.channels_last) and not before.is_contiguous()
+            layout = torch.channels_last if is_last else torch.contiguous_format
+            laid_out = p.detach().contiguous(memory_format=layout)
+            frozen._parameters[name] = nn.Parameter(laid_out, requires_grad=p.requires_grad)
+
+
 @torch.no_grad()
 def let_state_follow(parameters: Iterable[torch.Tensor], state: dict[Any, dict[str, Any]]) -> None:
     """Put what belongs to parameters, gradients and the state of an optimizer, into their memory layout."""

@@ -1,0 +1,42 @@
+"""The part of a weight that a size takes, and plain layers that have it."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+__all__: list[str] = []
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def first(weight: Tensor, *sizes: int) -> Tensor:
+    """Return the first of each of a weight's dimensions, as many as the sizes say: a view, or the weight itself."""
+    for dim, size in enumerate(sizes):
+        if weight.shape[dim] != size:
+            weight = weight.narrow(dim, 0, size)
+    return weight
+
+
+def with_weights(layer: Layer, like: nn.Module, **tensors: Tensor | None) -> Layer:
+    """Return a plain layer with these tensors as its parameters and buffers, in the form that an elastic one has.
+
+    A parameter takes gradients where that of the same name does. It is a view: `freeze` copies it, and makes those
+    that are the same part of one weight one parameter again.
+
+    Args:
+        layer: A layer of torch, made on the device "meta".
+        like: The elastic layer.
+        tensors: Name -> part of the elastic layer's tensor.
+    """
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if name in layer._parameters:
+            requires_grad = getattr(like, name).requires_grad
+            layer._parameters[name] = nn.Parameter(tensor.detach(), requires_grad=requires_grad)
+        else:
+            layer._buffers[name] = tensor.detach()
+    layer.training = like.training
+    return layer

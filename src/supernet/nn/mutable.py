@@ -1,0 +1,121 @@
+"""Modules that depend on choices: what they have in common, elastic layers and modules of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from supernet.errors import ChoiceError
+from supernet.nn.choice import is_following
+from supernet.nn.sizes import Joint, Sizes
+from supernet.nn.value import ValueChoice
+
+__all__ = ["Mutable"]
+
+
+class _PlainWhenDecided(type):
+    """Lets a constructor inside `fixed_architecture` give the plain module, where nothing is left to decide."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        module = super().__call__(*args, **kwargs)
+        return module.frozen({}) if is_following() and not module.choices() else module
+
+
+class Mutable(nn.Module, metaclass=_PlainWhenDecided):
+    """A module that depends on values decided by choices: base of the elastic layers, and of modules of your own.
+
+    One of your own hands its numbers to `Sizes`, as its attribute `sizes`; makes its weights at the largest sizes; says
+    in `run` what it computes for given sizes; and in `frozen` what plain module it is then. It takes the first of the
+    features of an input that has more, for in a mixture all widths come in one tensor, those that are not taken zeros.
+
+    Attributes:
+        sizes: The numbers that choices decide.
+
+    >>> class Scale(Mutable):
+    ...     def __init__(self, width):
+    ...         super().__init__()
+    ...         self.sizes = Sizes(width=width)
+    ...         self.weight = nn.Parameter(torch.ones(self.sizes.largest("width")))
+    ...
+    ...     def run(self, sizes, x):
+    ...         return x[..., : sizes["width"]] * self.weight[: sizes["width"]]
+    ...
+    ...     def frozen(self, decisions):
+    ...         scale = Scale(self.sizes.under(decisions)["width"])
+    ...         scale.weight = nn.Parameter(self.weight[: scale.sizes["width"]])
+    ...         return scale
+    >>> freeze(nn.Sequential(Scale(ValueChoice([2, 3], label="width"))), {"width": 2})[0].weight.shape
+    torch.Size([2])
+    """
+
+    sizes: Sizes
+
+    def choices(self) -> list[ValueChoice]:
+        """Return the choices that this depends on."""
+        return self.sizes.leaves()
+
+    def run(self, sizes: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Return what the module gives where its numbers have been decided.
+
+        Args:
+            sizes: Name -> value, of `self.sizes`.
+            args, kwargs: Arguments of the module.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define run()")
+
+    def frozen(self, decisions: Mapping[str, Any]) -> nn.Module:
+        """Return the plain module that stands here under an architecture, with views of this one's weights.
+
+        Args:
+            decisions: Label -> decision, of all `choices()`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define frozen()")
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run what the supernet's plan decides, or the mixture that it has."""
+        sizes = self.sizes.now()
+        return self.mixed(*args, **kwargs) if sizes is None else self.run(sizes, *args, **kwargs)
+
+    def mixed(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the sum, by their weights, of what all sizes give, padded with zeros to the largest.
+
+        A layer that is linear in its weight mixes that instead, by `Sizes.entangled`: it is the same, in one pass.
+        """
+        total: Tensor | None = None
+        for one in self.sizes.joint():
+            output = self._weighted(one, *args, **kwargs)
+            total = output if total is None else _added(total, output, self)
+        return total
+
+    def _weighted(self, one: Joint, *args: Any, **kwargs: Any) -> Tensor:
+        if one.is_detached:
+            with torch.no_grad():
+                output = self.run(one.sizes, *args, **kwargs)
+        else:
+            output = self.run(one.sizes, *args, **kwargs)
+        if not isinstance(output, Tensor):
+            raise ChoiceError(
+                f"{type(self).__name__} gives a {type(output).__name__}, and only tensors are mixed; use a trainer "
+                "that samples, or define mixed()"
+            )
+        return output if one.weight is None else one.weight * output
+
+
+def _added(a: Tensor, b: Tensor, module: nn.Module) -> Tensor:
+    """Return the sum of two outputs, of which one may be narrower, and counts as zeros where it ends."""
+    if a.dim() != b.dim():
+        raise ChoiceError(f"{type(module).__name__} gives {tuple(a.shape)} and {tuple(b.shape)}, which cannot be mixed")
+    if a.shape == b.shape:
+        return a + b
+    shape = [max(pair) for pair in zip(a.shape, b.shape, strict=True)]
+    return _padded(a, shape) + _padded(b, shape)
+
+
+def _padded(x: Tensor, shape: list[int]) -> Tensor:
+    return F.pad(
+        x, [n for have, want in zip(reversed(x.shape), reversed(shape), strict=True) for n in (0, want - have)]
+    )

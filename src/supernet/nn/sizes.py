@@ -1,0 +1,209 @@
+"""Numbers of a module that choices decide: one each on a path, several with weights in a mixture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from supernet.errors import ChoiceError
+from supernet.nn.choice import Alternative
+from supernet.nn.domain import is_int
+from supernet.nn.value import MAX_JOINT, ValueChoice, evaluated, leaves_of, shown, values_of
+
+__all__ = ["Sizes"]
+
+
+class Joint(NamedTuple):
+    """One of what several choices do together.
+
+    Attributes:
+        sizes: Name -> value.
+        weight: Product of the choices' weights (); None where each is decided.
+        is_detached: Whether only its output is wanted.
+    """
+
+    sizes: dict[str, Any]
+    weight: Tensor | None
+    is_detached: bool
+
+
+class Span(NamedTuple):
+    """A dimension of a weight, of which a size takes a part.
+
+    Attributes:
+        name: Name of the size.
+        length: Length of the dimension, the largest size.
+        is_centred: Whether the middle is taken (kernels). Default: the first.
+    """
+
+    name: str
+    length: int
+    is_centred: bool = False
+
+    def part(self, size: int) -> slice:
+        """Return the part that a size takes."""
+        start = (self.length - size) // 2 if self.is_centred else 0
+        return slice(start, start + size)
+
+
+class Sizes(nn.Module):
+    """Numbers by name, some of which are decided by choices: a child of a module that depends on them.
+
+    The choices are its children, so that spaces find them, and a supernet puts what follows its plan in their places.
+
+    Args:
+        numbers: Name -> number, `ValueChoice` or `Expression`.
+
+    >>> sizes = Sizes(in_features=4, out_features=2 * ValueChoice([8, 16], label="width"))
+    >>> sizes.largest("out_features"), sizes.under({"width": 8})
+    (32, {'in_features': 4, 'out_features': 16})
+    """
+
+    def __init__(self, **numbers: Any) -> None:
+        super().__init__()
+        self._numbers = numbers
+        self._labels: list[str] = []
+        for position, leaf in enumerate(leaves_of(numbers.values())):
+            self._labels.append(str(leaf.label))
+            self._modules[str(position)] = leaf  # its label may have dots, which no child's name has
+        self._under: dict[tuple[Any, ...], dict[str, Any]] = {}
+        # Numbers that have choices in common are decided together; those that do not are independent of each other.
+        self._components = _components({name: leaves_of([value]) for name, value in numbers.items()}, self._labels)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._numbers[name]
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether no choice decides any of these."""
+        return not self._labels
+
+    def leaves(self) -> list[ValueChoice]:
+        """Return the choices that decide these, as they were given."""
+        return list(leaves_of(self._numbers.values()))
+
+    def largest(self, name: str) -> Any:
+        """Return the largest value that a number may have.
+
+        Raises:
+            ChoiceError: some value is no whole number above 0; names it.
+        """
+        values = values_of(self._numbers[name])
+        for value in values:
+            if not is_int(value) or value < 1:
+                raise ChoiceError(
+                    f"{name} is a whole number above 0, but {self._numbers[name]} may be {value!r}; choose other "
+                    "values, or round by // or ValueChoice.to_int"
+                )
+        return max(values)
+
+    def under(self, decisions: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all numbers under an architecture, label -> decision."""
+        return {name: evaluated(value, decisions) for name, value in self._numbers.items()}
+
+    def now(self) -> dict[str, Any] | None:
+        """Return all numbers as the supernet's plan decides them; None where it mixes several."""
+        decisions = []
+        for module in self._modules.values():
+            alternatives: list[Alternative] = module.alternatives()  # type: ignore[union-attr, operator]
+            if alternatives[0].weight is not None:
+                return None
+            decisions.append(alternatives[0].decision)
+        key = tuple(decisions)  # 1 and 1.0 and True are one key, and one number
+        if key not in self._under:
+            self._under[key] = self.under(dict(zip(self._labels, key, strict=True)))
+        return self._under[key]
+
+    def joint(self) -> list[Joint]:
+        """Return all that the choices do together now, each with its weight."""
+        return list(self._joint(list(self._modules)))
+
+    def _joint(self, names: Sequence[str]) -> Iterator[Joint]:
+        """Yield what some of the choices do together; the numbers that depend on them alone are right."""
+        every: list[list[Alternative]]
+        every = [self._modules[name].alternatives() for name in names]  # type: ignore[union-attr, operator]
+        labels = [self._labels[int(name)] for name in names]
+        if math.prod(map(len, every)) > MAX_JOINT:
+            raise ChoiceError(
+                f"choices {', '.join(map(repr, labels))} are mixed together with more than {MAX_JOINT:,} joint values; "
+                "give them fewer, or use a trainer that samples"
+            )
+        for each in product(*every):
+            decisions = {label: one.decision for label, one in zip(labels, each, strict=True)}
+            weights = [one.weight for one in each if one.weight is not None]
+            weight = math.prod(weights[1:], start=weights[0]) if weights else None
+            sizes = {
+                name: evaluated(value, decisions)
+                for name, value in self._numbers.items()
+                if all(str(leaf.label) in decisions for leaf in leaves_of([value]))
+            }
+            yield Joint(sizes, weight, any(one.is_detached for one in each))
+
+    # --- weights that several sizes share ----------------------------------------------------------------------
+
+    def entangled(self, weight: Tensor, *spans: Span) -> Tensor:
+        """Return `sum_j w_j pad(weight[parts of j])` over all joint sizes j: a mixture's weight (arXiv 2312.10440).
+
+        For a layer that is linear in its weight that is the mixture of what each size gives, padded with zeros: one
+        pass in place of one for each. What is detached gives the weight no gradient.
+
+        Args:
+            weight: The weight that all sizes share.
+            spans: What a size takes, of each of its first dimensions; the others are taken whole.
+        """
+        mask, mask_of_active = self._masks(weight, spans)
+        if mask_of_active is None:
+            return weight * mask
+        return weight * mask_of_active + weight.detach() * (mask - mask_of_active)
+
+    def _masks(self, weight: Tensor, spans: Sequence[Span]) -> tuple[Tensor, Tensor | None]:
+        """Return the factor of each place of a shared weight; and that of what is not detached, where some is."""
+        mask = mask_of_active = weight.new_ones([1] * weight.dim())
+        has_detached = False
+        for children in self._components:
+            joint = list(self._joint(children))
+            has_detached |= any(one.is_detached for one in joint)
+            dims = [i for i, span in enumerate(spans) if span.name in joint[0].sizes and self._is_chosen(span.name)]
+            letters = "abcdefg"[: len(dims)]
+            equation = ",".join(["j", *(f"j{letter}" for letter in letters)]) + f"->{letters}"
+            places = [_places(joint, spans[i], weight) for i in dims]
+            shape = [spans[i].length if i in dims else 1 for i in range(weight.dim())]
+            one = weight.new_ones(())
+            weights_J = torch.stack([one if each.weight is None else each.weight.to(weight) for each in joint])
+            active_J = weight.new_tensor([not each.is_detached for each in joint])
+            mask = mask * torch.einsum(equation, weights_J, *places).reshape(shape)
+            mask_of_active = mask_of_active * torch.einsum(equation, weights_J * active_J, *places).reshape(shape)
+        return mask, mask_of_active if has_detached else None
+
+    def _is_chosen(self, name: str) -> bool:
+        return bool(leaves_of([self._numbers[name]]))
+
+    def extra_repr(self) -> str:
+        """Show the numbers."""
+        return ", ".join(f"{name}={shown(value)}" for name, value in self._numbers.items())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_under": {}}
+
+
+def _places(joint: Sequence[Joint], span: Span, like: Tensor) -> Tensor:
+    """Return (J, length): 1 where a joint size takes the dimension, else 0."""
+    places = torch.zeros(len(joint), span.length)
+    for row, one in zip(places, joint, strict=True):
+        row[span.part(one.sizes[span.name])] = 1
+    return places.to(like)
+
+
+def _components(leaves: Mapping[str, Sequence[ValueChoice]], labels: Sequence[str]) -> list[list[str]]:
+    """Return the choices, by their positions as texts, in sets that no number depends on two of."""
+    components: list[set[str]] = []
+    for of_number in leaves.values():
+        met = {str(labels.index(str(leaf.label))) for leaf in of_number}
+        apart = [component for component in components if not component & met]
+        components = [*apart, met.union(*(component for component in components if component & met))]
+    return [sorted(component, key=int) for component in components if component]
