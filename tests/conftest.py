@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from supernet.training import run_directory
 
@@ -14,6 +15,10 @@ sys.path.insert(0, str(Path(__file__).parent / "trainers"))  # searches.py, whic
 # Tests are small, and sums come in another order with another number of threads: with one, processes that the tests
 # start give the same bits, and cores that are shared with other work do not make threads wait for each other.
 torch.set_num_threads(1)
+
+# The same examples each time, and no example fails because other work has the cores.
+settings.register_profile("supernet", deadline=None, derandomize=True)
+settings.load_profile("supernet")
 
 PICTURES = {name: getattr(run_directory, name) for name in ("plot_architecture", "plot_probabilities")}
 
