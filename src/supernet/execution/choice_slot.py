@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from supernet.errors import ChoiceError
 from supernet.execution.apart import Apart
+from supernet.execution.beginnings import Beginnings
 from supernet.execution.plan import Plan
 from supernet.execution.selection import check_weights, is_mixture, selection_of
 from supernet.execution.slot import Slot, weighted_sum
@@ -37,6 +39,7 @@ class ChoiceSlot(Slot):
         # Positions -> the module, and what of it the choice has made, which does not follow `train` by itself.
         self._resolved: dict[Any, tuple[nn.Module, list[nn.Module]]] = {}
         self._apart = Apart(self.label, self._domain.options)  # what is inside may be another path each time
+        self._beginnings = Beginnings(choice.branches(), self.label) if choice.is_sequence else None
 
     def resolved(self, decision: Any) -> nn.Module:
         """Return the module that stands here where a decision has been made, in the form that this one is in."""
@@ -85,21 +88,33 @@ class ChoiceSlot(Slot):
             return self.resolved(selection.active[0])(*args, **kwargs)
         self._check_mixture(entry)
         decisions = list(self._domain) if isinstance(entry, torch.Tensor) else selection.active
-        running = {str(decision): self.resolved(decision) for decision in decisions}
         check_weights(selection.weights, len(decisions), self.label)
-        names, active = list(running), len(decisions) - selection.detached
-        outputs: dict[str, Any] = {}
-        if torch.is_grad_enabled():
-            with torch.no_grad():
-                outputs = {name: self._apart.run(name, running[name], args, kwargs) for name in names[active:]}
-            outputs = mapped(outputs, torch.Tensor.detach)
-        outputs = {name: self._apart.run(name, running[name], args, kwargs) for name in names[:active]} | outputs
+        num_active = len(decisions) - selection.detached
+        if not torch.is_grad_enabled():
+            decisions = decisions[:num_active]
+        if self._beginnings is None:
+            outputs = self._side_by_side(decisions, num_active, args, kwargs)
+        else:
+            positions = [self._domain.positions(decision)[0] for decision in decisions]
+            outputs = dict(
+                zip(map(str, decisions), self._beginnings.outputs(positions, num_active, *args, **kwargs), strict=True)
+            )
         return weighted_sum(outputs, selection.weights[: len(outputs)], self.label)
+
+    def _side_by_side(self, decisions: Sequence[Any], num_active: int, args: Any, kwargs: Any) -> dict[str, Any]:
+        running = {str(decision): self.resolved(decision) for decision in decisions}
+        names = list(running)
+        with torch.no_grad():
+            outputs = {name: self._apart.run(name, running[name], args, kwargs) for name in names[num_active:]}
+        outputs = mapped(outputs, torch.Tensor.detach)
+        return {name: self._apart.run(name, running[name], args, kwargs) for name in names[:num_active]} | outputs
 
     def explain(self) -> str:
         """Return what the choice takes, and how it runs."""
         is_mixed = is_mixture(self.plan.get(self.label))
         how = "what each decision makes of it is mixed" if is_mixed else "what the decision makes of it"
+        if is_mixed and self._beginnings is not None:
+            how = "each module runs once, and what comes out after each option is mixed"
         return f"  {self._kind} ({self._domain}): {how}, as it is"
 
     def __getstate__(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from supernet.nn.elastic import Linear
 from supernet.nn.input_choice import InputChoice
 from supernet.nn.layer_choice import LayerChoice
 from supernet.nn.mutable import Mutable
+from supernet.nn.repeat import Repeat
 from supernet.nn.sizes import Sizes
 from supernet.nn.value import Expression, Value, ValueChoice
 
@@ -21,6 +22,7 @@ __all__ = [
     "Linear",
     "Mutable",
     "NasBench201Cell",
+    "Repeat",
     "Sizes",
     "Value",
     "ValueChoice",

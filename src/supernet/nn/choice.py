@@ -50,6 +50,8 @@ class _BecomesWhatIsDecided(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         choice = super().__call__(*args, **kwargs)
+        if (settled := choice.settled()) is not None:
+            return settled
         fixed = _fixed.get()
         if fixed is None:
             return choice
@@ -104,6 +106,11 @@ class Choice(nn.Module, metaclass=_BecomesWhatIsDecided):
     Raises:
         ChoiceError: the label is no text, or empty.
 
+    Attributes:
+        is_sequence: Whether what is in a branch runs one after another, of one input, and each branch is a beginning of
+            the longest. Then a mixture runs each module once, and weights what comes out after each branch. Default:
+            it runs what each decision makes of the choice.
+
     >>> class Rate(Choice):
     ...     def domain(self):
     ...         return Domain(str(self.label), ("low", "high"), values=(0.1, 0.5))
@@ -114,6 +121,7 @@ class Choice(nn.Module, metaclass=_BecomesWhatIsDecided):
     Dropout(p=0.5, inplace=False)
     """
 
+    is_sequence = False
     _prior: list[float] | None = None
 
     def __init__(self, label: str | None) -> None:
@@ -157,6 +165,10 @@ class Choice(nn.Module, metaclass=_BecomesWhatIsDecided):
     def decided(self, decision: Any) -> Any:
         """Return what a constructor gives where `decision` has been made before: the module, unless this is a value."""
         return self.resolve(decision)
+
+    def settled(self) -> nn.Module | None:
+        """Return what a constructor gives where its arguments leave nothing to decide; None where they do."""
+        return None
 
     def risks(self) -> Sequence[Risk]:
         """Return decisions to try before a search, for what they give may be of another kind; none by default."""
