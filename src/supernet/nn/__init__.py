@@ -3,7 +3,19 @@
 from supernet.nn.cell import Cell, NasBench201Cell
 from supernet.nn.choice import Alternative, Choice
 from supernet.nn.domain import Domain
-from supernet.nn.elastic import Linear
+from supernet.nn.elastic import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose2d,
+    GroupNorm,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+)
 from supernet.nn.input_choice import InputChoice
 from supernet.nn.layer_choice import LayerChoice
 from supernet.nn.mutable import Mutable
@@ -13,15 +25,25 @@ from supernet.nn.value import Expression, Value, ValueChoice
 
 __all__ = [
     "Alternative",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
     "Cell",
     "Choice",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose2d",
     "Domain",
     "Expression",
+    "GroupNorm",
     "InputChoice",
     "LayerChoice",
+    "LayerNorm",
     "Linear",
     "Mutable",
     "NasBench201Cell",
+    "RMSNorm",
     "Repeat",
     "Sizes",
     "Value",

@@ -29,8 +29,8 @@ class Mutable(nn.Module, metaclass=_PlainWhenDecided):
     """A module that depends on values decided by choices: base of the elastic layers, and of modules of your own.
 
     One of your own hands its numbers to `Sizes`, as its attribute `sizes`; makes its weights at the largest sizes; says
-    in `run` what it computes for given sizes; and in `frozen` what plain module it is then. It takes the first of the
-    features of an input that has more, for in a mixture all widths come in one tensor, those that are not taken zeros.
+    in `run` what it computes for given sizes; and in `frozen` what plain module it is then. In a mixture all widths
+    come in one tensor, those that are not taken zeros: `run_part` takes of it what `run` is to see.
 
     Attributes:
         sizes: The numbers that choices decide.
@@ -42,7 +42,10 @@ class Mutable(nn.Module, metaclass=_PlainWhenDecided):
     ...         self.weight = nn.Parameter(torch.ones(self.sizes.largest("width")))
     ...
     ...     def run(self, sizes, x):
-    ...         return x[..., : sizes["width"]] * self.weight[: sizes["width"]]
+    ...         return x * self.weight[: sizes["width"]]
+    ...
+    ...     def run_part(self, sizes, x):
+    ...         return self.run(sizes, x[..., : sizes["width"]])
     ...
     ...     def frozen(self, decisions):
     ...         scale = Scale(self.sizes.under(decisions)["width"])
@@ -67,6 +70,14 @@ class Mutable(nn.Module, metaclass=_PlainWhenDecided):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define run()")
 
+    def run_part(self, sizes: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Return the same where this is one of several sizes that are mixed, and the input as wide as the widest.
+
+        What `run` itself would not do to an input that is too wide: alone, that is an error of the model. Default: as
+        `run`.
+        """
+        return self.run(sizes, *args, **kwargs)
+
     def frozen(self, decisions: Mapping[str, Any]) -> nn.Module:
         """Return the plain module that stands here under an architecture, with views of this one's weights.
 
@@ -88,15 +99,15 @@ class Mutable(nn.Module, metaclass=_PlainWhenDecided):
         total: Tensor | None = None
         for one in self.sizes.joint():
             output = self._weighted(one, *args, **kwargs)
-            total = output if total is None else _added(total, output, self)
+            total = output if total is None else self._added(total, output)
         return total
 
     def _weighted(self, one: Joint, *args: Any, **kwargs: Any) -> Tensor:
         if one.is_detached:
             with torch.no_grad():
-                output = self.run(one.sizes, *args, **kwargs)
+                output = self.run_part(one.sizes, *args, **kwargs)
         else:
-            output = self.run(one.sizes, *args, **kwargs)
+            output = self.run_part(one.sizes, *args, **kwargs)
         if not isinstance(output, Tensor):
             raise ChoiceError(
                 f"{type(self).__name__} gives a {type(output).__name__}, and only tensors are mixed; use a trainer "
@@ -104,15 +115,16 @@ class Mutable(nn.Module, metaclass=_PlainWhenDecided):
             )
         return output if one.weight is None else one.weight * output
 
-
-def _added(a: Tensor, b: Tensor, module: nn.Module) -> Tensor:
-    """Return the sum of two outputs, of which one may be narrower, and counts as zeros where it ends."""
-    if a.dim() != b.dim():
-        raise ChoiceError(f"{type(module).__name__} gives {tuple(a.shape)} and {tuple(b.shape)}, which cannot be mixed")
-    if a.shape == b.shape:
-        return a + b
-    shape = [max(pair) for pair in zip(a.shape, b.shape, strict=True)]
-    return _padded(a, shape) + _padded(b, shape)
+    def _added(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return the sum of two outputs, of which one may be narrower, and counts as zeros where it ends."""
+        if a.dim() != b.dim():
+            raise ChoiceError(
+                f"{type(self).__name__} gives {tuple(a.shape)} and {tuple(b.shape)}, which cannot be mixed"
+            )
+        if a.shape == b.shape:
+            return a + b
+        shape = [max(pair) for pair in zip(a.shape, b.shape, strict=True)]
+        return _padded(a, shape) + _padded(b, shape)
 
 
 def _padded(x: Tensor, shape: list[int]) -> Tensor:

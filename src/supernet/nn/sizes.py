@@ -146,41 +146,45 @@ class Sizes(nn.Module):
 
     # --- weights that several sizes share ----------------------------------------------------------------------
 
-    def entangled(self, weight: Tensor, *spans: Span) -> Tensor:
+    def entangled(self, weight: Tensor, *spans: Span | None) -> Tensor:
         """Return `sum_j w_j pad(weight[parts of j])` over all joint sizes j: a mixture's weight (arXiv 2312.10440).
 
         For a layer that is linear in its weight that is the mixture of what each size gives, padded with zeros: one
-        pass in place of one for each. What is detached gives the weight no gradient.
+        pass in place of one for each. What is detached gives the weight no gradient. It is as large as the largest
+        size that runs: where only some do, what none of them takes is left out.
 
         Args:
             weight: The weight that all sizes share.
-            spans: What a size takes, of each of its first dimensions; the others are taken whole.
+            spans: What a size takes, of each of its first dimensions, None for all of it; the others are taken whole.
         """
-        mask, mask_of_active = self._masks(weight, spans)
-        if mask_of_active is None:
-            return weight * mask
-        return weight * mask_of_active + weight.detach() * (mask - mask_of_active)
-
-    def _masks(self, weight: Tensor, spans: Sequence[Span]) -> tuple[Tensor, Tensor | None]:
-        """Return the factor of each place of a shared weight; and that of what is not detached, where some is."""
         mask = mask_of_active = weight.new_ones([1] * weight.dim())
         has_detached = False
         for children in self._components:
             joint = list(self._joint(children))
             has_detached |= any(one.is_detached for one in joint)
-            dims = [i for i, span in enumerate(spans) if span.name in joint[0].sizes and self._is_chosen(span.name)]
-            letters = "abcdefg"[: len(dims)]
+            chosen = {
+                dim: span
+                for dim, span in enumerate(spans)
+                if span is not None and span.name in joint[0].sizes and self.is_chosen(span.name)
+            }
+            letters = "abcdefg"[: len(chosen)]
             equation = ",".join(["j", *(f"j{letter}" for letter in letters)]) + f"->{letters}"
-            places = [_places(joint, spans[i], weight) for i in dims]
-            shape = [spans[i].length if i in dims else 1 for i in range(weight.dim())]
+            places, shape = [], [1] * weight.dim()
+            for dim, span in chosen.items():
+                shape[dim] = max(one.sizes[span.name] for one in joint)
+                weight = weight.narrow(dim, span.part(shape[dim]).start, shape[dim])
+                places.append(_places(joint, span._replace(length=shape[dim]), weight))
             one = weight.new_ones(())
             weights_J = torch.stack([one if each.weight is None else each.weight.to(weight) for each in joint])
             active_J = weight.new_tensor([not each.is_detached for each in joint])
             mask = mask * torch.einsum(equation, weights_J, *places).reshape(shape)
             mask_of_active = mask_of_active * torch.einsum(equation, weights_J * active_J, *places).reshape(shape)
-        return mask, mask_of_active if has_detached else None
+        if not has_detached:
+            return weight * mask
+        return weight * mask_of_active + weight.detach() * (mask - mask_of_active)
 
-    def _is_chosen(self, name: str) -> bool:
+    def is_chosen(self, name: str) -> bool:
+        """Say whether choices decide a number."""
         return bool(leaves_of([self._numbers[name]]))
 
     def extra_repr(self) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from supernet.nn.elastic.slicing import first, with_weights
+from supernet.nn.elastic.slicing import first, narrowed, with_weights
 from supernet.nn.mutable import Mutable
 from supernet.nn.sizes import Sizes, Span
 
@@ -42,14 +42,14 @@ class Linear(Mutable, nn.Linear):
 
     def run(self, sizes: Mapping[str, Any], x: Tensor) -> Tensor:
         """Return (..., out_features) of x, (..., in_features)."""
-        weight_OI, bias_O = self._sliced(sizes)
-        return F.linear(x[..., : weight_OI.shape[1]] if x.shape[-1] > weight_OI.shape[1] else x, weight_OI, bias_O)
+        return F.linear(x, *self._sliced(sizes))
 
     def mixed(self, x: Tensor) -> Tensor:
         """Return the mixture of all widths: one pass of the mixed weight."""
         spans = Span("out_features", self.out_features), Span("in_features", self.in_features)
         bias_O = None if self.bias is None else self.sizes.entangled(self.bias, spans[0])
-        return F.linear(x, self.sizes.entangled(self.weight, *spans), bias_O)
+        weight_OI = self.sizes.entangled(self.weight, *spans)
+        return F.linear(narrowed(x, -1, weight_OI.shape[1]), weight_OI, bias_O)
 
     def frozen(self, decisions: Mapping[str, Any]) -> nn.Linear:
         """Return torch's layer of the widths that are decided."""
@@ -61,8 +61,7 @@ class Linear(Mutable, nn.Linear):
 
     def _sliced(self, sizes: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
         out_features, in_features = sizes["out_features"], sizes["in_features"]
-        bias_O = None if self.bias is None else first(self.bias, out_features)
-        return first(self.weight, out_features, in_features), bias_O
+        return first(self.weight, out_features, in_features), first(self.bias, out_features)
 
     def extra_repr(self) -> str:
         """Show the widths and the bias."""

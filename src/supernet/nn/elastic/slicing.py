@@ -9,14 +9,22 @@ from torch import Tensor, nn
 __all__: list[str] = []
 
 Layer = TypeVar("Layer", bound=nn.Module)
+OptionalTensor = TypeVar("OptionalTensor", Tensor, None, Tensor | None)
 
 
-def first(weight: Tensor, *sizes: int) -> Tensor:
-    """Return the first of each of a weight's dimensions, as many as the sizes say: a view, or the weight itself."""
+def first(weight: OptionalTensor, *sizes: int) -> OptionalTensor:
+    """Return the first of each of a weight's dimensions, as many as the sizes say: a view, or what was given."""
+    if weight is None:
+        return weight
     for dim, size in enumerate(sizes):
         if weight.shape[dim] != size:
             weight = weight.narrow(dim, 0, size)
     return weight
+
+
+def narrowed(x: Tensor, dim: int, size: int) -> Tensor:
+    """Return an input as one of several sizes takes it that are mixed: the first, of a dimension that has more."""
+    return x.narrow(dim, 0, size) if x.shape[dim] > size else x
 
 
 def with_weights(layer: Layer, like: nn.Module, **tensors: Tensor | None) -> Layer:
