@@ -44,6 +44,10 @@ class Linear(Mutable, nn.Linear):
         """Return (..., out_features) of x, (..., in_features)."""
         return F.linear(x, *self._sliced(sizes))
 
+    def run_part(self, sizes: Mapping[str, Any], x: Tensor) -> Tensor:
+        """Return (..., out_features) of the first features of x."""
+        return self.run(sizes, narrowed(x, -1, sizes["in_features"]))
+
     def mixed(self, x: Tensor) -> Tensor:
         """Return the mixture of all widths: one pass of the mixed weight."""
         spans = Span("out_features", self.out_features), Span("in_features", self.in_features)
