@@ -23,7 +23,8 @@ __all__ = ["ChoiceSlot"]
 class ChoiceSlot(Slot):
     """Stands in the place of a choice of a kind of its own, and runs what it becomes by what the plan has: `Selection`.
 
-    Weights alone (K,) are a mixture of what each option makes of the choice; in a `Selection` stand decisions.
+    Weights alone (K,) are a mixture of what each option makes of the choice, or where it takes sets of them, what its
+    `mixed` gives; in a `Selection` stand decisions.
     Parameters, buffers and children are the choice's own, under the same names.
 
     Args:
@@ -36,6 +37,8 @@ class ChoiceSlot(Slot):
         self._parameters, self._buffers = choice._parameters, choice._buffers  # the very same, wherever they are moved
         self._modules.update(choice._modules)
         self._domain, self._resolve, self._kind = choice.domain(), choice.resolve, type(choice).__name__
+        mixes_sets = self._domain.is_set and type(choice).mixed is not Choice.mixed
+        self._mixed = choice.mixed if mixes_sets else None
         # Positions -> the module, and what of it the choice has made, which does not follow `train` by itself.
         self._resolved: dict[Any, tuple[nn.Module, list[nn.Module]]] = {}
         self._apart = Apart(self.label, self._domain.options)  # what is inside may be another path each time
@@ -75,7 +78,7 @@ class ChoiceSlot(Slot):
         self._check_mixture(entry)
 
     def _check_mixture(self, entry: Any) -> None:
-        if self._domain.is_set and isinstance(entry, torch.Tensor):
+        if self._domain.is_set and self._mixed is None and isinstance(entry, torch.Tensor):
             raise ChoiceError(
                 f"choice {self.label!r} takes {self._domain}, of which no mixture is known; use a trainer that samples"
             )
@@ -87,6 +90,9 @@ class ChoiceSlot(Slot):
         if selection.weights is None:
             return self.resolved(selection.active[0])(*args, **kwargs)
         self._check_mixture(entry)
+        if self._mixed is not None and isinstance(entry, torch.Tensor):
+            check_weights(entry, len(self._domain.options), self.label)
+            return self._mixed(entry, *args, **kwargs)
         decisions = list(self._domain) if isinstance(entry, torch.Tensor) else selection.active
         check_weights(selection.weights, len(decisions), self.label)
         num_active = len(decisions) - selection.detached

@@ -30,14 +30,17 @@ class _GraphModuleWhenDecided(type):
 
 
 class Composed(nn.Module, metaclass=_GraphModuleWhenDecided):
-    """A module of ours made of choices. Base of the cells; `freeze` makes it a graph module."""
+    """A module of ours in a user's model: a cell, or a part of a published network. `freeze` makes it a graph module.
+
+    Its `forward` is traced, so what it does may depend on how it was made, but not on its inputs or on its form.
+    """
 
     def as_graph_module(self) -> nn.Module:
         """Return a graph module of torch that does what `forward` does, with the same submodules and names.
 
         A subclass with a `forward` of its own is somebody else's module, and is returned as it is.
         """
-        if type(self).forward not in (Cell.forward, NasBench201Cell.forward):
+        if type(self).forward.__module__.partition(".")[0] != __name__.partition(".")[0]:
             return self
         graph = fx.Graph()  # one that does not know the tracer, which is ours
         graph.output(graph.graph_copy(_OwnForwardOnly().trace(self), {}))

@@ -162,6 +162,17 @@ class Choice(nn.Module, metaclass=_BecomesWhatIsDecided):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define resolve()")
 
+    def mixed(self, weights: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Return what a mixture of the options gives, where decisions are sets of them.
+
+        Where a decision is one option, no method is needed: what each makes of the choice is mixed.
+
+        Args:
+            weights: Weight (K,) of each option.
+            args, kwargs: Arguments of the module that stands here.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define mixed()")
+
     def decided(self, decision: Any) -> Any:
         """Return what a constructor gives where `decision` has been made before: the module, unless this is a value."""
         return self.resolve(decision)

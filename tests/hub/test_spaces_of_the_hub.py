@@ -1,0 +1,81 @@
+"""Spaces of the hub: their papers' numbers of architectures; paths, mixtures and frozen networks compute the same."""
+
+import pytest
+import torch
+from torch import nn
+
+from supernet import SearchSpace, Supernet, freeze
+from supernet.hub import Darts
+
+SIZES = [
+    (Darts, (180 * 7**8) ** 2),  # 1 * 3 * 6 * 10 pairs of inputs and 7^8 operations of each of two cells
+]
+
+# Small settings: what makes the model, and the shape of a batch.
+SMALL = {
+    "Darts": (lambda: Darts(4, channels=4, layers=3), (2, 3, 8, 8)),
+    "Darts for ImageNet": (lambda: Darts(4, channels=4, layers=3, for_imagenet=True), (2, 3, 64, 64)),
+}
+
+
+@pytest.mark.parametrize(("make", "size"), SIZES, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_space_has_its_papers_number_of_architectures(make, size):
+    with torch.device("meta"):
+        assert SearchSpace(make()).size == size
+
+
+@pytest.fixture(params=SMALL)
+def small(request):
+    """A small model in float64, and a batch."""
+    make, shape = SMALL[request.param]
+    torch.manual_seed(0)
+    with torch.random.fork_rng():
+        model = make().double()
+    return model, torch.randn(shape, dtype=torch.float64)
+
+
+def architectures(space, count=3):
+    generator = torch.Generator().manual_seed(1)
+    return [space.sample(generator) for _ in range(count)]
+
+
+def one_hot(space, architecture):
+    """Return a mixture that has the whole weight on what an architecture decides."""
+    plan = {}
+    for label, domain in space.items():
+        weights = torch.zeros(len(domain.options), dtype=torch.float64)
+        # What is not reached has some weights too.
+        chosen = domain.positions(architecture[label] if label in architecture else next(iter(domain)))
+        weights[list(chosen)] = 1 / len(chosen)
+        plan[label] = weights
+    return plan
+
+
+def test_a_path_gives_what_its_frozen_network_gives(small):
+    model, X = small
+    supernet = Supernet(model)
+    for architecture in architectures(supernet.space):
+        network = freeze(model, architecture)
+        for is_training in (True, False):
+            supernet.train(is_training), network.train(is_training)
+            assert (supernet(X, architecture) - network(X)).abs().max() < 1e-10
+
+
+def test_a_mixture_of_one_architecture_is_its_path(small):
+    model, X = small
+    supernet = Supernet(model)
+    for architecture in architectures(supernet.space):
+        expected = supernet(X, architecture)
+        assert (supernet(X, one_hot(supernet.space, architecture)) - expected).abs().max() < 1e-10
+
+
+def test_a_frozen_network_holds_modules_of_torch_only_with_the_weights_that_its_path_uses(small):
+    model, X = small
+    supernet = Supernet(model)
+    (architecture,) = architectures(supernet.space, 1)
+    network = freeze(model, architecture)
+    assert {type(module).__module__.split(".")[0] for module in network.modules()} == {"torch"}
+    assert all(not isinstance(module, nn.Module) or type(module) is not type(model) for module in network.modules())
+    supernet(X, architecture).sum().backward()
+    used = [p for p in model.parameters() if p.grad is not None]
+    assert sum(p.numel() for p in network.parameters()) == sum(p.numel() for p in used)
