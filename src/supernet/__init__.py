@@ -11,6 +11,7 @@ from supernet.space import (
     SearchSpace,
     fixed_architecture,
     load_architecture,
+    require,
     save_architecture,
 )
 from supernet.trainers import (
@@ -60,6 +61,7 @@ __all__ = [
     "replace_input_choice",
     "replace_layer_choice",
     "replace_value_choice",
+    "require",
     "restore",
     "save_architecture",
     "train",

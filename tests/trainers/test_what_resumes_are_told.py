@@ -38,7 +38,7 @@ def told(run_dir, **change):
     [
         ({"labels": ("a", "c")}, "exact: the model had a choice 'b'; the model had no choice 'c'; make"),
         ({"names": ("x", "y", "z")}, "choice 'a' had 2 options, has 3; choice 'b' had 2 options, has 3; make"),
-        ({"names": ("x", "z")}, "exact: options of the model's choices had other names, or other choices around them"),
+        ({"names": ("x", "z")}, "exact: options of the model's choices had other names, other choices around them, or"),
         ({"seed": 1}, "exact: seed was 0, is 1; make"),
         ({"count": 128}, "exact: other samples are in the training and the validation part; make"),
         ({"batch_size": 8}, "exact: batch_size was 16, is 8; make"),

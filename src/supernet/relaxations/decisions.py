@@ -25,7 +25,8 @@ class DecisionDistribution(Relaxation):
     """Each label's decision drawn on its own, by softmax of its logits: one logit for each decision of its domain.
 
     Unlike a mixture's logits, those of an input choice belong to sets of inputs, not to single ones. What runs is an
-    architecture that is drawn, through which no gradient comes: it is trained by `log_prob`, as a policy.
+    architecture that is drawn, through which no gradient comes: it is trained by `log_prob`, as a policy. It is drawn
+    again until it keeps the constraints of the space, of which `log_prob` does not know: see `EnasController`.
 
     Args:
         space, seed, dtype, device: As `Relaxation` has them.
@@ -66,8 +67,12 @@ class DecisionDistribution(Relaxation):
         Args:
             generator: What it is drawn from, on the CPU. Default: this distribution's own.
         """
-        drawn = self.draw(1, generator)
-        return self.space.follow(lambda label: self.decisions[label][drawn[label][0]])
+
+        def draw() -> Architecture:
+            drawn = self.draw(1, generator)
+            return self.space.follow(lambda label: self.decisions[label][drawn[label][0]])
+
+        return self.space.until_allowed(draw)
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> dict[str, list[int]]:
         """Return label -> positions of `count` decisions (fewer where there are fewer), without replacement."""
@@ -104,6 +109,9 @@ class DecisionDistribution(Relaxation):
 
     def derive(self) -> Architecture:
         """Return the architecture of the largest logits; of equal ones the first counts."""
-        return self.space.follow(lambda label: self.decisions[label][int(self.logits[label].argmax())])
+        return self.space.best(
+            lambda label: self.decisions[label][int(self.logits[label].argmax())],
+            lambda label: self.logits[label].tolist(),
+        )
 
     most_probable = derive  # its former name

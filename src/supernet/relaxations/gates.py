@@ -10,6 +10,7 @@ import torch
 
 from supernet.execution.selection import Selection
 from supernet.relaxations.decisions import DecisionDistribution
+from supernet.space import Architecture
 
 __all__ = ["Gates", "binary_gates"]
 
@@ -32,8 +33,13 @@ class Gates(DecisionDistribution):
         self.drawn: dict[str, list[int]] = {}
 
     def begin_step(self) -> None:
-        """Draw two decisions of each choice."""
-        self.drawn = self.draw(2)
+        """Draw two decisions of each choice; the first ones keep the constraints of the space."""
+
+        def draw() -> Architecture:
+            self.drawn = self.draw(2)
+            return {label: self.decisions[label][two[0]] for label, two in self.drawn.items()}
+
+        self.space.until_allowed(draw)
 
     def plan(self, progress: float) -> dict[str, Selection]:
         """Return label -> the two decisions drawn, the active one first, and their gates."""
@@ -44,7 +50,8 @@ class Gates(DecisionDistribution):
         uniforms = torch.rand(len(firsts), generator=self.generator, dtype=torch.float64)
         is_first = (uniforms < torch.stack(firsts).double().cpu()).tolist()  # one wait for a GPU
         for (label, two), first in zip(self.drawn.items(), is_first, strict=True):
-            order = two if first else two[::-1]
+            # The path of the active ones keeps the constraints; outputs alone may be of what does not.
+            order = two if first or self.space.constraints else two[::-1]
             decisions = tuple(self.decisions[label][k] for k in order)
             gates[label] = Selection(decisions, binary_gates(logits[label], order, 0), detached=len(order) - 1)
         return gates

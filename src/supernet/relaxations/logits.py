@@ -107,13 +107,18 @@ def most_probable(space: SearchSpace, logits: Mapping[str, torch.Tensor]) -> Arc
 
     The largest of a layer choice; of an input choice the `n_chosen` largest or, where that is not fixed, those above 0,
     which are more probable than not; where these are too few or too many for its bounds, as many of the largest as keep
-    them. Of equal ones the first counts.
+    them. Of equal ones the first counts. Where that breaks a constraint, it is the next one that keeps all.
 
     Args:
         space: The space whose options they are.
         logits: The logits (K,) of each label.
     """
-    return space.canonical({label: most_probable_of(domain, logits[label]) for label, domain in space.items()})
+
+    def scores(label: str) -> list[float]:
+        values = logits[label].tolist()
+        return [sum(values[i] for i in space[label].positions(decision)) for decision in space[label]]
+
+    return space.best(lambda label: most_probable_of(space[label], logits[label]), scores)
 
 
 def most_probable_of(domain: Domain, logits_K: torch.Tensor) -> Decision:

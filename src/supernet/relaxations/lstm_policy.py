@@ -18,6 +18,7 @@ from supernet.space import Architecture, Decision, SearchSpace
 
 __all__ = ["EnasController"]
 
+NUM_DERIVED = 100  # architectures that are compared where the most probable decisions break a constraint
 MAX_DECISIONS = 10_000  # of one InputChoice that takes several inputs, among which one is drawn
 
 
@@ -39,7 +40,10 @@ class EnasController(Relaxation):
     of n a softmax over the sets of k by the sum of their scores, any number an independent Bernoulli each, and within
     bounds the same on condition that they are kept: a softmax over those sets.
 
-    Choices of one label are decided once, and those inside candidates that are not chosen not at all.
+    Choices of one label are decided once, and those inside candidates that are not chosen not at all. What is drawn is
+    drawn again until it keeps the constraints of the space, of which `log_prob` does not know: it is that of a draw
+    without them. A policy's gradient lacks then that of how probable it is that they are kept, whose factor is the mean
+    advantage, and a baseline keeps this near 0.
 
     Args:
         space: The space whose architectures it decides.
@@ -117,8 +121,9 @@ class EnasController(Relaxation):
         Args:
             generator: What it is drawn from, on the CPU. Default: the policy's own.
         """
+        generator = self.generator if generator is None else generator
         with torch.no_grad():
-            return self(generator=self.generator if generator is None else generator).architecture
+            return self.space.until_allowed(lambda: self(generator=generator).architecture)
 
     def probabilities(self) -> dict[str, torch.Tensor]:
         """Return none: those of a decision depend on the decisions before it."""
@@ -129,9 +134,17 @@ class EnasController(Relaxation):
         return self(architecture).log_prob
 
     def derive(self) -> Architecture:
-        """Return the architecture of the most probable decision each, after the decisions before it."""
+        """Return the architecture of the most probable decision each, after the decisions before it.
+
+        Where that breaks a constraint of the space, it is the most probable of 100 that are drawn and keep all.
+        """
         with torch.no_grad():
-            return self(greedy=True).architecture
+            greedy = self(greedy=True).architecture
+            if self.space.allows(greedy):
+                return greedy
+            generator = torch.Generator().manual_seed(0)  # for nothing of the search's is drawn
+            drawn = [self.sample(generator) for _ in range(NUM_DERIVED)]
+            return max(drawn, key=lambda architecture: float(self.log_prob(architecture)))
 
     def forward(
         self,

@@ -203,10 +203,11 @@ class SpaceSearcher:
         return name not in self._known and self._keeps_constraint(architecture, name)
 
     def _keeps_constraint(self, architecture: Architecture, name: str) -> bool:
-        if self.constraint is None:
+        if self.constraint is None and not self.space.constraints:
             return True
         if name not in self._is_allowed:  # a constraint may build the network
-            self._is_allowed[name] = bool(self.constraint(architecture))
+            allows = self.space.allows(architecture) and (self.constraint is None or self.constraint(architecture))
+            self._is_allowed[name] = bool(allows)
         return self._is_allowed[name]
 
     def _draw_new(self) -> list[Architecture]:

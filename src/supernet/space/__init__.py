@@ -3,6 +3,7 @@
 from supernet.nn.domain import Decision, Domain
 from supernet.space.files import load_architecture, save_architecture
 from supernet.space.freeze import fixed_architecture, freeze
+from supernet.space.require import require
 from supernet.space.space import Architecture, SearchSpace
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "fixed_architecture",
     "freeze",
     "load_architecture",
+    "require",
     "save_architecture",
 ]

@@ -14,6 +14,7 @@ from supernet.errors import ArchitectureError, ReplacementError
 from supernet.nn import Choice, Mutable
 from supernet.nn.cell import Composed
 from supernet.nn.choice import constructors_follow
+from supernet.space.constraints import detach
 from supernet.space.copying import with_what_cannot_be_copied
 from supernet.space.original import (
     all_parents,
@@ -48,6 +49,7 @@ def freeze(model: nn.Module, architecture: Mapping[str, Any]) -> nn.Module:
     network = with_what_cannot_be_copied(network_of)
     for module in network.modules():
         forget(module)
+        detach(module)
     give_back_strides(network)
     return _without_cells_of_ours(network)
 

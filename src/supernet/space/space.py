@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from itertools import combinations
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
 
 from supernet.errors import ArchitectureError, SpaceError
-from supernet.nn import Choice
+from supernet.nn import Choice, Value, ValueChoice
 from supernet.nn.domain import Decision, Domain
+from supernet.space.constraints import (
+    MAX_EXPANDED,
+    Condition,
+    Constraint,
+    Diagrams,
+    Predicate,
+    Requirement,
+    attached,
+    check_labels,
+    in_falling_order,
+    in_words,
+)
 from supernet.space.counting import Counter, Node, Nodes, node_of
-from supernet.space.original import original_branches, original_children, pinned_choices
+from supernet.space.original import original_branches, original_children, original_modules, pinned_choices
 
 __all__ = ["Architecture", "SearchSpace"]
 
@@ -24,6 +38,8 @@ Architecture: TypeAlias = dict[str, Decision]
 
 SHOWN_FIRST, SHOWN_LAST = 40, 8  # lines of a printed space
 MAX_BRANCHES = 1_000  # decisions of one choice that holds others
+MAX_DRAWS = 10_000  # for one architecture that keeps the constraints
+MAX_ENUMERATED = 10_000  # architectures of which a function is asked, to count those that it allows
 
 
 class SearchSpace(Mapping[str, Domain]):
@@ -37,11 +53,17 @@ class SearchSpace(Mapping[str, Domain]):
     Making a space pins the label of each choice that has none to its path in the model. The space keeps
     nothing else of the model.
 
+    A space has the constraints that `supernet.require` has given its model; `require` and `where` return one with more.
+    Architectures that break one are none of the space: none is counted, enumerated, sampled, bred or loaded.
+
     Args:
         model: A module with choices, as written or with its choices replaced.
 
+    Attributes:
+        constraints: The constraints, as texts.
+
     Raises:
-        SpaceError: one label means two different choices.
+        SpaceError: one label means two different choices, or a constraint is about a choice that is not there.
 
     >>> space = SearchSpace(nn.Sequential(LayerChoice({"relu": nn.ReLU(), "tanh": nn.Tanh()}, label="act")))
     >>> space
@@ -59,8 +81,13 @@ class SearchSpace(Mapping[str, Domain]):
         for choice in choices:
             self._domains.setdefault(str(choice.label), choice.domain())
         self._roots = _nodes(model, {}, within=[])
-        self._counter = Counter({label: domain.size for label, domain in self._domains.items()})
+        self._counter = self._new_counter(Diagrams())
+        self._constraints: tuple[Constraint, ...] = ()
         self._prepare()
+        self._take([one for _, module in original_modules(model) for one in attached(module)])
+
+    def _new_counter(self, diagrams: Diagrams) -> Counter:
+        return Counter({label: domain.size for label, domain in self._domains.items()}, diagrams)
 
     def _prepare(self) -> None:
         """Look up once what every sample, check and mutation needs, for searches make millions of them."""
@@ -96,14 +123,158 @@ class SearchSpace(Mapping[str, Domain]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SearchSpace) and self.fingerprint == other.fingerprint
 
+    # --- constraints -----------------------------------------------------------------------------------------
+
+    @property
+    def constraints(self) -> list[str]:
+        """The constraints, as texts."""
+        return [constraint.text for constraint in self._constraints]
+
+    def require(self, *expressions: Value) -> SearchSpace:
+        """Return the space of those architectures in which some expressions hold; this one stays as it is.
+
+        An expression is of the choices that stand in the model, or of `value(label)`. Where one of its choices is not
+        reached, it holds. Its text is part of the fingerprint, and so of files of architectures.
+
+        Args:
+            expressions: Expressions that are true or false, such as `width * depth <= 64`.
+
+        Raises:
+            SpaceError: an expression is none, or is about a choice that is not there; no architecture keeps all
+                constraints (names the smallest set of them that none keeps), or none was found.
+
+        >>> width, depth = ValueChoice([16, 32], label="width"), ValueChoice([1, 2, 3], label="depth")
+        >>> space = SearchSpace(nn.ModuleList([width, depth])).require(width * depth <= 64)
+        >>> space.size, {"width": 32, "depth": 3} in list(space.enumerate())
+        (5, False)
+        """
+        return self.constrained([Requirement(expression) for expression in expressions])
+
+    def where(self, predicate: Predicate) -> SearchSpace:
+        """Return the space of those architectures that a function allows; this one stays as it is.
+
+        Of the function its name alone is part of the fingerprint, and so of files of architectures: what it computes is
+        not known. An architecture that is loaded is asked of it as any other. Prefer `require`, which can be counted.
+
+        Args:
+            predicate: Function of an architecture, without what it does not reach, which says whether it is allowed. It
+                must always say the same.
+
+        Raises:
+            SpaceError: it allows none of 10,000 architectures drawn.
+
+        >>> space = SearchSpace(nn.Sequential(*(LayerChoice([nn.ReLU(), nn.Tanh()], label=a) for a in "ab")))
+        >>> list(space.where(lambda architecture: architecture["a"] != architecture["b"]).enumerate())
+        [{'a': '0', 'b': '1'}, {'a': '1', 'b': '0'}]
+        """
+        return self.constrained([Condition(predicate)])
+
+    def value(self, label: str) -> ValueChoice:
+        """Return the decision of a choice, for expressions that are required: of a `LayerChoice` the candidate's name.
+
+        Args:
+            label: The label of a choice of one option.
+
+        Raises:
+            SpaceError: there is no such choice, or it chooses a set.
+
+        >>> space = SearchSpace(nn.Sequential(*(LayerChoice([nn.ReLU(), nn.Tanh()], label=a) for a in "ab")))
+        >>> space.require(space.value("a") == space.value("b")).size
+        2
+        """
+        if label not in self:
+            raise SpaceError(f"the space has no choice {label!r}; it has: {', '.join(self)}")
+        if self[label].is_set:
+            raise SpaceError(f"choice {label!r} chooses a set, of which no expression is known; use where")
+        return ValueChoice(self[label].outcomes, label=label)
+
+    def allows(self, architecture: Mapping[str, Any]) -> bool:
+        """Say whether an architecture in the form that the space writes keeps the constraints."""
+        return all(constraint.allows(architecture) for constraint in self._constraints)
+
+    def constrained(self, constraints: Sequence[Constraint]) -> SearchSpace:
+        """Return the space of those architectures that keep some more constraints."""
+        space = copy.copy(self)
+        space._take(constraints)
+        space.sample(torch.Generator().manual_seed(0))  # what nothing keeps is better known now
+        return space
+
+    def _take(self, constraints: Iterable[Constraint]) -> None:
+        """Have further constraints; one that is there already is there once."""
+        by_key = {one.key: one for one in self._constraints}
+        for one in constraints:
+            check_labels(one, self._domains)
+            by_key.setdefault(one.key, one)
+        self._constraints = tuple(by_key.values())
+        self._about: dict[str, list[Constraint]] = {}
+        for one in self._constraints:
+            for label in one.labels or ():
+                self._about.setdefault(label, []).append(one)
+        self._size: int | None = None
+
+    def _count(self, constraints: Sequence[Constraint]) -> int:
+        """Return how many architectures keep some constraints that are all expressions."""
+        diagrams = Diagrams()
+        left = [diagrams.of(one, self._domains) for one in constraints if isinstance(one, Requirement)]
+        return self._new_counter(diagrams).count(self._roots, left)
+
+    def until_allowed(self, draw: Callable[[], Architecture]) -> Architecture:
+        """Return what a function draws, which is called until that keeps the constraints.
+
+        Args:
+            draw: Draws a decision for every choice that is reached, and maybe for others.
+
+        Raises:
+            SpaceError: none of 10,000 draws does; names the smallest set of constraints that conflicts, if one does.
+        """
+        if not self._constraints:
+            return draw()
+        for _ in range(MAX_DRAWS):
+            drawn = draw()
+            if self.allows(self.follow(drawn.__getitem__)):
+                return drawn
+        raise self._none_found()
+
+    def _none_found(self) -> SpaceError:
+        """Return the error that says which constraints conflict, if that can be known."""
+        requirements = [one for one in self._constraints if isinstance(one, Requirement)]
+        found = f"none of {MAX_DRAWS:,} architectures drawn keeps {in_words(self._constraints)}"
+        try:
+            for count in range(1, len(requirements) + 1):
+                for some in combinations(requirements, count):
+                    if self._count(some) == 0:
+                        what = "has no architecture" if count == 1 else "conflict: no architecture keeps them together"
+                        return SpaceError(f"{in_words(some)} {what}; loosen {'it' if count == 1 else 'one of them'}")
+            if len(requirements) == len(self._constraints):
+                found += f", which {self._count(requirements):,} of {self._count([]):,} do"
+        except SpaceError:  # too many to be counted
+            pass
+        return SpaceError(f"{found}; loosen a constraint, or give the choices priors that favour what is allowed")
+
     @property
     def size(self) -> int:
         """The exact number of architectures; nested choices count only where they are reached.
 
         Raises:
-            SpaceError: labels that stand in several branches are too entangled to be counted exactly.
+            SpaceError: labels that stand in several branches, or in constraints, are too entangled to be counted
+                exactly; or a function is among the constraints, and there are too many architectures to ask it of all.
         """
-        return self._counter.count(self._roots)
+        if not self._constraints:
+            return self._counter.count(self._roots)
+        if self._size is None:
+            requirements = [one for one in self._constraints if isinstance(one, Requirement)]
+            most = self._count(requirements)
+            if len(requirements) == len(self._constraints):
+                self._size = most
+            elif most <= MAX_ENUMERATED:
+                self._size = sum(1 for _ in self.enumerate())
+            else:
+                raise SpaceError(
+                    f"a function is among the constraints, {in_words(self._constraints)}, so all of {most:,} "
+                    f"architectures would be asked, and at most {MAX_ENUMERATED:,} are; write it as an expression, "
+                    "which require takes, or count space.enumerate()"
+                )
+        return self._size
 
     @property
     def fingerprint(self) -> str:
@@ -111,18 +282,31 @@ class SearchSpace(Mapping[str, Domain]):
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     def sample(self, generator: torch.Generator | None = None) -> Architecture:
-        """Return an architecture, each decision drawn by its choice's prior.
+        """Return an architecture, each decision drawn by its choice's prior; again, until it keeps the constraints.
 
         Args:
             generator: Where the random numbers come from. Default: torch's global generator.
+
+        Raises:
+            SpaceError: none of 10,000 draws keeps the constraints.
         """
+        if self._constraints:
+            return self.until_allowed(lambda: self._sample(generator))
+        return self._sample(generator)
+
+    def _sample(self, generator: torch.Generator | None) -> Architecture:
         if self._is_flat:
-            return self.draw(generator)
+            return self._draw_all(generator)
         uniforms = self._uniforms(generator)
         return self.follow(lambda label: self._draw(label, uniforms))
 
     def draw(self, generator: torch.Generator | None = None) -> Architecture:
         """Return a decision for every choice, also for those that the others leave unreached; else as `sample`."""
+        if self._constraints:
+            return self.until_allowed(lambda: self._draw_all(generator))
+        return self._draw_all(generator)
+
+    def _draw_all(self, generator: torch.Generator | None) -> Architecture:
         uniforms = self._uniforms(generator)
         # `Domain.draw` of one option is written out here: a call for each label would take longer than all the rest.
         return {
@@ -134,7 +318,8 @@ class SearchSpace(Mapping[str, Domain]):
         """Return the architecture with one decision changed, drawn from those that it reaches.
 
         Choices that the change makes reachable are drawn by their priors. An architecture none of whose
-        decisions has an alternative comes back as it is.
+        decisions has an alternative comes back as it is; so does one of which none of 1,000 changes keeps the
+        constraints, as where two choices must be equal.
 
         Args:
             architecture: The architecture to change, label -> decision.
@@ -147,6 +332,14 @@ class SearchSpace(Mapping[str, Domain]):
         changeable = [label for label in parent if label in self._changeable]
         if not changeable:
             return parent
+        if not self._constraints:
+            return self._mutated(parent, changeable, generator)
+        mutated = (self._mutated(parent, changeable, generator) for _ in range(MAX_DRAWS // 10))
+        return next((child for child in mutated if self.allows(child)), parent)
+
+    def _mutated(
+        self, parent: Architecture, changeable: Sequence[str], generator: torch.Generator | None
+    ) -> Architecture:
         which = float(torch.rand((), generator=generator, dtype=torch.float64))
         changed = changeable[int(which * len(changeable))]
         changes = torch.rand(
@@ -172,13 +365,69 @@ class SearchSpace(Mapping[str, Domain]):
             if ahead:
                 stack.append(self._ways(decided, ahead))
             else:
-                yield {label: decided[label] for label in self._domains if label in decided}
+                architecture = {label: decided[label] for label in self._domains if label in decided}
+                if not self._constraints or self.allows(architecture):
+                    yield architecture
+
+    def best(self, first: Callable[[str], Decision], scores: Callable[[str], Sequence[float]]) -> Architecture:
+        """Return the architecture whose decisions have the largest sum of scores; of equal ones the first.
+
+        It is that of the best decision of each choice, reached or not; where that breaks a constraint, the next best in
+        the sum over all choices that does not.
+
+        Args:
+            first: Returns the best decision of a choice, by its label.
+            scores: Returns the scores of all decisions of a choice, in the order of its domain. It is asked only where
+                there are constraints.
+
+        Raises:
+            SpaceError: none that keeps the constraints was found among 100,000 beginnings of one.
+        """
+        best = {label: first(label) for label in self._domains}
+        architecture = self.follow(best.__getitem__)
+        if not self._constraints or self.allows(architecture):
+            return architecture
+        labels = self._decisive()
+        ranked = [
+            sorted(zip(scores(label), self._domains[label], strict=True), key=lambda pair: -pair[0]) for label in labels
+        ]
+        for decided in in_falling_order(labels, ranked, self._known_early(labels)):
+            architecture = self.follow({**best, **decided}.__getitem__)
+            if self.allows(architecture):
+                return architecture
+        raise SpaceError(
+            f"the best architecture that keeps {in_words(self._constraints)} was not found among {MAX_EXPANDED:,}; "
+            "loosen a constraint"
+        )
+
+    def _decisive(self) -> list[str]:
+        """Return the labels on which it depends whether the constraints are kept, outer before inner."""
+        if not all(isinstance(constraint, Requirement) for constraint in self._constraints):
+            return list(self._domains)
+        required = {label for constraint in self._constraints for label in constraint.labels or ()}
+        holding: set[str] = set()
+        stack = [*self._met]
+        while stack:
+            label, inside = stack.pop()
+            holding |= {label} if any(inside.values()) else set()
+            stack += [one for further in inside.values() for one in further]
+        return [label for label in self._domains if label in required | holding]
+
+    def _known_early(self, labels: Sequence[str]) -> dict[str, list[Constraint]]:
+        """Return label -> the requirements that are known once the labels up to it are decided, for these are met."""
+        always = {met.label for met in self._met}
+        known: dict[str, list[Constraint]] = {label: [] for label in labels}
+        for constraint in self._constraints:
+            if constraint.labels and always.issuperset(constraint.labels):
+                known[max(constraint.labels, key=labels.index)].append(constraint)
+        return known
 
     def canonical(self, architecture: Mapping[str, Any]) -> Architecture:
         """Return the architecture in the form that we write, without what it does not reach.
 
         Raises:
-            ArchitectureError: a label is unknown, a reached one is missing, or a decision is not possible.
+            ArchitectureError: a label is unknown, a reached one is missing, a decision is not possible, or a constraint
+                is broken.
         """
         if not isinstance(architecture, Mapping):
             raise ArchitectureError(f"an architecture is a dict label -> decision, not {architecture!r}")
@@ -191,18 +440,25 @@ class SearchSpace(Mapping[str, Domain]):
             for label, d in architecture.items()
         }
         try:
-            return self.follow(decisions.__getitem__)
+            canonical = self.follow(decisions.__getitem__)
         except KeyError as missing:
             label = missing.args[0]
             raise ArchitectureError(
                 f"the architecture leaves {label!r} open; decide it: {self._domains[label]}"
             ) from None
+        for constraint in self._constraints:
+            if not constraint.allows(canonical):
+                labels = canonical if constraint.labels is None else constraint.labels
+                decided = ", ".join(f"{label}={canonical[label]!r}" for label in labels)
+                raise ArchitectureError(f"the architecture breaks the constraint {constraint.text}: {decided:.300}")
+        return canonical
 
     def validate(self, architecture: Mapping[str, Any]) -> None:
         """Raise unless this is an architecture of the space.
 
         Raises:
-            ArchitectureError: a label is unknown, a reached one is missing, or a decision is not possible.
+            ArchitectureError: a label is unknown, a reached one is missing, a decision is not possible, or a constraint
+                is broken.
         """
         self.canonical(architecture)
 
@@ -211,7 +467,7 @@ class SearchSpace(Mapping[str, Domain]):
 
         Args:
             decide: A function label -> decision in the form that we write. It is called once for each label that is
-                reached, outer choices before those in the chosen candidate.
+                reached, outer choices before those in the chosen candidate. Constraints are not looked at.
         """
         if self._is_flat:
             return {label: decide(label) for label in self._domains}
@@ -226,10 +482,12 @@ class SearchSpace(Mapping[str, Domain]):
 
     def to_json(self) -> dict[str, Any]:
         """Return what can be decided, as JSON has it: the choices by label, and which stand inside which."""
+        constraints = sorted((one.to_json() for one in self._constraints), key=json.dumps)
         return {
             "choices": {label: domain.to_json() for label, domain in self._domains.items()},
             "order": list(self._domains),
             "tree": self._tree(self._roots),
+            **({"constraints": constraints} if constraints else {}),
         }
 
     def __repr__(self) -> str:
@@ -242,13 +500,17 @@ class SearchSpace(Mapping[str, Domain]):
 
     def describe(self) -> str:
         """Return the size and every choice, a line each; `print(space)` leaves out the middle where they are many."""
+        # No function is asked of architectures to print a space.
+        requirements = [one for one in self._constraints if isinstance(one, Requirement)]
+        at_most = "" if len(requirements) == len(self._constraints) else "at most "
         try:
-            size = self.size
+            size = self._count(requirements) if at_most else self.size
             count = f"{size:,}" if size < 10**15 else f"{Decimal(size):.3e}"
-            title = f"SearchSpace of {count} architecture{'s' if size != 1 else ''}"
+            title = f"SearchSpace of {at_most}{count} architecture{'s' if size != 1 else ''}"
         except SpaceError:
             title = "SearchSpace, too entangled to be counted"
-        return "\n".join([title, *self._lines(self._met, indent=1)])
+        kept = [f"  where {constraint.text}" for constraint in self._constraints]
+        return "\n".join([title, *self._lines(self._met, indent=1), *kept])
 
     def _uniforms(self, generator: torch.Generator | None) -> list[float]:
         """Return enough numbers for every choice to be drawn: one call, since each call costs the same."""
@@ -261,8 +523,12 @@ class SearchSpace(Mapping[str, Domain]):
         return draw(uniforms[numbers])
 
     def _ways(self, decided: Architecture, ahead: list[_Met]) -> Iterator[tuple[Architecture, list[_Met]]]:
-        for decision in self._domains[ahead[0].label]:
-            yield {**decided, ahead[0].label: decision}, ahead
+        label = ahead[0].label
+        about = self._about.get(label, ())
+        for decision in self._domains[label]:
+            further = {**decided, label: decision}
+            if all(constraint.allows(further) for constraint in about):  # those that are known by now
+                yield further, ahead
 
     def _tree(self, nodes: Nodes) -> list[Any]:
         trees = [[node.label, [self._tree(inside) for inside in node.branches]] for node in nodes]

@@ -239,7 +239,9 @@ def _differences_of_spaces(history: Sequence[Mapping[str, Any]], counts: Mapping
     for label in then:
         if label in counts and then[label] != counts[label]:
             lines.append(f"choice {label!r} had {then[label]} options, has {counts[label]}")
-    return lines or ["options of the model's choices had other names, or other choices around them"]
+    return lines or [
+        "options of the model's choices had other names, other choices around them, or other constraints between them"
+    ]
 
 
 def _tensors_of_the_loop(trainer: TrainingLoop, state: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
