@@ -94,7 +94,7 @@ def test_its_decisions_are_read_from_files_and_refused_by_name(model, tmp_path):
         with pytest.raises(ArchitectureError, match=match):
             space.canonical({**architecture, "a": "skip", "third": "skip", **wrong})
     assert "depth: 1 | 2 | 3" in space.describe()
-    assert "in 2:" in space.describe()
+    assert "in 2, 3:" in space.describe()
     assert "in (0, 1):" in space.describe()
 
 

@@ -534,13 +534,23 @@ class SearchSpace(Mapping[str, Domain]):
         trees = [[node.label, [self._tree(inside) for inside in node.branches]] for node in nodes]
         return sorted(trees, key=json.dumps)
 
-    def _lines(self, met: list[_Met], indent: int) -> Iterator[str]:
+    def _lines(self, met: list[_Met], indent: int, known: frozenset[str] = frozenset()) -> Iterator[str]:
+        """Yield a line for each choice that is not `known` from lines around it, and those inside, by all ways to them."""
+        known |= {label for label, _ in met}
         for label, inside in met:
             yield f"{'  ' * indent}{label}: {self._domains[label]}"
-            for decision, further in inside.items():
-                if further:
-                    yield f"{'  ' * (indent + 1)}in {decision}:"
-                    yield from self._lines(further, indent + 2)
+            ways: list[tuple[list[str], list[_Met]]] = []  # decisions, and the choices that are met by just these
+            for further in _each_once([further for of_one in inside.values() for further in of_one]):
+                if further.label not in known:
+                    decisions = [str(decision) for decision, of_one in inside.items() if further in of_one]
+                    same = next((of_same for way, of_same in ways if way == decisions), None)
+                    if same is None:
+                        ways.append((decisions, [further]))
+                    else:
+                        same.append(further)
+            for decisions, of_these in ways:
+                yield f"{'  ' * (indent + 1)}in {', '.join(decisions)}:"
+                yield from self._lines(of_these, indent + 2, known)
 
 
 class _Met(NamedTuple):
@@ -548,6 +558,14 @@ class _Met(NamedTuple):
 
     label: str
     inside: dict[Any, list[_Met]]
+
+
+def _each_once(met: Sequence[_Met]) -> list[_Met]:
+    found: list[_Met] = []
+    for one in met:
+        if one not in found:
+            found.append(one)
+    return found
 
 
 def check_space(space: Any) -> None:
