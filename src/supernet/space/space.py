@@ -535,7 +535,7 @@ class SearchSpace(Mapping[str, Domain]):
         return sorted(trees, key=json.dumps)
 
     def _lines(self, met: list[_Met], indent: int, known: frozenset[str] = frozenset()) -> Iterator[str]:
-        """Yield a line for each choice that is not `known` from lines around it, and those inside, by all ways to them."""
+        """Yield a line for each choice not `known` from lines around it, and those inside, by all ways to them."""
         known |= {label for label, _ in met}
         for label, inside in met:
             yield f"{'  ' * indent}{label}: {self._domains[label]}"
