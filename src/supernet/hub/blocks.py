@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from supernet.nn.cell import Composed
+from supernet.nn.composed import Composed
 
 __all__ = ["Classifier", "Residual", "conv_norm", "inverted_residual"]
 

@@ -13,7 +13,7 @@ from supernet.checks import check_counts
 from supernet.errors import ArchitectureError, ChoiceError
 from supernet.hub.blocks import Classifier, conv_norm
 from supernet.nn import Choice, Domain, LayerChoice
-from supernet.nn.cell import Composed
+from supernet.nn.composed import Composed
 from supernet.space import Architecture
 
 __all__ = [

@@ -4,6 +4,7 @@ from supernet.nn.cell import Cell, NasBench201Cell
 from supernet.nn.choice import Alternative, Choice
 from supernet.nn.domain import Domain
 from supernet.nn.elastic import (
+    Attention,
     BatchNorm1d,
     BatchNorm2d,
     BatchNorm3d,
@@ -11,9 +12,13 @@ from supernet.nn.elastic import (
     Conv2d,
     Conv3d,
     ConvTranspose2d,
+    Dropout,
+    Embedding,
     GroupNorm,
     LayerNorm,
     Linear,
+    MultiheadAttention,
+    Parameter,
     RMSNorm,
 )
 from supernet.nn.input_choice import InputChoice
@@ -25,6 +30,7 @@ from supernet.nn.value import Expression, Value, ValueChoice
 
 __all__ = [
     "Alternative",
+    "Attention",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
@@ -35,14 +41,18 @@ __all__ = [
     "Conv3d",
     "ConvTranspose2d",
     "Domain",
+    "Dropout",
+    "Embedding",
     "Expression",
     "GroupNorm",
     "InputChoice",
     "LayerChoice",
     "LayerNorm",
     "Linear",
+    "MultiheadAttention",
     "Mutable",
     "NasBench201Cell",
+    "Parameter",
     "RMSNorm",
     "Repeat",
     "Sizes",

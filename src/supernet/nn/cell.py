@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from supernet.errors import ChoiceError
-from supernet.nn.choice import is_following
+from supernet.nn.composed import Composed
 from supernet.nn.domain import is_int
 from supernet.nn.input_choice import InputChoice
 from supernet.nn.layer_choice import LayerChoice
@@ -19,39 +19,6 @@ __all__ = ["Cell", "NasBench201Cell"]
 
 Candidates: TypeAlias = Sequence[nn.Module] | Mapping[str, nn.Module] | nn.ModuleList | nn.ModuleDict
 Factories: TypeAlias = Sequence[Callable[[int, int], nn.Module]] | Mapping[str, Callable[[int, int], nn.Module]]
-
-
-class _GraphModuleWhenDecided(type):
-    """Lets a constructor inside `fixed_architecture` give a module of torch's own, as those of choices do."""
-
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        cell = super().__call__(*args, **kwargs)
-        return cell.as_graph_module() if is_following() else cell
-
-
-class Composed(nn.Module, metaclass=_GraphModuleWhenDecided):
-    """A module of ours in a user's model: a cell, or a part of a published network. `freeze` makes it a graph module.
-
-    Its `forward` is traced, so what it does may depend on how it was made, but not on its inputs or on its form.
-    """
-
-    def as_graph_module(self) -> nn.Module:
-        """Return a graph module of torch that does what `forward` does, with the same submodules and names.
-
-        A subclass with a `forward` of its own is somebody else's module, and is returned as it is.
-        """
-        if type(self).forward.__module__.partition(".")[0] != __name__.partition(".")[0]:
-            return self
-        graph = fx.Graph()  # one that does not know the tracer, which is ours
-        graph.output(graph.graph_copy(_OwnForwardOnly().trace(self), {}))
-        for node in graph.nodes:
-            node.type = None  # annotations are texts here, which cannot be pickled as types
-        return fx.GraphModule(self, graph, class_name=type(self).__name__)
-
-
-class _OwnForwardOnly(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True
 
 
 class Cell(Composed):

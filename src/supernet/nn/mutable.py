@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -96,31 +97,37 @@ class Mutable(nn.Module, metaclass=_PlainWhenDecided):
 
         A layer that is linear in its weight mixes that instead, by `Sizes.entangled`: it is the same, in one pass.
         """
-        total: Tensor | None = None
-        for one in self.sizes.joint():
+        total: Any = None
+        for position, one in enumerate(self.sizes.joint()):
             output = self._weighted(one, *args, **kwargs)
-            total = output if total is None else self._added(total, output)
+            total = self._added(total, output) if position else output
         return total
 
-    def _weighted(self, one: Joint, *args: Any, **kwargs: Any) -> Tensor:
-        if one.is_detached:
-            with torch.no_grad():
-                output = self.run_part(one.sizes, *args, **kwargs)
-        else:
+    def _weighted(self, one: Joint, *args: Any, **kwargs: Any) -> Any:
+        with torch.no_grad() if one.is_detached else nullcontext():
             output = self.run_part(one.sizes, *args, **kwargs)
-        if not isinstance(output, Tensor):
-            raise ChoiceError(
-                f"{type(self).__name__} gives a {type(output).__name__}, and only tensors are mixed; use a trainer "
-                "that samples, or define mixed()"
-            )
-        return output if one.weight is None else one.weight * output
+        return output if one.weight is None else self._scaled(one.weight, output)
 
-    def _added(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return the sum of two outputs, of which one may be narrower, and counts as zeros where it ends."""
-        if a.dim() != b.dim():
+    def _scaled(self, weight: Tensor, output: Any) -> Any:
+        """Return an output times its weight: a tensor, or a tuple of such and of None."""
+        if isinstance(output, tuple):
+            return tuple(self._scaled(weight, each) for each in output)
+        if output is not None and not isinstance(output, Tensor):
             raise ChoiceError(
-                f"{type(self).__name__} gives {tuple(a.shape)} and {tuple(b.shape)}, which cannot be mixed"
+                f"{type(self).__name__} gives a {type(output).__name__}, and only tensors and their tuples are mixed; "
+                "use a trainer that samples, or define mixed()"
             )
+        return None if output is None else weight * output
+
+    def _added(self, a: Any, b: Any) -> Any:
+        """Return the sum of two outputs, of which one may be narrower, and counts as zeros where it ends."""
+        if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
+            return tuple(self._added(of_a, of_b) for of_a, of_b in zip(a, b, strict=True))
+        if a is None and b is None:
+            return None
+        if not (isinstance(a, Tensor) and isinstance(b, Tensor) and a.dim() == b.dim()):
+            given = " and ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in (a, b))
+            raise ChoiceError(f"{type(self).__name__} gives {given}, which cannot be mixed")
         if a.shape == b.shape:
             return a + b
         shape = [max(pair) for pair in zip(a.shape, b.shape, strict=True)]

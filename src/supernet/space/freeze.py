@@ -12,8 +12,8 @@ from torch import nn
 
 from supernet.errors import ArchitectureError, ReplacementError
 from supernet.nn import Choice, Mutable
-from supernet.nn.cell import Composed
 from supernet.nn.choice import constructors_follow
+from supernet.nn.composed import Composed
 from supernet.space.constraints import detach
 from supernet.space.copying import with_what_cannot_be_copied
 from supernet.space.original import (
