@@ -13,13 +13,24 @@ def threads(monkeypatch):
     monkeypatch.setattr(measuring, "THREADS", torch.get_num_threads())
 
 
-@pytest.mark.parametrize("second_order", [False, True], ids=["first order", "second order"])
-@pytest.mark.parametrize("network", ["darts", "nas_bench_201", "transformer"])
+@pytest.mark.parametrize(
+    ("network", "second_order"),
+    [
+        ("transformer", False),
+        ("transformer", True),
+        ("nas_bench_201", False),
+        *(
+            pytest.param(*task, marks=pytest.mark.slow)
+            for task in (("nas_bench_201", True), ("darts", False), ("darts", True))
+        ),
+    ],
+)
 def test_contestants_give_the_same_numbers(network, second_order):
     """In float64, alphas after three steps to 1e-7. DARTS's only cell is one that halves the image."""
     mixture.check(Task(network, 1, 4, second_order), CONTESTANTS)
 
 
+@pytest.mark.slow
 def test_each_remedy_leaves_the_numbers_as_they_are():
     mixture.check(Task("darts", 1, 4), REMEDIES)
 
