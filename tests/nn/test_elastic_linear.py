@@ -149,6 +149,14 @@ def test_weights_that_two_layers_share_stay_one_parameter_where_they_take_the_sa
     assert wide.one.weight is not model.one.weight
 
 
+def test_a_frozen_network_holds_no_more_memory_than_its_own_weights():
+    a = ValueChoice([2, 4], label="a")
+    model = nn.Sequential(supernet.nn.Linear(3, a), supernet.nn.BatchNorm1d(a), supernet.nn.Linear(a, 3))
+    network = freeze(model, {"a": 2})
+    for name, tensor in network.state_dict().items():
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size(), name
+
+
 def test_a_layer_in_a_candidate_is_decided_only_where_that_is_chosen():
     a = ValueChoice([2, 4], label="a")
     model = nn.Sequential(

@@ -121,6 +121,9 @@ def _share_weights(frozen: nn.Module, shared: dict[Any, nn.Parameter]) -> None:
         for name, p in module._parameters.items():
             if p is not None and p.layout == torch.strided:
                 module._parameters[name] = shared.setdefault(_place_of(p), p)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:  # `deepcopy` would copy all of the memory of which it is a part
+                module._buffers[name] = buffer.clone()
 
 
 def _children(parent: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
