@@ -25,7 +25,7 @@ from supernet.nn.input_choice import InputChoice
 from supernet.nn.layer_choice import LayerChoice
 from supernet.nn.mutable import Mutable
 from supernet.nn.repeat import Repeat
-from supernet.nn.sizes import Sizes
+from supernet.nn.sizes import Sizes, Span
 from supernet.nn.value import Expression, Value, ValueChoice
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "RMSNorm",
     "Repeat",
     "Sizes",
+    "Span",
     "Value",
     "ValueChoice",
 ]

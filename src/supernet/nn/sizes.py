@@ -15,7 +15,7 @@ from supernet.nn.choice import Alternative
 from supernet.nn.domain import is_int
 from supernet.nn.value import MAX_JOINT, ValueChoice, evaluated, leaves_of, shown, values_of
 
-__all__ = ["Sizes"]
+__all__ = ["Sizes", "Span"]
 
 
 class Joint(NamedTuple):
