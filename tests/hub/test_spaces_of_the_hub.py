@@ -5,16 +5,27 @@ import torch
 from torch import nn
 
 from supernet import SearchSpace, Supernet, freeze
-from supernet.hub import Darts
+from supernet.errors import ChoiceError
+from supernet.hub import Darts, FBNet, NasBench201, NasBenchMacro, ProxylessNas, ShuffleNetV2
 
 SIZES = [
     (Darts, (180 * 7**8) ** 2),  # 1 * 3 * 6 * 10 pairs of inputs and 7^8 operations of each of two cells
+    (NasBench201, 15_625),
+    (NasBenchMacro, 6_561),
+    (ProxylessNas, 6**6 * 7**15),  # the first block of a stage cannot be skipped
+    (FBNet, 9**22),
+    (ShuffleNetV2, 4**20),
 ]
 
 # Small settings: what makes the model, and the shape of a batch.
 SMALL = {
     "Darts": (lambda: Darts(4, channels=4, layers=3), (2, 3, 8, 8)),
-    "Darts for ImageNet": (lambda: Darts(4, channels=4, layers=3, for_imagenet=True), (2, 3, 64, 64)),
+    "Darts for ImageNet": (lambda: Darts(4, channels=4, layers=3, for_imagenet=True), (2, 3, 32, 32)),
+    "NasBench201": (lambda: NasBench201(4, channels=4, cells=1), (2, 3, 8, 8)),
+    "NasBenchMacro": (lambda: NasBenchMacro(4, channels=4, head_channels=8), (2, 3, 16, 16)),
+    "ProxylessNas": (lambda: ProxylessNas(4, 1, (4, 4, 4, 8, 8), (2, 2), (1, 2, 2)), (2, 1, 8, 8)),
+    "FBNet": (lambda: FBNet(4, 1, (4, 4, 8, 8), (2, 2), (1, 1, 2)), (2, 1, 8, 8)),
+    "ShuffleNetV2": (lambda: ShuffleNetV2(4, 1, (4, 8, 16, 16), (2, 2), stride=1, dropout=0), (2, 1, 8, 8)),
 }
 
 
@@ -22,6 +33,20 @@ SMALL = {
 def test_a_space_has_its_papers_number_of_architectures(make, size):
     with torch.device("meta"):
         assert SearchSpace(make()).size == size
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ProxylessNas(widths=(8, 8, 8, 8)), r"6 stages have 9 widths .* and 7 strides .*, not 4 and 7"),
+        (lambda: FBNet(strides=(1, 2)), r"7 stages have 9 widths .* and 8 strides .*, not 9 and 2"),
+        (lambda: ShuffleNetV2(depths=(1, 1)), r"2 stages have 4 widths .*, not 6"),
+        (lambda: ShuffleNetV2(widths=(8, 9, 8), depths=(1,)), "even number of channels, not 9"),
+    ],
+)
+def test_numbers_of_stages_that_do_not_fit_together_are_refused(make, message):
+    with torch.device("meta"), pytest.raises(ChoiceError, match=message):
+        make()
 
 
 @pytest.fixture(params=SMALL)
@@ -34,7 +59,7 @@ def small(request):
     return model, torch.randn(shape, dtype=torch.float64)
 
 
-def architectures(space, count=3):
+def architectures(space, count=2):
     generator = torch.Generator().manual_seed(1)
     return [space.sample(generator) for _ in range(count)]
 

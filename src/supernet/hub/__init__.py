@@ -11,15 +11,46 @@ from supernet.hub.darts import (
     darts_network,
     darts_operation,
 )
+from supernet.hub.fbnet import FBNET_A, FBNET_B, FBNET_C, FBNet
+from supernet.hub.nas_bench_201 import NasBench201
+from supernet.hub.nas_bench_macro import NasBenchMacro
+from supernet.hub.proxylessnas import (
+    PROXYLESS_CPU,
+    PROXYLESS_CPU_WIDTHS,
+    PROXYLESS_GPU,
+    PROXYLESS_GPU_WIDTHS,
+    PROXYLESS_MOBILE,
+    PROXYLESS_MOBILE_14_WIDTHS,
+    PROXYLESS_MOBILE_WIDTHS,
+    ProxylessNas,
+)
+from supernet.hub.shufflenetv2 import SPOS, ShuffleNetV2, shufflenet_v2_x1_0
 
 __all__ = [
     "DARTS_V1",
     "DARTS_V2",
+    "FBNET_A",
+    "FBNET_B",
+    "FBNET_C",
     "GDAS_V1",
     "PC_DARTS_CIFAR",
     "PC_DARTS_IMAGENET",
+    "PROXYLESS_CPU",
+    "PROXYLESS_CPU_WIDTHS",
+    "PROXYLESS_GPU",
+    "PROXYLESS_GPU_WIDTHS",
+    "PROXYLESS_MOBILE",
+    "PROXYLESS_MOBILE_14_WIDTHS",
+    "PROXYLESS_MOBILE_WIDTHS",
+    "SPOS",
     "Darts",
+    "FBNet",
+    "NasBench201",
+    "NasBenchMacro",
+    "ProxylessNas",
+    "ShuffleNetV2",
     "darts_candidates",
     "darts_network",
     "darts_operation",
+    "shufflenet_v2_x1_0",
 ]
