@@ -146,22 +146,26 @@ class Sizes(nn.Module):
 
     # --- weights that several sizes share ----------------------------------------------------------------------
 
-    def entangled(self, weight: Tensor, *spans: Span | None) -> Tensor:
+    def has_detached(self) -> bool:
+        """Say whether of some sizes only the outputs are wanted now, as in gates."""
+        return any(one.is_detached for slot in self._modules.values() for one in slot.alternatives())  # type: ignore[union-attr, operator]
+
+    def entangled(self, weight: Tensor, *spans: Span | None, detached: bool = False) -> Tensor:
         """Return `sum_j w_j pad(weight[parts of j])` over all joint sizes j: a mixture's weight (arXiv 2312.10440).
 
         For a layer that is linear in its weight that is the mixture of what each size gives, padded with zeros: one
-        pass in place of one for each. What is detached gives the weight no gradient. It is as large as the largest
-        size that runs: where only some do, what none of them takes is left out.
+        pass in place of one for each. It is as large as the largest size that runs: where only some do, what none of
+        them takes is left out.
 
         Args:
             weight: The weight that all sizes share.
             spans: What a size takes, of each of its first dimensions, None for all of it; the others are taken whole.
+            detached: Whether the sum is over the sizes that are detached, which give the weight no gradient. Default:
+                over those that are not.
         """
         mask = mask_of_active = weight.new_ones([1] * weight.dim())
-        has_detached = False
         for children in self._components:
             joint = list(self._joint(children))
-            has_detached |= any(one.is_detached for one in joint)
             chosen = {
                 dim: span
                 for dim, span in enumerate(spans)
@@ -177,11 +181,10 @@ class Sizes(nn.Module):
             one = weight.new_ones(())
             weights_J = torch.stack([one if each.weight is None else each.weight.to(weight) for each in joint])
             active_J = weight.new_tensor([not each.is_detached for each in joint])
-            mask = mask * torch.einsum(equation, weights_J, *places).reshape(shape)
             mask_of_active = mask_of_active * torch.einsum(equation, weights_J * active_J, *places).reshape(shape)
-        if not has_detached:
-            return weight * mask
-        return weight * mask_of_active + weight.detach() * (mask - mask_of_active)
+            if detached:
+                mask = mask * torch.einsum(equation, weights_J, *places).reshape(shape)
+        return weight.detach() * (mask - mask_of_active) if detached else weight * mask_of_active
 
     def is_chosen(self, name: str) -> bool:
         """Say whether choices decide a number."""

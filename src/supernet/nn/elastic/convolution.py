@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from supernet.errors import ChoiceError
 from supernet.nn.domain import is_int
 from supernet.nn.elastic.arguments import of_each_dim, quotients
-from supernet.nn.elastic.slicing import first, narrowed, with_weights
+from supernet.nn.elastic.slicing import first, in_one_pass, narrowed, with_weights
 from supernet.nn.mutable import Mutable
 from supernet.nn.sizes import Sizes, Span
 from supernet.nn.value import Value, shown, values_of
@@ -94,8 +94,13 @@ class _Convolution(Mutable, _ConvNd):
         """Return the mixture of all sizes: one pass of the mixed weight, where each is a part of the largest."""
         if not self._is_one_pass:
             return super().mixed(x, **others)
-        weight_ABK = self.sizes.entangled(self.weight, *self._spans)
-        bias = None if self.bias is None else self.sizes.entangled(self.bias, Span("out_channels", self.out_channels))
+        return in_one_pass(lambda x, detached: self._mixed(x, detached, **others), x, self.sizes)
+
+    def _mixed(self, x: Tensor, detached: bool, **others: Any) -> Tensor:
+        weight_ABK = self.sizes.entangled(self.weight, *self._spans, detached=detached)
+        bias = self.bias
+        if bias is not None:
+            bias = self.sizes.entangled(bias, Span("out_channels", self.out_channels), detached=detached)
         groups = 1 if self._whole_of_group is None else weight_ABK.shape[0] // self._whole_of_group
         names = {*self._names} - {"kernel_size", "padding"}
         arguments: Arguments = {name: self._each(self.sizes, name) for name in names}
@@ -207,7 +212,7 @@ class _Correlation(_Convolution):
         if others:
             raise ChoiceError("kernel_transform is for one kernel_size of all dimensions, not one for each")
         steps = pairwise(sorted(values_of(self.sizes[name]), reverse=True))
-        matrices = {f"{a}to{b}": torch.eye(b**self.num_dims, device=device, dtype=dtype) for a, b in steps}
+        matrices = [(f"{a}to{b}", torch.eye(b**self.num_dims, device=device, dtype=dtype)) for a, b in steps]
         if matrices:  # else the kernel is decided, as where a model is built for an architecture
             self.kernel_transforms, self._is_one_pass = nn.ParameterDict(matrices), False
 

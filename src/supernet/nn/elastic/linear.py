@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from supernet.nn.elastic.slicing import first, narrowed, with_weights
+from supernet.nn.elastic.slicing import first, in_one_pass, narrowed, with_weights
 from supernet.nn.mutable import Mutable
 from supernet.nn.sizes import Sizes, Span
 
@@ -50,9 +50,12 @@ class Linear(Mutable, nn.Linear):
 
     def mixed(self, x: Tensor) -> Tensor:
         """Return the mixture of all widths: one pass of the mixed weight."""
+        return in_one_pass(self._mixed, x, self.sizes)
+
+    def _mixed(self, x: Tensor, detached: bool) -> Tensor:
         spans = Span("out_features", self.out_features), Span("in_features", self.in_features)
-        bias_O = None if self.bias is None else self.sizes.entangled(self.bias, spans[0])
-        weight_OI = self.sizes.entangled(self.weight, *spans)
+        bias_O = None if self.bias is None else self.sizes.entangled(self.bias, spans[0], detached=detached)
+        weight_OI = self.sizes.entangled(self.weight, *spans, detached=detached)
         return F.linear(narrowed(x, -1, weight_OI.shape[1]), weight_OI, bias_O)
 
     def frozen(self, decisions: Mapping[str, Any]) -> nn.Linear:

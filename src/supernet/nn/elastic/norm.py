@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supernet.nn.elastic.arguments import of_each_dim, quotients
-from supernet.nn.elastic.slicing import first, narrowed, with_weights
+from supernet.nn.elastic.slicing import first, in_one_pass, narrowed, with_weights
 from supernet.nn.mutable import Mutable
 from supernet.nn.sizes import Sizes, Span
 
@@ -49,9 +49,13 @@ class _BatchNorm(Mutable, nn.modules.batchnorm._BatchNorm):
     def mixed(self, x: Tensor) -> Tensor:
         """Return the mixture of all widths: one pass, for what a channel becomes does not depend on the width."""
         self._check_input_dim(x)
-        span = Span("num_features", x.shape[1])
         widest = max(one.sizes["num_features"] for one in self.sizes.joint())
-        return self.sizes.entangled(self._normalized(narrowed(x, 1, widest), widest), None, span)
+        normalized = self._normalized(narrowed(x, 1, widest), widest)
+
+        def weighted(y: Tensor, detached: bool) -> Tensor:
+            return self.sizes.entangled(y, None, Span("num_features", widest), detached=detached)
+
+        return in_one_pass(weighted, normalized, self.sizes)
 
     def _normalized(self, x_NC: Tensor, num_features: int) -> Tensor:
         """Return what torch's norm of this width gives, with views of the parameters and running statistics."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 from torch import Tensor, nn
+
+from supernet.nn.sizes import Sizes
 
 __all__: list[str] = []
 
@@ -25,6 +28,18 @@ def first(weight: OptionalTensor, *sizes: int) -> OptionalTensor:
 def narrowed(x: Tensor, dim: int, size: int) -> Tensor:
     """Return an input as one of several sizes takes it that are mixed: the first, of a dimension that has more."""
     return x.narrow(dim, 0, size) if x.shape[dim] > size else x
+
+
+def in_one_pass(run: Callable[[Tensor, bool], Tensor], x: Tensor, sizes: Sizes) -> Tensor:
+    """Return a mixture that one pass computes; where some sizes are detached, they have a second one without gradients.
+
+    Args:
+        run: A function of the input, and of whether the sizes that are detached are to be mixed, or the others.
+        x: The input.
+        sizes: The sizes that are mixed.
+    """
+    output = run(x, False)
+    return output + run(x.detach(), True) if sizes.has_detached() else output
 
 
 def with_weights(layer: Layer, like: nn.Module, **tensors: Tensor | None) -> Layer:
