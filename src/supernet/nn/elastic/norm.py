@@ -46,6 +46,10 @@ class _BatchNorm(Mutable, nn.modules.batchnorm._BatchNorm):
         """Return x (N, num_features, ...), normalised; in training form, move the running statistics of these."""
         return self._normalized(x, sizes["num_features"])
 
+    def run_part(self, sizes: Mapping[str, Any], x: Tensor) -> Tensor:
+        """Return the first channels of x, normalised."""
+        return self.run(sizes, narrowed(x, 1, sizes["num_features"]))
+
     def mixed(self, x: Tensor) -> Tensor:
         """Return the mixture of all widths: one pass, for what a channel becomes does not depend on the width."""
         self._check_input_dim(x)
