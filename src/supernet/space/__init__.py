@@ -5,12 +5,15 @@ from supernet.space.files import load_architecture, save_architecture
 from supernet.space.freeze import fixed_architecture, freeze
 from supernet.space.require import require
 from supernet.space.space import Architecture, SearchSpace
+from supernet.space.summary import NetworkSize, SpaceSummary
 
 __all__ = [
     "Architecture",
     "Decision",
     "Domain",
+    "NetworkSize",
     "SearchSpace",
+    "SpaceSummary",
     "fixed_architecture",
     "freeze",
     "load_architecture",

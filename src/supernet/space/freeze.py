@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from supernet.errors import ArchitectureError, ReplacementError
-from supernet.nn import Choice, Mutable
+from supernet.nn import Choice, Mutable, Sizes
 from supernet.nn.choice import constructors_follow
 from supernet.nn.composed import Composed
 from supernet.space.constraints import detach
@@ -75,7 +75,7 @@ def _copy_chosen(
     shared: dict[Any, nn.Parameter],
 ) -> None:
     """Enter in `memo` what each choice in `module`, and each module that depends on some, becomes, inner ones first."""
-    if id(module) in seen:
+    if id(module) in seen or isinstance(module, Sizes):  # of which a frozen module has nothing
         return
     seen.add(id(module))
     if not isinstance(module, Choice):

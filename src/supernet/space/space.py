@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import combinations
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
@@ -31,6 +31,9 @@ from supernet.space.constraints import (
 )
 from supernet.space.counting import Counter, Node, Nodes, node_of
 from supernet.space.original import original_branches, original_children, original_modules, pinned_choices
+
+if TYPE_CHECKING:
+    from supernet.space.summary import SpaceSummary
 
 __all__ = ["Architecture", "SearchSpace"]
 
@@ -479,6 +482,36 @@ class SearchSpace(Mapping[str, Domain]):
             if inside:
                 ahead += inside[_key(decided[label])]
         return {label: decided[label] for label in self._domains if label in decided}
+
+    def summary(self, model: nn.Module, example: Any, *, num_samples: int = 100, seed: int = 0) -> SpaceSummary:
+        """Return how many architectures there are, and parameters and MACs of the smallest, median and largest network.
+
+        The networks are frozen from a copy without values, so it takes no memory; the model stays as it is.
+
+        Args:
+            model: The model that the space was made of.
+            example: What the model is called with, such as a batch of one sample: a tuple of arguments, a dict of
+                keyword arguments, or one argument. MACs are for the whole of it.
+            num_samples: Number of architectures whose median is taken; a space of so many at most is looked at as a
+                whole. Default: 100.
+            seed: Seed of the sample. Default: 0.
+
+        Raises:
+            SpaceError: The space is another model's.
+
+        >>> widths = [ValueChoice([8, 16, 32], label=f"width{i}") for i in range(2)]
+        >>> layers = supernet.nn.Linear(4, widths[0]), supernet.nn.Linear(*widths), supernet.nn.Linear(widths[1], 2)
+        >>> model = nn.Sequential(*layers)
+        >>> print(SearchSpace(model).summary(model, torch.ones(1, 4)))
+        9 architectures
+                  parameters   MACs
+        smallest         130    112
+        median           386    352
+        largest        1,282  1,216
+        """
+        from supernet.space.summary import summarize  # which freezes, and so stands above
+
+        return summarize(self, model, example, num_samples=num_samples, seed=seed)
 
     def to_json(self) -> dict[str, Any]:
         """Return what can be decided, as JSON has it: the choices by label, and which stand inside which."""
