@@ -179,10 +179,12 @@ def _macs(network: nn.Module, example: Any) -> int:
     counter = FlopCounterMode(display=False)
     # With gradients: without, torch's MultiheadAttention takes a way of its own, which is not counted.
     with torch.enable_grad(), counter:
-        if isinstance(example, tuple):
-            network(*example)
-        elif isinstance(example, dict):
-            network(**example)
-        else:
-            network(example)
+        called_with(network, example)
     return int(counter.get_total_flops()) // 2
+
+
+def called_with(module: nn.Module, example: Any) -> Any:
+    """Return what a module gives for an example: a tuple of arguments, a dict of keyword arguments, or one argument."""
+    if isinstance(example, tuple):
+        return module(*example)
+    return module(**example) if isinstance(example, dict) else module(example)

@@ -27,6 +27,7 @@ from supernet.training.forward import Forward, ForwardFn, LossFn, checked_loss
 from supernet.training.loop import LoopOptions, TrainingLoop
 from supernet.training.metrics import Meter, Metrics
 from supernet.training.run_directory import RunDirectory
+from supernet.training.verification import verify as check_frozen
 
 __all__ = ["NetworkTrainer", "evaluate", "freeze", "recalibrate", "train"]
 
@@ -252,7 +253,9 @@ def recalibrate(
     return network
 
 
-def freeze(model: nn.Module, architecture: Mapping[str, Any], *, recalibrate: Data | None = None) -> nn.Module:
+def freeze(
+    model: nn.Module, architecture: Mapping[str, Any], *, recalibrate: Data | None = None, verify: Any = None
+) -> nn.Module:
     """Return the plain network that `architecture` describes, with the weights that `model` has.
 
     The model stays as it is; the network is a copy in which each choice is the chosen candidate, or a
@@ -266,11 +269,15 @@ def freeze(model: nn.Module, architecture: Mapping[str, Any], *, recalibrate: Da
         architecture: Label -> decision, for every choice that it reaches.
         recalibrate: Data by which BatchNorm's running statistics are computed anew, as `supernet.recalibrate` does,
             which has more arguments. Default: they are those of the supernet, in which many networks are mixed.
+        verify: A batch of inputs, with which the model is called: a tensor; several arguments in a tuple, or by name in
+            a dict. The network must give for it what the supernet gives under that architecture, in training and in
+            eval form (up to 1e-4 of the outputs' norm, 1e-10 in float64). Default: nothing is run.
 
     Raises:
         ArchitectureError: a label is unknown or missing, or a decision is not possible.
         ReplacementError: the module in a choice's place does not hold the chosen candidate itself, so that
-            what it has learnt would be lost.
+            what it has learnt would be lost; or the network does not give what the supernet gives for `verify`, and
+            the message names where they differ.
         SpaceError: one label means two different choices.
         DataError: the data cannot be read, or gives no batch.
 
@@ -281,6 +288,8 @@ def freeze(model: nn.Module, architecture: Mapping[str, Any], *, recalibrate: Da
     )
     """
     network = frozen(model, architecture)
+    if verify is not None:
+        check_frozen(network, model, architecture, verify)
     return network if recalibrate is None else _recalibrate(network, recalibrate)
 
 
