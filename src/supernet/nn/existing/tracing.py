@@ -1,0 +1,531 @@
+"""Which channels of a network are the same channels: found by running it once with labels beside its tensors.
+
+Each channel that a layer gives is an *atom*, a number above 0. Beside each tensor goes a tensor of the same shape, mostly
+expanded, that says of which atom each element is. What moves elements (views, transposes, concatenations, indexing) moves
+the labels by the same operation, so that no shape needs a rule of its own; where elements of two atoms are combined, one
+to one, both atoms are one channel. Elements of parameters, buffers and inputs have numbers below 0: their widths are not
+given by a layer. What no rule knows keeps the width of all that goes into it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from supernet.nn.existing.layers import LayerKind, kind_of_layer
+
+__all__: list[str] = []
+
+_MOVES = frozenset(
+    "view _unsafe_view reshape _reshape_alias transpose t permute expand unsqueeze squeeze select slice split "
+    "split_with_sizes unbind narrow flip roll repeat index index_select pixel_shuffle pixel_unshuffle diagonal "
+    "embedding channel_shuffle native_channel_shuffle movedim swapaxes".split()
+)
+_RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias"})
+_JOINS = frozenset({"cat", "stack"})
+# Beside what torch tags as pointwise: the shape stays, and each channel of the output is of that of the input.
+_SAME_SHAPE = frozenset(
+    "alias detach detach_ clone contiguous _to_copy to lift_fresh _softmax _log_softmax native_dropout cumsum cumprod "
+    "native_layer_norm native_batch_norm _native_batch_norm_legit native_group_norm _prelu_kernel prelu "
+    "_fused_rms_norm dropout bernoulli masked_fill masked_fill_ softmax".split()
+)
+_REDUCTIONS = frozenset(
+    "mean sum amax amin max min var std var_mean logsumexp prod any all argmax argmin linalg_vector_norm norm "
+    "median".split()
+)
+_SPATIAL = frozenset(
+    "max_pool2d_with_indices max_pool3d_with_indices max_pool1d_with_indices avg_pool1d avg_pool2d avg_pool3d "
+    "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d upsample_nearest1d "
+    "upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d upsample_bilinear2d upsample_linear1d "
+    "upsample_trilinear3d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa reflection_pad1d "
+    "reflection_pad2d replication_pad1d replication_pad2d grid_sampler_2d".split()
+)
+_PRODUCTS = {"mm": (0, 1), "bmm": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2)}
+# Give tensors that are of no channel: nothing of what they take but its shape.
+_NEW = frozenset(
+    "zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty new_full "
+    "empty empty_permuted bernoulli_ zero_ fill_ random_ uniform_ normal_ _local_scalar_dense arange".split()
+)
+
+
+class Width(NamedTuple):
+    """A width of a layer, the channels of which are atoms.
+
+    Attributes:
+        path: Path of the layer.
+        role: "in", "out", or "features".
+        first: The atom of the first channel.
+        length: How many channels.
+    """
+
+    path: str
+    role: str
+    first: int
+    length: int
+
+    @property
+    def atoms(self) -> Tensor:
+        return torch.arange(self.first, self.first + self.length)
+
+
+class Axis(NamedTuple):
+    """A dimension of a tensor that a module's own code has reshaped: a width that it may have written down.
+
+    Attributes:
+        path: Path of the module that did it.
+        labels: Label of each place along the dimension (n,).
+    """
+
+    path: str
+    labels: Tensor
+
+
+@dataclass
+class Trace:
+    """What one run has shown.
+
+    Attributes:
+        widths: All widths of layers, in the order in which these ran.
+        edges: Pairs of atoms (n, 2) that are the same channel, and where that was seen.
+        fixed: Atoms (n,) whose channel must stay, and why.
+        outputs: Atoms that the network's output has.
+        followers: Path of a tensor, by element, and the atom that each was combined with (n, 2).
+        axes: Dimensions that modules wrote down as numbers.
+        splits: Labels (parts, n) of what modules take apart into equal parts.
+        tensors: Path -> parameter or buffer whose elements have numbers, first number.
+    """
+
+    widths: list[Width] = field(default_factory=list)
+    edges: list[tuple[Tensor, str]] = field(default_factory=list)
+    fixed: list[tuple[Tensor, str]] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    followers: list[tuple[Tensor, str]] = field(default_factory=list)
+    axes: list[Axis] = field(default_factory=list)
+    splits: list[tuple[Tensor, str]] = field(default_factory=list)
+    tensors: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+    num_atoms: int = 0
+    num_elements: int = 0
+    num_places: int = 0  # of elements, those that belong to parameters and buffers: the numbers after it are of inputs
+
+    def width(self, path: str, role: str, length: int) -> Width:
+        """Return a width of a layer, which is made at its first run."""
+        for width in self.widths:
+            if (width.path, width.role) == (path, role):
+                return width
+        self.widths.append(Width(path, role, self.num_atoms + 1, length))
+        self.num_atoms += length
+        return self.widths[-1]
+
+    def fresh(self, shape: Sequence[int]) -> Tensor:
+        """Return numbers below 0 for elements of a tensor that is given."""
+        number = torch.Size(shape).numel()
+        first = self.num_elements + 1
+        self.num_elements += number
+        return -torch.arange(first, first + number).reshape(shape)
+
+    def unite(self, one: Tensor, other: Tensor, where: str) -> None:
+        """Note that labels are combined one to one; shapes are broadcast. 0 is of nothing."""
+        one, other = (x.reshape(-1) for x in torch.broadcast_tensors(one, other))
+        both = (one > 0) & (other > 0) & (one != other)
+        if both.any():
+            self.edges.append((torch.stack([one[both], other[both]], 1).unique(dim=0), where))
+        for atom, element in ((one, other), (other, one)):
+            met = (atom > 0) & (element < 0)
+            if met.any():
+                self.followers.append((torch.stack([-element[met], atom[met]], 1).unique(dim=0), where))
+
+    def fix(self, labels: Tensor, why: str) -> None:
+        """Note that the channels of labels must stay."""
+        atoms = labels[labels > 0].unique()
+        if len(atoms):
+            self.fixed.append((atoms, why))
+
+    def follows(self, labels: Tensor, dim: int, width: Width, where: str) -> bool:
+        """Note that a dimension of a layer's input is one of its widths; say whether it may be one.
+
+        A layer along another dimension than the channels (time, tokens) has none of them.
+        """
+        labels = compressed(labels)
+        labels_CR = labels.movedim(dim, 0).reshape(labels.shape[dim], -1)
+        if labels_CR.shape[0] != width.length:  # expanded: all channels are of one label
+            labels_CR = labels_CR.expand(width.length, -1)
+        along = (labels_CR > 0).any(1)
+        if width.length > 1 and labels_CR.shape[1] > 1 and bool((labels_CR == labels_CR[:1]).all()) and along.any():
+            self.fix(width.atoms, f"{where} is applied along another dimension than the channels")
+            return False
+        # What is of no layer's width is of the network's inputs, or a constant.
+        is_input = -labels_CR > self.num_places
+        self.unite(width.atoms[:, None], labels_CR.masked_fill(is_input, 0), where)
+        self.fix(width.atoms[is_input.any(1) | ~(labels_CR != 0).any(1)], f"{where} takes what has a given width")
+        return True
+
+
+def trace(model: nn.Module, classes: Mapping[nn.Module, type[nn.Module]], run: Callable[[], Any]) -> Trace:
+    """Run a model once and return which channels of its layers are the same.
+
+    Args:
+        model: The model.
+        classes: Module -> the class by which its widths are known, where that is not its type.
+        run: Runs the model on an example and returns its output.
+    """
+    found = Trace()
+    mode = _Labelling(found)
+    for path, module in model.named_modules():
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None and tensor not in mode.known:
+                labels = found.fresh(tensor.shape)
+                found.tensors[f"{path}.{name}" if path else name] = tensor, int(found.num_elements - tensor.numel() + 1)
+                mode.known[tensor] = labels
+    found.num_places = found.num_elements
+    with torch.no_grad(), mode.watching(model, classes), mode:
+        output = run()
+    for tensor in tensors_in(output):
+        labels = mode.known.get(tensor)
+        if labels is not None:
+            found.outputs.append(labels[labels > 0].unique())
+    return found
+
+
+class _Labelling(TorchDispatchMode):
+    """Carries labels along with the tensors of a run."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+        self.known = WeakTensorKeyDictionary()
+        self.stack: list[str] = []
+        self.inside = 0  # of layers whose own operations are not followed
+
+    @contextmanager
+    def watching(self, model: nn.Module, classes: Mapping[nn.Module, type[nn.Module]]) -> Iterator[None]:
+        """Let the layers of a model give their outputs labels."""
+        handles = []
+        for path, module in model.named_modules():
+            kind = kind_of_layer(module, classes.get(module, type(module)))
+            before, after = _Watch(self, path, module, kind).hooks()
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(module.register_forward_hook(after, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def labels(self, tensor: Tensor) -> Tensor:
+        """Return the labels of a tensor, 0 where it has none."""
+        labels = self.known.get(tensor)
+        return torch.zeros((), dtype=torch.long).expand(tensor.shape) if labels is None else labels
+
+    def give(self, tensor: Tensor, labels: Tensor) -> None:
+        """Give a tensor labels, compressed as they are."""
+        self.known[tensor] = labels.expand(tensor.shape)
+
+    @property
+    def where(self) -> str:
+        return self.stack[-1] if self.stack else ""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.inside:
+            return func(*args, **kwargs)
+        taken = [t for t in tensors_in((args, kwargs)) if t in self.known]
+        before = {t: self.known[t] for t in taken}  # for those that are written into
+        output = func(*args, **kwargs)
+        if taken:
+            with _without(self):
+                self._follow(func, args, kwargs, output, before)
+        return output
+
+    def _follow(self, func: Any, args: Any, kwargs: Any, output: Any, before: dict[Tensor, Tensor]) -> None:
+        name = func._schema.name.split("::")[1]
+        outputs = list(tensors_in(output))
+        if not outputs or name in _NEW:
+            return
+        where = f"{name} in {self.where or 'the model'}"
+        if name in _MOVES:
+            self._move(func, name, args, kwargs, outputs)
+        elif name in _JOINS:
+            parts = [self.labels(t) for t in args[0]]
+            self.give(outputs[0], func(parts, *args[1:], **kwargs))
+        elif name == "constant_pad_nd":
+            self.give(outputs[0], func(self.labels(args[0]), args[1], 0))
+        elif name == "copy_" and not args[0]._is_view():
+            self.give(outputs[0], self.labels(args[1]))
+        elif name != "copy_" and (torch.Tag.pointwise in func.tags or name in _SAME_SHAPE):
+            if outputs[0]._is_view() and name.endswith("_") and name not in ("detach_",) and len(before) > 1:
+                self._give_up(before, outputs, f"{where}, which writes into a part of a tensor,")
+            else:
+                self._combine(args, kwargs, outputs, where)
+        elif name in _REDUCTIONS:
+            self._reduce(args, kwargs, outputs, where)
+        elif name in _PRODUCTS:
+            a, b = (self.labels(args[i]) for i in _PRODUCTS[name])
+            self.give(outputs[0], self._product(a, b, where))
+            if name.startswith("add"):
+                self.trace.unite(self.labels(args[0]), self.labels(outputs[0]), where)
+        elif name.startswith("_scaled_dot_product"):
+            self._attend(*(self.labels(t) for t in args[:3]), outputs[0], where)
+        elif name in _SPATIAL and self._is_constant_from(self.labels(args[0]), self._num_leading(args[0], outputs[0])):
+            leading = self._num_leading(args[0], outputs[0])
+            labels = self.labels(args[0])
+            for _ in range(labels.dim() - leading):
+                labels = labels.select(-1, 0)
+            for tensor in outputs:
+                self.give(tensor, labels.reshape(*labels.shape, *[1] * (tensor.dim() - leading)))
+        else:
+            self._give_up(before, outputs, where)
+
+    @staticmethod
+    def _num_leading(taken: Tensor, given: Tensor) -> int:
+        return min(2, taken.dim() - 1) if taken.dim() == given.dim() else 0
+
+    def _is_constant_from(self, labels: Tensor, dim: int) -> bool:
+        return dim > 0 and all(n == 1 for n in compressed(labels).shape[dim:])
+
+    def _give_up(self, before: Mapping[Tensor, Tensor], outputs: Sequence[Tensor], where: str) -> None:
+        for labels in before.values():
+            self.trace.fix(labels, f"{where} is not followed")
+        for tensor in outputs:
+            self.known[tensor] = self.trace.fresh(tensor.shape)
+
+    def _move(self, func: Any, name: str, args: Any, kwargs: Any, outputs: Sequence[Tensor]) -> None:
+        labels = self.labels(args[0])
+        if name in _RESHAPES:
+            moved = [labels.reshape(outputs[0].shape)]
+        else:
+            moved = list(tensors_in(func(labels, *args[1:], **kwargs)))
+        for tensor, of_it in zip(outputs, moved, strict=True):
+            self.known[tensor] = of_it
+        if not (labels > 0).any():
+            return
+        if name in _RESHAPES or name in ("expand", "split", "split_with_sizes", "unbind", "narrow", "slice"):
+            for of_it in moved:
+                self.trace.axes.extend(Axis(self.where, along) for along in _varying(of_it))
+        where = f"{name} in {self.where or 'the model'}"
+        if name in ("split", "split_with_sizes") and len({m.shape for m in moved}) == 1 and len(moved) > 1:
+            dim = (args[2:] or (kwargs.get("dim", 0),))[0]
+            self.trace.splits.append((torch.stack([_along(m, dim) for m in moved]), where))
+        if name in _RESHAPES:
+            shape = outputs[0].shape
+            for dim in range(len(shape) - 1):
+                # A dimension that has been taken apart into two.
+                i = next((i for i in range(labels.dim()) if labels.shape[i] == shape[dim] * shape[dim + 1]), None)
+                if i is not None and shape[dim] > 1 and shape[dim + 1] > 1 and shape[:dim] == labels.shape[:i]:
+                    along = _along(labels, i)
+                    if len(along.unique()) > 1:
+                        self.trace.splits.append((along.reshape(shape[dim], shape[dim + 1]), where))
+
+    def _combine(self, args: Any, kwargs: Any, outputs: Sequence[Tensor], where: str) -> None:
+        result: Tensor | None = None
+        for tensor in tensors_in((args, kwargs)):
+            labels = compressed(self.labels(tensor))
+            if tensor.dim() > outputs[0].dim():
+                continue
+            if result is None:
+                result = labels
+            else:
+                self.trace.unite(result, labels, where)
+                result = _both(result, labels)
+        for tensor in outputs:
+            if result is not None and tensor.dim() == outputs[0].dim() and _is_broadcast(result, tensor.shape):
+                self.give(tensor, result)
+
+    def _reduce(self, args: Any, kwargs: Any, outputs: Sequence[Tensor], where: str) -> None:
+        labels = self.labels(args[0])
+        dims = next((a for a in args[1:] if isinstance(a, int | list | tuple) and not isinstance(a, bool)), None)
+        dims = kwargs.get("dim", dims) if dims is None else dims
+        if args[0].dim() == 0:
+            return
+        dims = [dims] if isinstance(dims, int) else list(dims or range(labels.dim()))
+        dims = sorted(d % labels.dim() for d in dims)
+        kept = [d for d in range(labels.dim()) if d not in dims]
+        small = compressed(labels)
+        rows = small.permute(*kept, *dims).reshape(*(small.shape[d] for d in kept), -1)
+        result = self._contracted(rows, where)
+        for d in dims:
+            if outputs[0].dim() == labels.dim():
+                result = result.unsqueeze(d)
+        for tensor in outputs:
+            self.give(tensor, result)
+
+    def _contracted(self, rows: Tensor, where: str) -> Tensor:
+        """Return the labels of what is left where the last dimension (..., R) is summed over."""
+        if rows.shape[-1] == 1:
+            return rows[..., 0]
+        if bool((rows == rows[..., :1]).all()):
+            return rows[..., 0]
+        flat = rows.reshape(-1, rows.shape[-1])
+        if bool((flat == flat[:1]).all()) or not (rows > 0).any():
+            return torch.zeros((), dtype=torch.long).expand(rows.shape[:-1])  # no output is of one channel only
+        # One output is of these channels, another of those, as where heads are attended to: they go together.
+        labels = rows.amax(-1)
+        self.trace.unite(labels[..., None], rows, where)
+        return labels
+
+    def _product(self, a: Tensor, b: Tensor, where: str) -> Tensor:
+        """Return the labels of a matrix product (..., N, K) x (..., K, M)."""
+        a, b = compressed(a), compressed(b)
+        if a.shape[-1] == 1 and b.shape[-2] == 1:
+            self.trace.unite(a, b, where)
+            return _both(a, b)
+        varies_a, varies_b = (bool(x.shape[d] > 1 and (x > 0).any()) for x, d in ((a, -1), (b, -2)))
+        if varies_a and varies_b:
+            self.trace.unite(a.amax(-2), b.amax(-1), where)
+            if not (a.shape[-2] == 1 and b.shape[-1] == 1):
+                self.trace.unite(a, a.amax(-2, keepdim=True), where)
+                self.trace.unite(b, b.amax(-1, keepdim=True), where)
+            return self._contracted(_both(a.amax(-2), b.amax(-1)), where)[..., None, None]
+        if varies_a or varies_b:  # with a matrix that no layer gives
+            mine, other = (a.amax(-2), b) if varies_a else (b.amax(-1), a.transpose(-1, -2))
+            self.trace.unite(mine[..., None], other, where)
+            if not (other < 0).any():
+                self.trace.fix(mine, f"{where} multiplies it by a matrix of a given width")
+            return self.trace.fresh((a.shape[-2], b.shape[-1]))
+        # Neither varies along the sum, as where tokens are summed: each output is of a row's and a column's channel.
+        rows = a.amax(-1, keepdim=True) if (a > 0).any() else torch.zeros((), dtype=torch.long)
+        columns = b.amax(-2, keepdim=True) if (b > 0).any() else torch.zeros((), dtype=torch.long)
+        self.trace.unite(rows, columns, where)
+        return _both(rows, columns)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, output: Tensor, where: str) -> None:
+        """Follow softmax(q k^T) v of (B, heads, T, D), where each head of keys may be for several of queries."""
+        if k.dim() > 2 and q.shape[-3] != k.shape[-3]:
+            repeats = q.shape[-3] // k.shape[-3]
+            k, v = (x.repeat_interleave(repeats, -3) for x in (k, v))
+        scores = self._product(q, k.transpose(-1, -2), where)
+        self.give(output, self._product(scores, v, where))
+
+
+class _Watch:
+    """What happens before and after a module runs."""
+
+    def __init__(self, mode: _Labelling, path: str, module: nn.Module, kind: LayerKind | None) -> None:
+        self.mode, self.path, self.module, self.kind = mode, path, module, kind
+
+    def hooks(self) -> tuple[Callable[..., None], Callable[..., None]]:
+        return (self.before if self.kind is None else self.before_layer), (
+            self.after if self.kind is None else self.after_layer
+        )
+
+    def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.mode.stack.append(self.path)
+
+    def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self.mode.stack.pop()
+
+    def before_layer(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.mode.inside += 1
+
+    def after_layer(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self.mode.inside -= 1
+        if self.mode.inside:
+            return
+        with _without(self.mode):
+            x = next(tensors_in((args, kwargs)))
+            self.mode.give(output, compressed(self._given(x, output)))
+
+    def _given(self, x: Tensor, output: Tensor) -> Tensor:
+        """Return the labels of a layer's output."""
+        assert self.kind is not None
+        trace, mode, kind, module = self.mode.trace, self.mode, self.kind, self.module
+        labels, dim = mode.labels(x), kind.dim
+        if not kind.is_source:
+            # Batch norms take (N, C) too; of an unbatched input the channels are first, which we do not look for.
+            features = trace.width(self.path, "features", x.shape[dim])
+            if not trace.follows(labels, dim, features, self.path):
+                return labels
+            num_groups = getattr(module, "num_groups", 1)
+            if num_groups > 1:
+                atoms = features.atoms.reshape(num_groups, -1)
+                trace.unite(atoms[:, :1], atoms, f"groups of {self.path}")
+            return labels
+        out = trace.width(self.path, "out", output.shape[dim])
+        shape = [1] * output.dim()
+        shape[dim] = out.length
+        if isinstance(module, nn.Embedding):
+            return out.atoms.reshape(shape)
+        into = trace.width(self.path, "in", x.shape[dim])
+        if not trace.follows(labels, dim, into, self.path):
+            trace.fix(out.atoms, f"{self.path} is applied along another dimension than the channels")
+            return labels.narrow(dim, 0, 1).expand([-1 if n == 1 else m for n, m in zip(shape, output.shape, strict=True)])
+        groups = getattr(module, "groups", 1)
+        if groups > 1:
+            # Of a depthwise convolution a group is one channel, else the channels of a group go together.
+            atoms_in, atoms_out = into.atoms.reshape(groups, -1), out.atoms.reshape(groups, -1)
+            trace.unite(atoms_in[:, :1], atoms_in, f"groups of {self.path}")
+            trace.unite(atoms_in[:, :1], atoms_out, f"groups of {self.path}")
+        return out.atoms.reshape(shape)
+
+
+@contextmanager
+def _without(mode: _Labelling) -> Iterator[None]:
+    """Let operations on labels not be followed themselves."""
+    mode.inside += 1
+    try:
+        yield
+    finally:
+        mode.inside -= 1
+
+
+def tensors_in(tree: Any) -> Iterator[Tensor]:
+    """Yield the tensors in nested lists, tuples, mappings and data classes."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for value in tree.values():
+            yield from tensors_in(value)
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from tensors_in(value)
+
+
+def compressed(labels: Tensor) -> Tensor:
+    """Return labels with each dimension along which they are the same as one of size 1."""
+    for dim, (size, stride) in enumerate(zip(labels.shape, labels.stride(), strict=True)):
+        if size > 1 and stride == 0:
+            labels = labels.narrow(dim, 0, 1)
+    for dim, size in enumerate(labels.shape):
+        if size > 1 and bool((labels == labels.narrow(dim, 0, 1)).all()):
+            labels = labels.narrow(dim, 0, 1)
+    return labels
+
+
+def _both(one: Tensor, other: Tensor) -> Tensor:
+    """Return the labels of what is of two: of an atom where it is of any."""
+    one, other = torch.broadcast_tensors(one, other)
+    return torch.where((one > 0) | (other > 0), torch.maximum(one, other), torch.minimum(one, other))
+
+
+def _is_broadcast(labels: Tensor, shape: Sequence[int]) -> bool:
+    return labels.dim() <= len(shape) and all(
+        n in (1, m) for n, m in zip(reversed(labels.shape), reversed(shape), strict=False)
+    )
+
+
+def _along(labels: Tensor, dim: int) -> Tensor:
+    """Return the labels along a dimension, at the first place of all others."""
+    dim %= labels.dim()
+    return labels[tuple(slice(None) if d == dim else 0 for d in range(labels.dim()))]
+
+
+def _varying(labels: Tensor) -> Iterable[Tensor]:
+    """Yield the labels along each dimension along which they differ."""
+    small = compressed(labels)
+    for dim in range(small.dim()):
+        if small.shape[dim] > 1:
+            along = _along(small, dim)
+            if bool((along > 0).any()) and len(along.unique()) > 1:
+                yield along
+
+
+def position_of(widths: Sequence[Width], atom: int) -> Width:
+    """Return the width that an atom belongs to."""
+    return widths[bisect_right([width.first for width in widths], atom) - 1]
