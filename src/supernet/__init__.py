@@ -5,6 +5,7 @@ user's model with choices -> SearchSpace -> supernet -> trainer.fit() -> trainer
 
 from supernet.execution import Supernet, replace_input_choice, replace_layer_choice, replace_value_choice, restore
 from supernet.nn import Cell, InputChoice, LayerChoice, NasBench201Cell, Repeat, ValueChoice
+from supernet.nn.existing import elastic
 from supernet.runs import load_runs
 from supernet.space import (
     Architecture,
@@ -51,6 +52,7 @@ __all__ = [
     "SupernetTrainer",
     "ValueChoice",
     "accuracy",
+    "elastic",
     "evaluate",
     "fixed_architecture",
     "freeze",

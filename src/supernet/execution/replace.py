@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from supernet.errors import AlreadyReplacedError, ReplacementError, TrainingError
 from supernet.nn import Choice, InputChoice, LayerChoice, ValueChoice
+from supernet.nn.existing.undo import take_back
 from supernet.space.freeze import check_registered
 from supernet.space.original import (
     all_parents,
@@ -116,8 +117,12 @@ def replace_other_choices(
     return _replace(root, Choice, init_fn, modules, but=(LayerChoice, InputChoice, ValueChoice))
 
 
-def restore(model: nn.Module) -> nn.Module:
+def restore(model: nn.Module, original: bool = False) -> nn.Module:
     """Put the choices as written back, with the weights that their candidates have by now, laid out as they were.
+
+    Args:
+        model: The model.
+        original: Whether to take back too what `elastic` and `choose` did, so that the model is as it came.
 
     Returns:
         The same model. One whose choices have not been replaced is left as it is.
@@ -132,6 +137,8 @@ def restore(model: nn.Module) -> nn.Module:
             _warn_of_copies(choice, module)
             put_back(parent, name)
     give_back_strides(model)
+    if original:
+        take_back(model.modules())
     return model
 
 

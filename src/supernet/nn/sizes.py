@@ -45,10 +45,15 @@ class Span(NamedTuple):
     length: int
     is_centred: bool = False
 
-    def part(self, size: int) -> slice:
-        """Return the part that a size takes."""
-        start = (self.length - size) // 2 if self.is_centred else 0
-        return slice(start, start + size)
+    def part(self, weight: Tensor, dim: int, size: int) -> Tensor:
+        """Return the part of a weight's dimension that a size takes: a view."""
+        return weight.narrow(dim, (self.length - size) // 2 if self.is_centred else 0, size)
+
+    def mask(self, size: int, largest: int) -> Tensor:
+        """Return (largest,): 1 where of the part that the largest size takes a size takes it too, else 0."""
+        mask = torch.zeros(largest)
+        self._replace(length=largest).part(mask, 0, size).fill_(1)
+        return mask
 
 
 class Sizes(nn.Module):
@@ -175,9 +180,9 @@ class Sizes(nn.Module):
             equation = ",".join(["j", *(f"j{letter}" for letter in letters)]) + f"->{letters}"
             places, shape = [], [1] * weight.dim()
             for dim, span in chosen.items():
-                shape[dim] = max(one.sizes[span.name] for one in joint)
-                weight = weight.narrow(dim, span.part(shape[dim]).start, shape[dim])
-                places.append(_places(joint, span._replace(length=shape[dim]), weight))
+                largest = max((one.sizes[span.name] for one in joint), key=int)
+                weight, shape[dim] = span.part(weight, dim, largest), int(largest)
+                places.append(torch.stack([span.mask(one.sizes[span.name], largest) for one in joint]).to(weight))
             one = weight.new_ones(())
             weights_J = torch.stack([one if each.weight is None else each.weight.to(weight) for each in joint])
             active_J = weight.new_tensor([not each.is_detached for each in joint])
@@ -196,14 +201,6 @@ class Sizes(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_under": {}}
-
-
-def _places(joint: Sequence[Joint], span: Span, like: Tensor) -> Tensor:
-    """Return (J, length): 1 where a joint size takes the dimension, else 0."""
-    places = torch.zeros(len(joint), span.length)
-    for row, one in zip(places, joint, strict=True):
-        row[span.part(one.sizes[span.name])] = 1
-    return places.to(like)
 
 
 def _components(leaves: Mapping[str, Sequence[ValueChoice]], labels: Sequence[str]) -> list[list[str]]:

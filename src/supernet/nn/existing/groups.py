@@ -64,9 +64,9 @@ class Coupling:
 
     Attributes:
         groups: All groups.
-        layers: (path, role) -> where its channels belong.
+        layers: Path and role of each width -> where its channels belong.
         tensors: Path of a parameter or buffer -> dimension -> where its places belong, of those that must follow.
-        axes: (path of a module, where the places of a dimension belong) that the module wrote down.
+        axes: Paths of modules, each with where the places of a dimension belong that its code reshaped.
     """
 
     groups: list[Group]
@@ -118,7 +118,7 @@ def coupling_of(trace: Trace) -> Coupling:
     together = _joined(of_source)
     group_of = torch.full((trace.num_atoms + 1,), -1)
     unit_of = torch.full((trace.num_atoms + 1,), -1)
-    groups = []
+    groups: list[Group] = []
     for members in together:
         units = torch.cat([_in_order(root[sources[i].atoms]) for i in members])
         units = _in_order(units)
@@ -153,6 +153,8 @@ def _follow(trace: Trace, coupling: Coupling, places: object) -> None:
     if not trace.followers:
         return
     pairs = torch.cat([pairs for pairs, _ in trace.followers]).unique(dim=0)
+    if trace.peers:
+        pairs = torch.cat([pairs, _with_peers(pairs, trace)]).unique(dim=0)
     elements, atoms = pairs.unbind(1)
     of_atoms: Places = places(atoms)  # type: ignore[operator]
     # An element of a tensor that is combined with all units of a group is broadcast, and one with one unit follows it.
@@ -174,11 +176,11 @@ def _follow(trace: Trace, coupling: Coupling, places: object) -> None:
         group_of[of_tensor[:, 0] - first] = of_tensor[:, 1]
         unit_of[of_tensor[:, 0] - first] = of_tensor[:, 2]
         for dim in range(tensor.dim()):
-            along = [x.reshape(tensor.shape).movedim(dim, 0).reshape(tensor.shape[dim], -1) for x in (group_of, unit_of)]
+            along = [
+                x.reshape(tensor.shape).movedim(dim, 0).reshape(tensor.shape[dim], -1) for x in (group_of, unit_of)
+            ]
             has = along[0].amax(1), along[1].amax(1)
-            agrees = all(
-                bool(((x == most[:, None]) | (x == -1)).all()) for x, most in zip(along, has, strict=True)
-            )
+            agrees = all(bool(((x == most[:, None]) | (x == -1)).all()) for x, most in zip(along, has, strict=True))
             if agrees and tensor.shape[dim] > 1 and len(has[1].unique()) > 1:
                 coupling.tensors.setdefault(path, {})[dim] = Places(*has)
                 break
@@ -186,6 +188,19 @@ def _follow(trace: Trace, coupling: Coupling, places: object) -> None:
             for g in of_tensor[:, 1].unique().tolist():
                 group = coupling.groups[g]
                 group.fixed = group.fixed or f"no dimension of {path} is its width alone"
+
+
+def _with_peers(pairs: Tensor, trace: Trace) -> Tensor:
+    """Return (element, atom) for elements that are combined with one that follows, as a class token's and positions."""
+    root = _components(trace.num_places, trace.peers)
+    elements = torch.arange(trace.num_places + 1)
+    of_root = pairs[pairs[:, 0] <= trace.num_places]
+    of_root = torch.stack([root[of_root[:, 0]], of_root[:, 1]], 1).unique(dim=0)
+    first, last = (torch.searchsorted(of_root[:, 0].contiguous(), root, right=right) for right in (False, True))
+    count = last - first
+    rows = torch.arange(int(count.sum())) - (count.cumsum(0) - count).repeat_interleave(count)
+    rows += first.repeat_interleave(count)
+    return torch.stack([elements.repeat_interleave(count), of_root[rows, 1]], 1)
 
 
 def _components(num_atoms: int, edges: Sequence[Tensor]) -> Tensor:

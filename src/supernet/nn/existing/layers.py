@@ -31,7 +31,7 @@ class LayerKind(NamedTuple):
 
 def _norm(dim: int, **attributes: str) -> LayerKind:
     names = ("weight", "bias", "running_mean", "running_var")
-    return LayerKind(dim, dict.fromkeys(names, {0: "features"}), attributes)
+    return LayerKind(dim, {name: {0: "features"} for name in names}, attributes)
 
 
 _LINEAR = LayerKind(

@@ -1,10 +1,10 @@
 """Which channels of a network are the same channels: found by running it once with labels beside its tensors.
 
-Each channel that a layer gives is an *atom*, a number above 0. Beside each tensor goes a tensor of the same shape, mostly
-expanded, that says of which atom each element is. What moves elements (views, transposes, concatenations, indexing) moves
-the labels by the same operation, so that no shape needs a rule of its own; where elements of two atoms are combined, one
-to one, both atoms are one channel. Elements of parameters, buffers and inputs have numbers below 0: their widths are not
-given by a layer. What no rule knows keeps the width of all that goes into it.
+Each channel that a layer gives is an *atom*, a number above 0. Beside each tensor goes a tensor of the same shape,
+mostly expanded, that says of which atom each element is. What moves elements (views, transposes, concatenations,
+indexing) moves the labels by the same operation, so that no shape needs a rule of its own; where elements of two atoms
+are combined, one to one, both atoms are one channel. Elements of parameters, buffers and inputs have numbers below 0:
+their widths are not given by a layer. What no rule knows keeps the width of all that goes into it.
 """
 
 from __future__ import annotations
@@ -21,39 +21,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from supernet.nn.existing.layers import LayerKind, kind_of_layer
+from supernet.nn.existing.operations import (
+    JOINS,
+    MOVES,
+    NEW,
+    PRODUCTS,
+    REDUCTIONS,
+    RESHAPES,
+    SAME_SHAPE,
+    SPATIAL,
+)
 
 __all__: list[str] = []
-
-_MOVES = frozenset(
-    "view _unsafe_view reshape _reshape_alias transpose t permute expand unsqueeze squeeze select slice split "
-    "split_with_sizes unbind narrow flip roll repeat index index_select pixel_shuffle pixel_unshuffle diagonal "
-    "embedding channel_shuffle native_channel_shuffle movedim swapaxes".split()
-)
-_RESHAPES = frozenset({"view", "_unsafe_view", "reshape", "_reshape_alias"})
-_JOINS = frozenset({"cat", "stack"})
-# Beside what torch tags as pointwise: the shape stays, and each channel of the output is of that of the input.
-_SAME_SHAPE = frozenset(
-    "alias detach detach_ clone contiguous _to_copy to lift_fresh _softmax _log_softmax native_dropout cumsum cumprod "
-    "native_layer_norm native_batch_norm _native_batch_norm_legit native_group_norm _prelu_kernel prelu "
-    "_fused_rms_norm dropout bernoulli masked_fill masked_fill_ softmax".split()
-)
-_REDUCTIONS = frozenset(
-    "mean sum amax amin max min var std var_mean logsumexp prod any all argmax argmin linalg_vector_norm norm "
-    "median".split()
-)
-_SPATIAL = frozenset(
-    "max_pool2d_with_indices max_pool3d_with_indices max_pool1d_with_indices avg_pool1d avg_pool2d avg_pool3d "
-    "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d upsample_nearest1d "
-    "upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d upsample_bilinear2d upsample_linear1d "
-    "upsample_trilinear3d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa reflection_pad1d "
-    "reflection_pad2d replication_pad1d replication_pad2d grid_sampler_2d".split()
-)
-_PRODUCTS = {"mm": (0, 1), "bmm": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2)}
-# Give tensors that are of no channel: nothing of what they take but its shape.
-_NEW = frozenset(
-    "zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty new_full "
-    "empty empty_permuted bernoulli_ zero_ fill_ random_ uniform_ normal_ _local_scalar_dense arange".split()
-)
 
 
 class Width(NamedTuple):
@@ -97,7 +76,8 @@ class Trace:
         edges: Pairs of atoms (n, 2) that are the same channel, and where that was seen.
         fixed: Atoms (n,) whose channel must stay, and why.
         outputs: Atoms that the network's output has.
-        followers: Path of a tensor, by element, and the atom that each was combined with (n, 2).
+        followers: Elements of given tensors, and the atom that each was combined with (n, 2), and where.
+        peers: Pairs of elements of parameters that were combined with each other (n, 2).
         axes: Dimensions that modules wrote down as numbers.
         splits: Labels (parts, n) of what modules take apart into equal parts.
         tensors: Path -> parameter or buffer whose elements have numbers, first number.
@@ -108,6 +88,7 @@ class Trace:
     fixed: list[tuple[Tensor, str]] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     followers: list[tuple[Tensor, str]] = field(default_factory=list)
+    peers: list[Tensor] = field(default_factory=list)
     axes: list[Axis] = field(default_factory=list)
     splits: list[tuple[Tensor, str]] = field(default_factory=list)
     tensors: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
@@ -141,6 +122,14 @@ class Trace:
             met = (atom > 0) & (element < 0)
             if met.any():
                 self.followers.append((torch.stack([-element[met], atom[met]], 1).unique(dim=0), where))
+        peers = (one < 0) & (other < 0) & (one != other)
+        if peers.any():
+            pairs = torch.stack([-one[peers], -other[peers]], 1).unique(dim=0)
+            counts = [pairs[:, i].unique(return_inverse=True, return_counts=True)[1:] for i in (0, 1)]
+            is_alone = [count[inverse] == 1 for inverse, count in counts]  # else one of them is broadcast
+            pairs = pairs[is_alone[0] & is_alone[1] & (pairs <= self.num_places).all(1)]
+            if len(pairs):
+                self.peers.append(pairs)
 
     def fix(self, labels: Tensor, why: str) -> None:
         """Note that the channels of labels must stay."""
@@ -232,6 +221,11 @@ class _Labelling(TorchDispatchMode):
     def where(self) -> str:
         return self.stack[-1] if self.stack else ""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Say that nothing is compiled here: torch would load its compiler, which takes seconds, to turn it off."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.inside:
@@ -247,33 +241,38 @@ class _Labelling(TorchDispatchMode):
     def _follow(self, func: Any, args: Any, kwargs: Any, output: Any, before: dict[Tensor, Tensor]) -> None:
         name = func._schema.name.split("::")[1]
         outputs = list(tensors_in(output))
-        if not outputs or name in _NEW:
+        if not outputs or name in NEW:
             return
         where = f"{name} in {self.where or 'the model'}"
-        if name in _MOVES:
+        if name in MOVES:
             self._move(func, name, args, kwargs, outputs)
-        elif name in _JOINS:
+        elif name in JOINS:
             parts = [self.labels(t) for t in args[0]]
             self.give(outputs[0], func(parts, *args[1:], **kwargs))
         elif name == "constant_pad_nd":
             self.give(outputs[0], func(self.labels(args[0]), args[1], 0))
         elif name == "copy_" and not args[0]._is_view():
             self.give(outputs[0], self.labels(args[1]))
-        elif name != "copy_" and (torch.Tag.pointwise in func.tags or name in _SAME_SHAPE):
-            if outputs[0]._is_view() and name.endswith("_") and name not in ("detach_",) and len(before) > 1:
+        elif name != "copy_" and (torch.Tag.pointwise in func.tags or name.rstrip("_") in SAME_SHAPE):
+            if outputs[0]._is_view() and name.endswith("_") and name != "detach_" and len(before) > 1:
                 self._give_up(before, outputs, f"{where}, which writes into a part of a tensor,")
             else:
                 self._combine(args, kwargs, outputs, where)
-        elif name in _REDUCTIONS:
+        elif name == "glu":
+            halves = self.labels(args[0]).chunk(2, args[1] if len(args) > 1 else -1)
+            self.trace.unite(halves[0], halves[1], where)
+            self.give(outputs[0], _both(halves[0], halves[1]))
+        elif name in REDUCTIONS:
             self._reduce(args, kwargs, outputs, where)
-        elif name in _PRODUCTS:
-            a, b = (self.labels(args[i]) for i in _PRODUCTS[name])
+        elif name in PRODUCTS:
+            a, b = (self.labels(args[i]) for i in PRODUCTS[name])
             self.give(outputs[0], self._product(a, b, where))
             if name.startswith("add"):
                 self.trace.unite(self.labels(args[0]), self.labels(outputs[0]), where)
         elif name.startswith("_scaled_dot_product"):
-            self._attend(*(self.labels(t) for t in args[:3]), outputs[0], where)
-        elif name in _SPATIAL and self._is_constant_from(self.labels(args[0]), self._num_leading(args[0], outputs[0])):
+            q, k, v = (self.labels(t) for t in args[:3])
+            self._attend(q, k, v, outputs[0], where)
+        elif name in SPATIAL and self._is_constant_from(self.labels(args[0]), self._num_leading(args[0], outputs[0])):
             leading = self._num_leading(args[0], outputs[0])
             labels = self.labels(args[0])
             for _ in range(labels.dim() - leading):
@@ -298,7 +297,7 @@ class _Labelling(TorchDispatchMode):
 
     def _move(self, func: Any, name: str, args: Any, kwargs: Any, outputs: Sequence[Tensor]) -> None:
         labels = self.labels(args[0])
-        if name in _RESHAPES:
+        if name in RESHAPES:
             moved = [labels.reshape(outputs[0].shape)]
         else:
             moved = list(tensors_in(func(labels, *args[1:], **kwargs)))
@@ -306,14 +305,14 @@ class _Labelling(TorchDispatchMode):
             self.known[tensor] = of_it
         if not (labels > 0).any():
             return
-        if name in _RESHAPES or name in ("expand", "split", "split_with_sizes", "unbind", "narrow", "slice"):
+        if name in RESHAPES or name in ("expand", "split", "split_with_sizes", "unbind", "narrow", "slice"):
             for of_it in moved:
                 self.trace.axes.extend(Axis(self.where, along) for along in _varying(of_it))
         where = f"{name} in {self.where or 'the model'}"
         if name in ("split", "split_with_sizes") and len({m.shape for m in moved}) == 1 and len(moved) > 1:
             dim = (args[2:] or (kwargs.get("dim", 0),))[0]
             self.trace.splits.append((torch.stack([_along(m, dim) for m in moved]), where))
-        if name in _RESHAPES:
+        if name in RESHAPES:
             shape = outputs[0].shape
             for dim in range(len(shape) - 1):
                 # A dimension that has been taken apart into two.
@@ -455,7 +454,9 @@ class _Watch:
         into = trace.width(self.path, "in", x.shape[dim])
         if not trace.follows(labels, dim, into, self.path):
             trace.fix(out.atoms, f"{self.path} is applied along another dimension than the channels")
-            return labels.narrow(dim, 0, 1).expand([-1 if n == 1 else m for n, m in zip(shape, output.shape, strict=True)])
+            return labels.narrow(dim, 0, 1).expand(
+                [-1 if n == 1 else m for n, m in zip(shape, output.shape, strict=True)]
+            )
         groups = getattr(module, "groups", 1)
         if groups > 1:
             # Of a depthwise convolution a group is one channel, else the channels of a group go together.

@@ -1,0 +1,581 @@
+"""Making the layers of a model elastic that somebody else wrote."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from supernet.errors import ChoiceError
+from supernet.nn import elastic as elastic_layers
+from supernet.nn.choice import Alternative, Choice
+from supernet.nn.domain import is_int
+from supernet.nn.existing.depth import make_depth_elastic
+from supernet.nn.existing.following import Keeping, follow
+from supernet.nn.existing.groups import Coupling, Places, coupling_of, names
+from supernet.nn.existing.layers import LayerKind, kind_of_layer
+from supernet.nn.existing.tracing import tensors_in, trace
+from supernet.nn.existing.undo import is_made_elastic, plain_class, remember_plain, take_back, transplant
+from supernet.nn.sizes import Sizes
+from supernet.nn.value import ValueChoice
+
+__all__ = ["elastic"]
+
+Requests = Mapping[str | type[nn.Module], Mapping[str, Any]]
+
+_OF_WIDTH = re.compile("dim|size|width|features|channels|hidden|inner")
+_HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads")
+
+
+def elastic(
+    model: nn.Module,
+    choices: Requests | None = None,
+    *,
+    ratios: Sequence[float] | None = None,
+    example: Any,
+    exclude: Sequence[str] = (),
+) -> nn.Module:
+    """Make layers of a model elastic, in place, and all that must follow them.
+
+    What must follow is found by running the model once: inputs of the next layers, norms, partners in sums, depthwise
+    and grouped convolutions, tied weights, heads of attention. The widest network is the model as it was, with its
+    weights; narrower ones have the first channels of each layer (see `sort_channels`). Inputs keep their width, and so
+    do outputs unless a layer that gives one is named. `restore(model, original=True)` takes it back.
+
+    Args:
+        model: The model. It must run on the example; choices between layers come after: see `choose`.
+        choices: Path, pattern of paths (`*` stands for anything) or class -> name of a number -> candidates, the
+            model's own number among them: `out_features`, `out_channels` (or what the layer calls it), `depth` of an
+            `nn.Sequential` or `nn.ModuleList`, `num_heads` of an attention. A `ValueChoice` may stand for candidates:
+            where it matches several layers, they have one decision.
+        ratios: Parts of each width that are candidates, 1 among them: all widths of the network become elastic.
+        example: A batch: a tensor, a tuple of arguments, or a dict of named ones.
+        exclude: Paths or patterns of layers that keep their width, where `ratios` are given.
+
+    Returns:
+        The same model. Each choice is labelled by the path of the layer that gives the width, and its name there.
+
+    Raises:
+        ChoiceError: nothing matches; layers that meet have different candidates, or what they meet must keep its
+            width; candidates are no widths of that layer; or the model does not run where it is narrower.
+            After any of these the model is as it was.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> model = elastic(model, {"0": {"out_features": [4, 8]}}, example=torch.ones(1, 4))
+    >>> freeze(model, {"0.out_features": 4})
+    Sequential(
+      (0): Linear(in_features=4, out_features=4, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=4, out_features=2, bias=True)
+    )
+    """
+    if (choices is None) == (ratios is None):
+        raise ChoiceError("elastic takes either choices, for layers by name, or ratios, for all widths of the network")
+    for path, module in model.named_modules():
+        if isinstance(module, Choice) or is_made_elastic(module):
+            raise ChoiceError(
+                f"{path!r} depends on a choice already; name all layers in one call of elastic, and call it before "
+                "choose, or take back what was done by restore(model, original=True)"
+            )
+    run = _runner(model, example)
+    with as_evaluated(model):
+        before = list(tensors_in(run()))
+        coupling = coupling_of(trace(model, {}, run))
+    plan = _Plan(model, coupling)
+    if choices is not None:
+        for selector, numbers in choices.items():
+            plan.request(selector, numbers)
+    else:
+        plan.request_all(ratios or (), exclude)
+    changed: list[nn.Module] = []
+    try:
+        plan.apply(changed)
+        with as_evaluated(model):
+            _check(model, plan, run, before)
+    except BaseException:
+        take_back(changed)
+        raise
+    return model
+
+
+class _Plan:
+    """The choices that are made for a model's groups and depths."""
+
+    def __init__(self, model: nn.Module, coupling: Coupling) -> None:
+        self.model, self.coupling = model, coupling
+        self.modules = dict(model.named_modules())
+        self.widths: dict[int, ValueChoice] = {}  # by group
+        self.named: dict[int, tuple[str, list[int]]] = {}  # the layer whose candidates a group has, and these
+        self.whole: dict[int, int] = {}  # how the choices count the whole of a group, where not as its first layer does
+        self.depths: dict[str, ValueChoice] = {}  # by path
+
+    # --- what is asked for ---------------------------------------------------------------------------------------
+
+    def request(self, selector: str | type[nn.Module], numbers: Mapping[str, Any]) -> None:
+        """Take candidates for the layers that a pattern or class selects."""
+        if not isinstance(numbers, Mapping) or not numbers:
+            raise ChoiceError(f"{_shown(selector)}: expected a dict name of a number -> candidates, not {numbers!r}")
+        for path in matching(self.model, selector):
+            for name, candidates in numbers.items():
+                self._request_one(path, name, candidates)
+
+    def request_all(self, ratios: Sequence[float], exclude: Sequence[str]) -> None:
+        """Take the same parts of all widths as candidates."""
+        if not ratios or any(not 0 < ratio <= 1 for ratio in ratios) or 1 not in ratios:
+            raise ChoiceError(f"ratios are parts of each width, above 0, and 1 among them, not {list(ratios)!r}")
+        if len(set(ratios)) != len(ratios):
+            raise ChoiceError(f"ratios occur twice: {list(ratios)!r}")
+        excluded = {path for pattern in exclude for path in matching(self.model, pattern)}
+        for g, group in enumerate(self.coupling.groups):
+            is_excluded = any(_is_at_or_in(width.path, excluded) for width in group.sources)
+            if group.fixed or group.is_output or is_excluded:
+                continue
+            whole = group.sources[0].length
+            per_unit = self._per_unit(g)
+            units = dict.fromkeys(max(1, round(group.num_units * ratio)) for ratio in sorted(ratios))
+            if per_unit is not None and len(units) > 1:
+                name = self._name_of_width(group.path)
+                self.widths[g] = ValueChoice([n * per_unit for n in units], label=f"{group.path}.{name}")
+                assert self.widths[g].candidates[-1] == whole
+        if not self.widths:
+            raise ChoiceError(
+                "no width of this model can be elastic: "
+                + "; ".join(map(self._why_fixed, range(len(self.coupling.groups))))
+            )
+
+    def _request_one(self, path: str, name: str, candidates: Any) -> None:
+        module = self.modules[path]
+        if name == "depth":
+            self._request_depth(path, module, candidates)
+            return
+        width = self.coupling.layers.get((path, "out"))
+        kind = kind_of_layer(module, type(module))
+        if width is not None and kind is not None and kind.attributes.get(name) == "out":
+            g = self._group_at(path, width)
+            self._put(g, path, name, candidates, len(width.group))
+            return
+        if name in _HEADS or "head" in name:
+            g, whole = self._heads_in(path, module, name)
+            self._put(g, path, name, candidates, whole)
+            return
+        possible = [a for a, role in kind.attributes.items() if role == "out"] if kind else []
+        if kind is not None and kind.is_source and width is None:
+            raise ChoiceError(f"{path!r} does not run on the example, so nothing is known of what follows it")
+        if isinstance(module, nn.Sequential | nn.ModuleList):
+            possible.append("depth")
+        raise ChoiceError(
+            f"{path!r}, a {type(module).__name__}, has no number {name!r} that can be elastic; "
+            + (f"it has: {', '.join(possible)}" if possible else "name a layer that gives a width, or a list of blocks")
+        )
+
+    def _group_at(self, path: str, places: Places) -> int:
+        (g,) = places.groups  # all channels that one layer gives are of one group
+        return g
+
+    def _put(self, g: int, path: str, name: str, candidates: Any, whole: int) -> None:
+        """Let a group have candidates, that are counted as a layer counts them that has `whole`."""
+        group = self.coupling.groups[g]
+        if group.fixed:
+            raise ChoiceError(f"{name} of {path!r} cannot be elastic: {self._why_fixed(g)}")
+        label = f"{path}.{name}"
+        values = candidates.candidates if isinstance(candidates, ValueChoice) else candidates
+        choice = candidates if isinstance(candidates, ValueChoice) else ValueChoice(values, label=label)
+        _check_candidates(choice.candidates, whole, path, name)
+        for value in choice.candidates:
+            if value * group.num_units % whole:
+                raise ChoiceError(
+                    f"{name} of {path!r} cannot be {value}: its {whole} go together in {group.num_units} units of "
+                    f"{whole // group.num_units} (heads, or groups of channels), of which a part cannot be taken"
+                )
+        units = [value * group.num_units // whole for value in choice.candidates]
+        if g in self.widths:
+            other_path, other_units = self.named[g]
+            if units != other_units or (isinstance(candidates, ValueChoice) and choice is not self.widths[g]):
+                raise ChoiceError(self._conflict(g, path, choice.candidates, other_path))
+            return
+        self.named[g] = path, units
+        self.widths[g] = choice
+        self.whole[g] = whole
+
+    def _conflict(self, g: int, path: str, values: Sequence[int], other: str) -> str:
+        widths = {width.path: width for width in self.coupling.groups[g].sources}
+        where = ""
+        if path in widths and other in widths:
+            where = self.coupling.why(widths[other], widths[path])
+        return (
+            f"{other!r} and {path!r} have one width, for they meet{f' at {where}' if where else ''}, but their "
+            f"candidates are {self.widths[g].candidates} and {list(values)}; give both the same, or name one of them"
+        )
+
+    def _why_fixed(self, g: int) -> str:
+        group = self.coupling.groups[g]
+        why = group.fixed or ("the network's output has it" if group.is_output else "it is one unit")
+        return f"the width of {names(width.path for width in group.sources)} stays, for {why}"
+
+    def _request_depth(self, path: str, module: nn.Module, candidates: Any) -> None:
+        if not isinstance(module, nn.Sequential | nn.ModuleList) or type(module) not in (nn.Sequential, nn.ModuleList):
+            raise ChoiceError(
+                f"depth is of an nn.Sequential or nn.ModuleList of blocks, but {path!r} is a {type(module).__name__}"
+            )
+        choice = candidates if isinstance(candidates, ValueChoice) else ValueChoice(candidates, label=f"{path}.depth")
+        _check_candidates(choice.candidates, len(module), path, "depth")
+        self.depths[path] = choice
+
+    def _heads_in(self, path: str, module: nn.Module, name: str) -> tuple[int, int]:
+        """Return the group of an attention's heads, and how many of them the module counts."""
+        inside = [
+            g
+            for g, group in enumerate(self.coupling.groups)
+            if all(_is_at_or_in(width.path, {path}) for width in group.sources) and not group.is_output
+        ]
+        counted = {
+            value
+            for attribute, value in vars(module).items()
+            if is_int(value) and (attribute == name or attribute in _HEADS)
+        }
+        config = getattr(module, "config", None)
+        counted |= {getattr(config, a) for a in (name, *_HEADS) if is_int(getattr(config, a, None))}
+        heads = [g for g in inside if self.coupling.groups[g].num_units < self.coupling.groups[g].sources[0].length]
+        if len(heads) != 1:
+            listed = names(self.coupling.groups[g].path for g in heads)
+            raise ChoiceError(
+                f"{path!r}, a {type(module).__name__}, has {len(heads) or 'no'} widths that are split into heads"
+                f"{f' ({listed})' if heads else ''}; name the attention itself, or the width of its projection"
+            )
+        num_units = self.coupling.groups[heads[0]].num_units
+        whole = next((value for value in sorted(counted) if value % num_units == 0), num_units)
+        return heads[0], whole
+
+    def _per_unit(self, g: int) -> int | None:
+        group = self.coupling.groups[g]
+        whole = group.sources[0].length
+        return None if whole % group.num_units else whole // group.num_units
+
+    def _name_of_width(self, path: str) -> str:
+        kind = kind_of_layer(self.modules[path], type(self.modules[path]))
+        assert kind is not None
+        return next(name for name, role in kind.attributes.items() if role == "out")
+
+    # --- what is done --------------------------------------------------------------------------------------------
+
+    def apply(self, changed: list[nn.Module]) -> None:
+        """Make the modules elastic; note those that have been changed."""
+        self.units = {
+            g: (choice, self.whole.get(g, self.coupling.groups[g].sources[0].length), self.coupling.groups[g].num_units)
+            for g, choice in self.widths.items()
+        }
+        axes: dict[str, list[Places]] = {}
+        for path, places in self.coupling.axes:
+            axes.setdefault(path, []).append(places)
+        done: set[nn.Module] = set()
+        for path, module in self.modules.items():
+            if module in done:
+                continue
+            done.add(module)
+            kind = kind_of_layer(module, type(module))
+            roles = {role: Keeping(self.coupling.layers[path, role], self.units) for role in ("in", "out", "features")
+                     if (path, role) in self.coupling.layers}  # fmt: skip
+            roles = {role: keeping for role, keeping in roles.items() if keeping.is_chosen}
+            if kind is not None and roles:
+                changed.append(module)
+                self._make_layer(module, kind, roles)
+            elif kind is None:
+                takes, numbers = self._of_module(path, module, axes.get(path, []))
+                if takes or numbers:
+                    changed.append(module)
+                    self._make_module(path, module, takes, numbers)
+            if path in self.depths:
+                changed.append(module)
+                remember_plain(module)
+                make_depth_elastic(module, self.depths[path])
+
+    def _make_layer(self, module: nn.Module, kind: LayerKind, roles: Mapping[str, Keeping]) -> None:
+        remember_plain(module)
+        if all(keeping.is_first_always() for keeping in roles.values()):
+            counts = {role: keeping.count for role, keeping in roles.items()}
+            built = _elastic_layer(module, kind, counts)
+            if built is not None:
+                transplant(module, built)
+                return
+        takes: dict[str, dict[int, Keeping]] = {}
+        for name, dims in kind.tensors.items():
+            if module._parameters.get(name) is not None or module._buffers.get(name) is not None:
+                of_tensor = {dim: roles[role] for dim, role in dims.items() if role in roles}
+                if of_tensor:
+                    takes[name] = of_tensor
+        numbers = {name: roles[role] for name, role in kind.attributes.items() if role in roles}
+        for name, role in kind.attributes.items():
+            if role == "groups" and getattr(module, name) > 1:
+                numbers[name] = _groups_kept(module, name, roles)
+        features = roles.get("features")
+        given = None if features is None else (kind.dim, features)
+        follow(module, takes, numbers, given, is_linear=kind.is_source)
+
+    def _of_module(
+        self, path: str, module: nn.Module, axes: Sequence[Places]
+    ) -> tuple[dict[str, dict[int, Keeping]], dict[str, Keeping]]:
+        """Return which of a module's own tensors and numbers must follow."""
+        takes: dict[str, dict[int, Keeping]] = {}
+        for name in [*module._parameters, *module._buffers]:
+            dims = self.coupling.tensors.get(f"{path}.{name}" if path else name, {})
+            of_tensor = {dim: keeping for dim, places in dims.items()
+                         if (keeping := Keeping(places, self.units)).is_chosen}  # fmt: skip
+            if of_tensor:
+                takes[name] = of_tensor
+        numbers: dict[str, Keeping] = {}
+        read = _names_read(type(module))
+        for places in axes:
+            keeping = Keeping(places, self.units)
+            if not keeping.is_chosen:
+                continue
+            length = len(places.group)
+            written = [
+                name
+                for name, value in vars(module).items()
+                if is_int(value) and value == length and (name in read or "head" in name)
+            ]
+            # Four heads of four features: the one number is a count, the other a width.
+            is_count = length == sum(self.coupling.groups[g].num_units for g in keeping.choices)
+            alike = [name for name in written if bool(_OF_WIDTH.search(name)) != is_count]
+            for name in alike or written:
+                numbers.setdefault(name, keeping)
+        return takes, numbers
+
+    def _make_module(
+        self, path: str, module: nn.Module, takes: dict[str, dict[int, Keeping]], numbers: dict[str, Keeping]
+    ) -> None:
+        if "sizes" in module._modules or hasattr(type(module), "sizes") or "sizes" in vars(module):
+            raise ChoiceError(
+                f"{path!r}, a {type(module).__name__}, cannot be made elastic, for it has an attribute 'sizes', which "
+                "is the name of an elastic module's numbers; rename it"
+            )
+        remember_plain(module)
+        is_leaf = not any(True for _ in module.children()) and len(takes) == 1
+        along = next((keeping for dims in takes.values() for keeping in dims.values()), None) if is_leaf else None
+        follow(module, takes, numbers, None if along is None else (-1, along), is_linear=False)
+
+
+def _groups_kept(module: nn.Module, name: str, roles: Mapping[str, Keeping]) -> Keeping:
+    """Return how many groups of channels are kept: the unit of one is that of its first channel."""
+    keeping = roles.get("in", roles.get("features", next(iter(roles.values()))))
+    places, groups = keeping.places, getattr(module, name)
+    step = len(places.group) // groups
+    return Keeping(Places(places.group[::step], places.unit[::step]), keeping.choices)
+
+
+def _elastic_layer(module: nn.Module, kind: LayerKind, counts: Mapping[str, Any]) -> nn.Module | None:
+    """Return the elastic layer of ours with these widths, on no device; None where there is none of that kind."""
+    ours = getattr(elastic_layers, type(module).__name__, None)
+    if ours is None or type(module) is not getattr(nn, type(module).__name__, None):
+        return None
+    arguments = {name: getattr(module, name) for name in _ARGUMENTS.get(type(module), ())}
+    for name, role in kind.attributes.items():
+        arguments[name] = counts[role] if role in counts else getattr(module, name)
+        if role == "groups" and getattr(module, name) > 1:
+            whole = counts.get("in", counts.get("features", next(iter(counts.values()))))
+            of_group = (module.in_channels if "in" in counts else module.num_channels) // getattr(module, name)
+            arguments[name] = whole if of_group == 1 else whole // of_group
+    if "bias" in module._parameters and not isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm):
+        arguments["bias"] = module.bias is not None
+    return ours(**arguments, device="meta")
+
+
+_OF_CONV = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+_OF_BATCH_NORM = ("eps", "momentum", "affine", "track_running_stats")
+_ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Linear: (),
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _OF_CONV),
+    nn.ConvTranspose2d: (*_OF_CONV, "output_padding"),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _OF_BATCH_NORM),
+    nn.LayerNorm: ("eps", "elementwise_affine"),
+    nn.RMSNorm: ("eps", "elementwise_affine"),
+    nn.GroupNorm: ("eps", "affine"),
+    nn.Embedding: ("num_embeddings", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse"),
+}
+
+
+# --- running -----------------------------------------------------------------------------------------------------
+
+
+def _runner(model: nn.Module, example: Any) -> Callable[[], Any]:
+    """Return a function that runs a model on its example."""
+    if isinstance(example, Mapping):
+        return lambda: model(**example)
+    if isinstance(example, tuple | list):
+        return lambda: model(*example)
+    if not isinstance(example, Tensor):
+        raise ChoiceError(
+            f"example is a batch that the model runs on, a tensor, a tuple of arguments or a dict of named ones, not "
+            f"{type(example).__name__}"
+        )
+    return lambda: model(example)
+
+
+@contextmanager
+def as_evaluated(model: nn.Module) -> Iterator[None]:
+    """Let a model run in evaluation form, and leave no trace of it but in what its forward itself stores."""
+    forms = {module: module.training for module in model.modules()}
+    random = torch.get_rng_state()
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, form in forms.items():
+            module.training = form
+        torch.set_rng_state(random)
+
+
+class _Decided(nn.Module):
+    """Stands for a choice that has been decided."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value = value
+
+    def alternatives(self) -> list[Alternative]:
+        return [Alternative(self.value)]
+
+    def forward(self) -> Any:
+        return self.value
+
+
+@contextmanager
+def decided(model: nn.Module, decisions: Mapping[str, Any]) -> Iterator[None]:
+    """Let the elastic layers of a model be what is decided, for a moment."""
+    done: list[tuple[Sizes, str, nn.Module]] = []
+    try:
+        for sizes in [module for module in model.modules() if isinstance(module, Sizes)]:
+            for name, choice in list(sizes._modules.items()):
+                assert isinstance(choice, ValueChoice)
+                done.append((sizes, name, choice))
+                sizes._modules[name] = _Decided(decisions[str(choice.label)])
+        yield
+    finally:
+        for sizes, name, choice in done:
+            sizes._modules[name] = choice
+
+
+def _check(model: nn.Module, plan: _Plan, run: Callable[[], Any], before: Sequence[Tensor]) -> None:
+    """Raise unless the widest network is what the model was, and narrower ones run."""
+    choices = {str(choice.label): choice for choice in (*plan.widths.values(), *plan.depths.values())}
+    widest = {label: max(choice.candidates) for label, choice in choices.items()}
+    narrowest = {label: min(choice.candidates) for label, choice in choices.items()}
+    with decided(model, widest):
+        after = list(tensors_in(run()))
+    if len(before) != len(after) or not all(_is_close(a, b) for a, b in zip(before, after, strict=True)):
+        raise ChoiceError(
+            "the model made elastic gives, at its widest, not what it gave before; does it give the same for the same "
+            "input twice? If so, exclude layers until it does, and tell us of the one"
+        )
+    # Each two choices differ in one of these runs, so that two widths that must be one are found.
+    labels = list(choices)
+    for bit in range(-1, max(1, math.ceil(math.log2(max(2, len(labels))))) if len(labels) > 1 else 0):
+        some = {label: (narrowest if bit < 0 or i >> bit & 1 else widest)[label] for i, label in enumerate(labels)}
+        _try(model, plan, some, widest, run)
+
+
+def _try(
+    model: nn.Module, plan: _Plan, decisions: Mapping[str, Any], widest: Mapping[str, Any], run: Callable[[], Any]
+) -> None:
+    stack: list[str] = []
+    handles = [
+        module.register_forward_pre_hook(lambda *_, path=path: stack.append(path))
+        for path, module in model.named_modules()
+    ] + [module.register_forward_hook(lambda *_: stack.pop() and None) for _, module in model.named_modules()]
+    try:
+        with decided(model, decisions):
+            run()
+    except Exception as error:  # whatever the user's model raises
+        at, module = stack[-1] if stack else "", plan.modules.get(stack[-1] if stack else "")
+        narrowed = [f"{label}={value}" for label, value in decisions.items() if value != widest[label]]
+        raise ChoiceError(
+            f"the model does not run with {', '.join(narrowed[:4])}{', ...' if len(narrowed) > 4 else ''}: in {at!r}, "
+            f"a {type(module).__name__}: {type(error).__name__}: {error}. Does its forward have a number written down "
+            "that must follow a width, as in x.view(B, T, 768)? Let it read that from the input's shape, by -1, or "
+            "leave the width as it is"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _is_close(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape:
+        return False
+    return torch.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True) if a.is_floating_point() else torch.equal(a, b)
+
+
+# --- names -------------------------------------------------------------------------------------------------------
+
+
+def matching(model: nn.Module, selector: str | type[nn.Module]) -> list[str]:
+    """Return the paths that a path, pattern or class selects.
+
+    Raises:
+        ChoiceError: there is none; names near ones.
+    """
+    modules = dict(model.named_modules())
+    if isinstance(selector, type):
+        found = [path for path, module in modules.items() if issubclass(plain_class(module), selector)]
+    else:
+        found = [path for path in modules if fnmatchcase(path, selector)]
+    if found:
+        return found
+    if isinstance(selector, type):
+        raise ChoiceError(f"no module of this model is a {selector.__name__}")
+    near = difflib.get_close_matches(selector, list(modules), n=3, cutoff=0.4)
+    raise ChoiceError(
+        f"no module of this model is at {selector!r}; "
+        + (
+            f"near are: {', '.join(map(repr, near))}"
+            if near
+            else f"its modules are: {', '.join(list(modules)[1:6])}, ..."
+        )
+    )
+
+
+def _is_at_or_in(path: str, parents: set[str]) -> bool:
+    return any(path == parent or path.startswith(f"{parent}.") or not parent for parent in parents)
+
+
+def _check_candidates(candidates: Sequence[Any], whole: int, path: str, name: str) -> None:
+    for value in candidates:
+        if not is_int(value) or value < 1:
+            raise ChoiceError(f"{name} of {path!r} is a whole number above 0, not {value!r}")
+        if value > whole:
+            raise ChoiceError(
+                f"{name} of {path!r} cannot be {value}, for the model has {whole} there, and weights for no more"
+            )
+    if whole not in candidates:
+        raise ChoiceError(
+            f"{name} of {path!r} is {whole}, which must be among its candidates, {list(candidates)}: the model as it "
+            "is, is the widest network"
+        )
+
+
+def _names_read(cls: type[nn.Module]) -> set[str]:
+    """Return the names that the code of a module reads when it runs."""
+    found: set[str] = set()
+    for base in cls.__mro__:
+        if base in (nn.Module, object):
+            continue
+        for name, function in vars(base).items():
+            function = getattr(function, "__wrapped__", function)
+            codes = [function.__code__] if hasattr(function, "__code__") and name != "__init__" else []
+            while codes:
+                code = codes.pop()
+                found.update(code.co_names)
+                codes.extend(const for const in code.co_consts if hasattr(const, "co_names"))
+    return found
+
+
+def _shown(selector: str | type[nn.Module]) -> str:
+    return repr(selector) if isinstance(selector, str) else selector.__name__

@@ -1,0 +1,75 @@
+"""What a module was before it was made elastic, and taking that back.
+
+A module remembers it as an ordinary attribute, so that it goes along with `copy.deepcopy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from supernet.nn.layer_choice import LayerChoice
+
+__all__: list[str] = []
+
+_MEMORY = "_supernet_plain"
+
+
+class Plain(NamedTuple):
+    """What a module was.
+
+    Attributes:
+        cls: Its class.
+        attributes: Names of its attributes.
+    """
+
+    cls: type[nn.Module]
+    attributes: frozenset[str]
+
+
+def remember_plain(module: nn.Module) -> None:
+    """Let a module that is about to be made elastic remember what it is."""
+    module.__dict__[_MEMORY] = Plain(type(module), frozenset(module.__dict__))
+
+
+def plain_class(module: nn.Module) -> type[nn.Module]:
+    """Return the class of a module as its user made it."""
+    memory: Plain | None = module.__dict__.get(_MEMORY)
+    return type(module) if memory is None else memory.cls
+
+
+def is_made_elastic(module: nn.Module) -> bool:
+    """Say whether a module has been made elastic in place."""
+    return isinstance(module.__dict__.get(_MEMORY), Plain)
+
+
+def remember_chosen(choice: LayerChoice, name: str) -> None:
+    """Let a choice that is about to be put over a layer remember which candidate that layer is."""
+    choice.__dict__[_MEMORY] = name
+
+
+def take_back(modules: Iterable[nn.Module]) -> None:
+    """Make elastic modules what they were, and put layers in the places of the choices over them."""
+    for module in list(modules):
+        memory = module.__dict__.get(_MEMORY)
+        if isinstance(memory, Plain):
+            for name in module.__dict__.keys() - memory.attributes:
+                del module.__dict__[name]
+            module._modules.pop("sizes", None)
+            module.__class__ = memory.cls
+        for name, child in module._modules.items():
+            if isinstance(child, LayerChoice) and _MEMORY in child.__dict__:
+                original = child[child.__dict__[_MEMORY]]
+                original.train(child.training)
+                module._modules[name] = original
+
+
+def transplant(module: nn.Module, elastic: nn.Module) -> None:
+    """Make a module the elastic one that was built to take its place, with the weights, hooks and form that it has."""
+    for name, value in elastic.__dict__.items():
+        module.__dict__.setdefault(name, value)
+    registry: Mapping[str, Any] = elastic._modules
+    module._modules.update(registry)
+    module.__class__ = type(elastic)
