@@ -145,7 +145,7 @@ assert issubclass(interface.BaseOneShotTrainer, trainers.BaseOneShotTrainer) and
 assert nni.report_intermediate_result(1) is nni.report_final_result(2) and nni.trace(dict) is dict
 assert issubclass(nn.Conv2d, nn.Module) and nn.functional and nn.Parameter and nn.ModuleDict
 for refused in (lambda: strategy.Random(), lambda: pl.Classification(), lambda: OldDartsTrainer(None),
-                lambda: ValueChoice([1, 2]), lambda: Repeat(nn.ReLU(), 3), lambda: Mutator(),
+                lambda: nn.ModelParameterChoice([1, 2]), lambda: nn.Placeholder("here"), lambda: Mutator(),
                 lambda: NasBench101Cell([]), lambda: nni.nas.strategy.DARTS(), lambda: hub.pytorch.MobileNetV3Space(),
                 lambda: register_trainer(), lambda: nn.MultiheadChoice()):
     try:
@@ -164,4 +164,4 @@ def test_every_line_of_the_list_imports_and_what_could_never_run_says_so_when_us
         line.startswith("ChoiceError") and ("one-shot trainers" in line or "is not here" in line) for line in said
     )
     assert "nni.retiarii.strategy.Random" in said[0]
-    assert "write a LayerChoice between modules with these values" in said[3]
+    assert "use a ValueChoice as an argument of a layer" in said[3]

@@ -56,7 +56,7 @@ class Repeat(Choice):
     ) -> None:
         super().__init__(_label_of(depth, label))
         self._depth = (depth,)  # which is no child: it has the label of this choice, and is decided with it
-        self._depths, self._is_number = _depths_of(depth), not isinstance(depth, Value | tuple | range)
+        self._depths, self._is_number = depths_of(depth), not isinstance(depth, Value | tuple | range)
         for position, block in enumerate(_made(blocks, max(self._depths), cut=self._is_number)):
             self._modules[str(position)] = block
 
@@ -105,7 +105,7 @@ def _label_of(depth: Any, label: str | None) -> str | None:
     return leaves[0].label
 
 
-def _depths_of(depth: Any) -> tuple[int, ...]:
+def depths_of(depth: Any) -> tuple[int, ...]:
     """Return the depth that each decision gives."""
     depths: tuple[Any, ...]
     if isinstance(depth, Value):

@@ -30,8 +30,8 @@ def without_deprecated(label: str | None, deprecated: Mapping[str, Any], ignored
     return label
 
 
-class _Retiariis(Choice):
-    """What both choices of Retiarii have beside ours: an automatic label, and a prior where none is given."""
+class Retiariis(Choice):
+    """What all choices of Retiarii have beside ours: an automatic label, and a prior where none is given."""
 
     label_of_2_6: str | None = None  # where the label is automatic
 
@@ -43,14 +43,14 @@ class _Retiariis(Choice):
     def _count(self) -> int:
         raise NotImplementedError
 
-    def _warn_of_running(self) -> None:
+    def _warn_of_running(self, gives: str = "its first") -> None:
         warnings.warn(
-            f"{self.description()} runs undecided, so it gives its first, as in NNI; search by a trainer, or fix it",
+            f"{self.description()} runs undecided, so it gives {gives}, as in NNI; search by a trainer, or fix it",
             stacklevel=3,
         )
 
 
-class LayerChoice(_Retiariis, ours.LayerChoice):
+class LayerChoice(Retiariis, ours.LayerChoice):
     """`supernet.LayerChoice` with an automatic label. Run as it is, it runs its first candidate, with a warning."""
 
     def __init__(
@@ -98,7 +98,7 @@ class LayerChoice(_Retiariis, ours.LayerChoice):
         return len(self)
 
 
-class InputChoice(_Retiariis, ours.InputChoice):
+class InputChoice(Retiariis, ours.InputChoice):
     """`supernet.InputChoice` with an automatic label; called with a list, or a dict in the inputs' order.
 
     Run as it is, it gives its first input, with a warning.

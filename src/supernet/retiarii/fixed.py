@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from torch import nn
 from supernet.errors import ArchitectureError, FileFormatError
 from supernet.nn.choice import Choice, constructors_follow
 from supernet.nn.layer_choice import LayerChoice
+from supernet.nn.mutable import Mutable
 from supernet.retiarii.absent import names_absent_from
 from supernet.retiarii.choices import Cell, NasBench201Cell
 from supernet.retiarii.labels import as_in, put_labels_of_cell_right
@@ -70,16 +72,23 @@ def apply_fixed_architecture(model: nn.Module, fixed_arc: Fixed, verbose: bool =
 def _apply(module: nn.Module, decisions: Mapping[str, Any]) -> None:
     for name, child in list(module.named_children()):
         while isinstance(child, Choice):
-            labels = (child.label, getattr(child, "label_of_2_6", None))
-            label = next((label for label in labels if label in decisions), None)
-            if label is None:
-                raise ArchitectureError(f"{child.description()} has no decision; there are: {', '.join(decisions)}")
-            decision = _positions(decisions[label])
+            decision = _decision_of(child, decisions)
             if isinstance(child, LayerChoice) and isinstance(decision, list) and len(decision) == 1:
                 decision = decision[0]
             child = child.resolve(decision)
+        if isinstance(child, Mutable):
+            decided = {str(leaf.label): leaf.decided(_decision_of(leaf, decisions)) for leaf in child.choices()}
+            child = copy.deepcopy(child.frozen(decided))  # which was made of views
         module._modules[name] = child
         _apply(child, decisions)
+
+
+def _decision_of(choice: Choice, decisions: Mapping[str, Any]) -> Any:
+    """Return what an architecture decides at a choice, or raise `ArchitectureError`."""
+    for label in (str(choice.label), getattr(choice, "label_of_2_6", None)):
+        if label is not None and label in decisions:
+            return _positions(decisions[label])
+    raise ArchitectureError(f"{choice.description()} has no decision; there are: {', '.join(decisions)}")
 
 
 def _positions(decision: Any) -> Any:

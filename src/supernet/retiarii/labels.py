@@ -87,6 +87,11 @@ def next_labels() -> tuple[str, str]:
     return (later if followed is not None and followed[1] else label), later
 
 
+def pass_over_label() -> None:
+    """Let a label of NNI 2.3 to 2.5 be that of what had none later."""
+    next(_numbers)
+
+
 def _next_later() -> str:
     name, numbers = _models[-1] if _models else ("default", _numbers_outside)
     return f"{name}_{next(numbers)}"

@@ -4,14 +4,22 @@ from torch.nn import *  # noqa: F403
 
 from supernet.retiarii.absent import names_absent_from, without_meaning
 from supernet.retiarii.choices import Cell, ChosenInputs, InputChoice, LayerChoice, NasBench201Cell
+from supernet.retiarii.layers import layers_that_take_values
+from supernet.retiarii.values import Repeat, ValueChoice
 
-__all__ = ["Cell", "ChosenInputs", "InputChoice", "LayerChoice", "NasBench201Cell"]  # beside torch's
+__all__ = [
+    "Cell",
+    "ChosenInputs",
+    "InputChoice",
+    "LayerChoice",
+    "NasBench201Cell",
+    "Repeat",
+    "ValueChoice",
+]  # beside torch's
 
-_LAYERS = "write a LayerChoice between modules with these values"
-ValueChoice = without_meaning("ValueChoice", _LAYERS)
-Repeat = without_meaning("Repeat", "write each depth as a candidate of a LayerChoice, nn.Sequential(*blocks[:depth])")
-NasBench101Cell = without_meaning("NasBench101Cell", "write its nodes by LayerChoice and InputChoice, or use Cell")
+globals().update(layers_that_take_values(__name__))
+
 Placeholder = without_meaning("Placeholder", "write a LayerChoice where a mutator would have put one")
-ModelParameterChoice = without_meaning("ModelParameterChoice", _LAYERS)
+ModelParameterChoice = without_meaning("ModelParameterChoice", "use a ValueChoice as an argument of a layer")
 
 __getattr__ = names_absent_from(__name__, "nni.retiarii.nn.pytorch")

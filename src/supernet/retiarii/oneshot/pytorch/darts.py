@@ -204,7 +204,8 @@ class DartsTrainer(_RetiariiDarts, OurDartsTrainer):
         """Put modules of Retiarii's names in, each of which knows its alpha."""
         super().build_supernet(partial(DartsLayerChoice, **layer.keywords), DartsInputChoice, plan)
         for label, module in self.nas_modules:
-            module.alpha = self.alphas[label]
+            if isinstance(module, HasAlpha):
+                module.alpha = self.alphas[label]
 
 
 __getattr__ = names_absent_from(__name__, "nni.retiarii.oneshot.pytorch.darts")

@@ -113,7 +113,8 @@ class _RetiariiProxyless(RetiariiTrainer):
         """Put modules of Retiarii's names in, each of which knows its alpha."""
         super().build_supernet(ProxylessLayerChoice, ProxylessInputChoice, plan)  # type: ignore[misc]
         for label, module in self.nas_modules:
-            module.alpha = self.alphas[label]
+            if isinstance(module, HasAlpha):
+                module.alpha = self.alphas[label]
 
     def _put_modules_in(self, arc_learning_rate: float) -> None:
         replace_layer_choice(self.model, ProxylessLayerChoice, self.nas_modules)

@@ -21,7 +21,9 @@ from supernet.data.loaders import derive_seed, length_of, loader_of
 from supernet.data.split import DataSplit
 from supernet.errors import DataError, TrainingError
 from supernet.execution.state import Forms
+from supernet.nn import InputChoice, LayerChoice
 from supernet.retiarii.oneshot.pytorch.utils import AverageMeterGroup, to_device
+from supernet.space.original import pinned_choices
 from supernet.trainers import BaseOneShotTrainer
 from supernet.training.metrics import Meter
 from supernet.training.optimizers import check_optimizer
@@ -153,6 +155,12 @@ class RetiariiTrainer(BaseOneShotTrainer):
         self.device = torch.device(default if device is None else device)
         for name, value in {**attributes, **options}.items():
             setattr(self, name, value)
+        others = [c for c in pinned_choices(self.model) if not isinstance(c, LayerChoice | InputChoice)]
+        if others:
+            raise TrainingError(
+                f"{type(self).__name__} runs in Retiarii's loop, for {why}; that knows LayerChoice and InputChoice "
+                f"only, not {others[0].description()}: write it as a LayerChoice, or inherit supernet's own trainer"
+            )
         self.model.to(self.device)
         self._forms = Forms(self.model)
         self.nas_modules = []
