@@ -37,6 +37,7 @@ from supernet.hub import (
     ProxylessNas,
     ShuffleNetV2,
     darts_network,
+    mobilenet_v3_large,
     shufflenet_v2_x1_0,
 )
 
@@ -163,11 +164,18 @@ def test_published_networks_have_their_number_of_parameters_and_multiply_adds(na
     assert multiply_adds(network, 3, 224, 224) == num_multiply_adds
 
 
-def test_shufflenet_v2_has_the_parameters_that_torchvision_counts():
+@pytest.mark.parametrize(
+    ("make", "num_parameters", "num_multiply_adds"),
+    [
+        (mobilenet_v3_large, 5_483_032, 216_589_760),  # 219 M in the paper
+        (shufflenet_v2_x1_0, 2_278_604, 144_907_992),  # 146 M in the paper
+    ],
+)
+def test_networks_that_torchvision_has_have_the_parameters_that_it_counts(make, num_parameters, num_multiply_adds):
     with torch.device("meta"):
-        network = shufflenet_v2_x1_0()
-    assert parameters(network) == 2_278_604
-    assert multiply_adds(network, 3, 224, 224) == 144_907_992  # 146 M in the paper, with what is not multiplied
+        network = make()
+    assert parameters(network) == num_parameters
+    assert multiply_adds(network, 3, 224, 224) == num_multiply_adds
 
 
 # --- benchmarks of all networks of a space -----------------------------------------------------------------

@@ -1,12 +1,16 @@
 """Spaces of the hub: their papers' numbers of architectures; paths, mixtures and frozen networks compute the same."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import nn
 
-from supernet import SearchSpace, Supernet, freeze
+from supernet import SearchSpace, Supernet, fixed_architecture, freeze
 from supernet.errors import ChoiceError
-from supernet.hub import Darts, FBNet, NasBench201, NasBenchMacro, ProxylessNas, ShuffleNetV2
+from supernet.hub import Darts, FBNet, MobileNetV3, NasBench201, NasBenchMacro, ProxylessNas, ShuffleNetV2
 
 SIZES = [
     (Darts, (180 * 7**8) ** 2),  # 1 * 3 * 6 * 10 pairs of inputs and 7^8 operations of each of two cells
@@ -15,7 +19,13 @@ SIZES = [
     (ProxylessNas, 6**6 * 7**15),  # the first block of a stage cannot be skipped
     (FBNet, 9**22),
     (ShuffleNetV2, 4**20),
+    (MobileNetV3, (9**2 + 9**3 + 9**4) ** 5),  # a stage of 2, 3 or 4 blocks, each of 3 kernels and 3 expansions
 ]
+
+
+def small_mobilenet(**options):
+    return MobileNetV3(4, 1, (8, 8, 8, 16, 16, 8), (1, 2), (1, 2, 2), dropout=0, **options)
+
 
 # Small settings: what makes the model, and the shape of a batch.
 SMALL = {
@@ -25,6 +35,8 @@ SMALL = {
     "NasBenchMacro": (lambda: NasBenchMacro(4, channels=4, head_channels=8), (2, 3, 16, 16)),
     "ProxylessNas": (lambda: ProxylessNas(4, 1, (4, 4, 4, 8, 8), (2, 2), (1, 2, 2)), (2, 1, 8, 8)),
     "FBNet": (lambda: FBNet(4, 1, (4, 4, 8, 8), (2, 2), (1, 1, 2)), (2, 1, 8, 8)),
+    "MobileNetV3": (small_mobilenet, (2, 1, 8, 8)),
+    "MobileNetV3 with kernel transforms": (partial(small_mobilenet, kernel_transform=True), (2, 1, 8, 8)),
     "ShuffleNetV2": (lambda: ShuffleNetV2(4, 1, (4, 8, 16, 16), (2, 2), stride=1, dropout=0), (2, 1, 8, 8)),
 }
 
@@ -40,6 +52,7 @@ def test_a_space_has_its_papers_number_of_architectures(make, size):
     [
         (lambda: ProxylessNas(widths=(8, 8, 8, 8)), r"6 stages have 9 widths .* and 7 strides .*, not 4 and 7"),
         (lambda: FBNet(strides=(1, 2)), r"7 stages have 9 widths .* and 8 strides .*, not 9 and 2"),
+        (lambda: MobileNetV3(strides=(1, 2)), r"one to five stages, not 1 .*, with 4 more widths .*, not 9"),
         (lambda: ShuffleNetV2(depths=(1, 1)), r"2 stages have 4 widths .*, not 6"),
         (lambda: ShuffleNetV2(widths=(8, 9, 8), depths=(1,)), "even number of channels, not 9"),
     ],
@@ -49,14 +62,18 @@ def test_numbers_of_stages_that_do_not_fit_together_are_refused(make, message):
         make()
 
 
+class Small(NamedTuple):
+    make: Callable[[], nn.Module]
+    model: nn.Module
+    X: torch.Tensor
+
+
 @pytest.fixture(params=SMALL)
 def small(request):
-    """A small model in float64, and a batch."""
+    """What makes a small model, one in float64, and a batch."""
     make, shape = SMALL[request.param]
     torch.manual_seed(0)
-    with torch.random.fork_rng():
-        model = make().double()
-    return model, torch.randn(shape, dtype=torch.float64)
+    return Small(make, make().double(), torch.randn(shape, dtype=torch.float64))
 
 
 def architectures(space, count=2):
@@ -77,30 +94,27 @@ def one_hot(space, architecture):
 
 
 def test_a_path_gives_what_its_frozen_network_gives(small):
-    model, X = small
-    supernet = Supernet(model)
+    supernet, X = Supernet(small.model), small.X
     for architecture in architectures(supernet.space):
-        network = freeze(model, architecture)
+        network = freeze(small.model, architecture)
         for is_training in (True, False):
             supernet.train(is_training), network.train(is_training)
             assert (supernet(X, architecture) - network(X)).abs().max() < 1e-10
 
 
 def test_a_mixture_of_one_architecture_is_its_path(small):
-    model, X = small
-    supernet = Supernet(model)
+    supernet, X = Supernet(small.model), small.X
     for architecture in architectures(supernet.space):
         expected = supernet(X, architecture)
         assert (supernet(X, one_hot(supernet.space, architecture)) - expected).abs().max() < 1e-10
 
 
-def test_a_frozen_network_holds_modules_of_torch_only_with_the_weights_that_its_path_uses(small):
-    model, X = small
-    supernet = Supernet(model)
-    (architecture,) = architectures(supernet.space, 1)
-    network = freeze(model, architecture)
-    assert {type(module).__module__.split(".")[0] for module in network.modules()} == {"torch"}
-    assert all(not isinstance(module, nn.Module) or type(module) is not type(model) for module in network.modules())
-    supernet(X, architecture).sum().backward()
-    used = [p for p in model.parameters() if p.grad is not None]
-    assert sum(p.numel() for p in network.parameters()) == sum(p.numel() for p in used)
+def test_a_frozen_network_is_as_one_built_for_its_architecture_of_modules_of_torch_only(small):
+    model, make = small.model, small.make
+    (architecture,) = architectures(SearchSpace(model), 1)
+    with fixed_architecture(architecture):
+        built = make()
+    for network in (built, freeze(model, architecture)):
+        assert {type(module).__module__.split(".")[0] for module in network.modules()} == {"torch"}
+        shapes = [(name, p.shape) for name, p in network.named_parameters()]
+        assert shapes == [(name, p.shape) for name, p in built.named_parameters()]

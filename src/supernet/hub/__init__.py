@@ -12,6 +12,7 @@ from supernet.hub.darts import (
     darts_operation,
 )
 from supernet.hub.fbnet import FBNET_A, FBNET_B, FBNET_C, FBNet
+from supernet.hub.mobilenetv3 import MobileNetV3, mobilenet_v3_large
 from supernet.hub.nas_bench_201 import NasBench201
 from supernet.hub.nas_bench_macro import NasBenchMacro
 from supernet.hub.proxylessnas import (
@@ -45,6 +46,7 @@ __all__ = [
     "SPOS",
     "Darts",
     "FBNet",
+    "MobileNetV3",
     "NasBench201",
     "NasBenchMacro",
     "ProxylessNas",
@@ -52,5 +54,6 @@ __all__ = [
     "darts_candidates",
     "darts_network",
     "darts_operation",
+    "mobilenet_v3_large",
     "shufflenet_v2_x1_0",
 ]

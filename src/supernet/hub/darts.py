@@ -91,14 +91,16 @@ class _Network(Composed):
     """A stem, cells of which those at one and two thirds halve the image, and a classifier.
 
     Args:
-        make_cell: A function (inputs, channels, kind) -> the cell: its two inputs' modules, "normal" or "reduce".
+        make_nodes: A function (channels, kind) -> the nodes of a cell, "normal" or "reduce".
+        concat: Kind -> which tensors of a cell are concatenated, counted from its first input on.
         num_classes, channels, layers, in_channels, for_imagenet, auxiliary: As `Darts` and `darts_network` have them.
         affine: Whether norms inside cells scale and shift.
     """
 
     def __init__(
         self,
-        make_cell: Callable[[Sequence[nn.Module], int, str], DartsCell],
+        make_nodes: Callable[[int, str], list[nn.Module]],
+        concat: Mapping[str, Sequence[int]],
         num_classes: int,
         channels: int,
         layers: int,
@@ -130,9 +132,9 @@ class _Network(Composed):
             channels = 2 * channels if halves else channels
             first = (FactorizedReduce if halved_before else relu_conv_norm)(of_first, channels, affine=affine)
             inputs = [first, relu_conv_norm(of_second, channels, affine=affine)]
-            cell = make_cell(inputs, channels, "reduce" if halves else "normal")
-            self.cells.append(cell)
-            of_first, of_second, halved_before = of_second, len(cell.concat) * channels, halves
+            kind = "reduce" if halves else "normal"
+            self.cells.append(_Cell(inputs, make_nodes(channels, kind), concat[kind]))
+            of_first, of_second, halved_before = of_second, len(concat[kind]) * channels, halves
             if auxiliary and position == self.auxiliary_after:
                 self.auxiliary = _auxiliary_head(of_second, num_classes, for_imagenet)
         self.classifier = Classifier(of_second, num_classes)
@@ -187,7 +189,7 @@ class Darts(_Network):
         for_imagenet: bool = False,
         affine: bool = False,
     ) -> None:
-        def make_cell(inputs: Sequence[nn.Module], channels: int, kind: str) -> DartsCell:
+        def make_nodes(channels: int, kind: str) -> list[nn.Module]:
             nodes: list[nn.Module] = []
             for node in range(2, 2 + NUM_NODES):
                 edges = [
@@ -196,10 +198,11 @@ class Darts(_Network):
                 ]
                 takes_all = node == 2
                 nodes.append(_Sum(edges, range(node)) if takes_all else Edges(edges, 2, label=f"{kind}/{node}"))
-            return DartsCell(inputs, nodes, range(2, 2 + NUM_NODES))
+            return nodes
 
         super().__init__(
-            make_cell,
+            make_nodes,
+            dict.fromkeys(("normal", "reduce"), range(2, 2 + NUM_NODES)),
             num_classes,
             channels,
             layers,
@@ -246,15 +249,15 @@ def darts_network(
     """
     genotype = cells if "normal_concat" in cells else _genotype(cells)
 
-    def make_cell(inputs: Sequence[nn.Module], channels: int, kind: str) -> DartsCell:
+    def make_nodes(channels: int, kind: str) -> list[nn.Module]:
         edges = genotype[kind]
         operations = [darts_operation(name, channels, _stride(kind, source)) for name, source in edges]
         sources = [source for _, source in edges]
-        nodes = [_Sum(operations[i : i + 2], sources[i : i + 2]) for i in range(0, len(edges), 2)]
-        return DartsCell(inputs, nodes, genotype[f"{kind}_concat"])
+        return [_Sum(operations[i : i + 2], sources[i : i + 2]) for i in range(0, len(edges), 2)]
 
     return _Network(
-        make_cell,
+        make_nodes,
+        {kind: genotype[f"{kind}_concat"] for kind in ("normal", "reduce")},
         num_classes,
         channels,
         layers,
@@ -312,7 +315,7 @@ def _auxiliary_head(channels: int, num_classes: int, for_imagenet: bool) -> nn.S
     )
 
 
-class DartsCell(Composed):
+class _Cell(Composed):
     """A cell: what brings its inputs to its number of channels, and nodes, some of which are concatenated.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -214,7 +215,8 @@ class _Correlation(_Convolution):
         steps = pairwise(sorted(values_of(self.sizes[name]), reverse=True))
         matrices = [(f"{a}to{b}", torch.eye(b**self.num_dims, device=device, dtype=dtype)) for a, b in steps]
         if matrices:  # else the kernel is decided, as where a model is built for an architecture
-            self.kernel_transforms, self._is_one_pass = nn.ParameterDict(matrices), False
+            # From the largest kernel on, whereas a `ParameterDict` would sort the names of a dict.
+            self.kernel_transforms, self._is_one_pass = nn.ParameterDict(OrderedDict(matrices)), False
 
 
 class Conv1d(_Correlation, nn.Conv1d):
