@@ -1,5 +1,6 @@
 """Published search spaces, and what they are made of."""
 
+from supernet.hub.autoformer import AUTOFORMER_B, AUTOFORMER_S, AUTOFORMER_T, DEIT_S, AutoFormer
 from supernet.hub.darts import (
     DARTS_V1,
     DARTS_V2,
@@ -12,6 +13,7 @@ from supernet.hub.darts import (
     darts_operation,
 )
 from supernet.hub.fbnet import FBNET_A, FBNET_B, FBNET_C, FBNet
+from supernet.hub.gpt import GPT, GPT2_LARGE, GPT2_MEDIUM, GPT2_SMALL
 from supernet.hub.mobilenetv3 import MobileNetV3, mobilenet_v3_large
 from supernet.hub.nas_bench_201 import NasBench201
 from supernet.hub.nas_bench_macro import NasBenchMacro
@@ -28,12 +30,20 @@ from supernet.hub.proxylessnas import (
 from supernet.hub.shufflenetv2 import SPOS, ShuffleNetV2, shufflenet_v2_x1_0
 
 __all__ = [
+    "AUTOFORMER_B",
+    "AUTOFORMER_S",
+    "AUTOFORMER_T",
     "DARTS_V1",
     "DARTS_V2",
+    "DEIT_S",
     "FBNET_A",
     "FBNET_B",
     "FBNET_C",
     "GDAS_V1",
+    "GPT",
+    "GPT2_LARGE",
+    "GPT2_MEDIUM",
+    "GPT2_SMALL",
     "PC_DARTS_CIFAR",
     "PC_DARTS_IMAGENET",
     "PROXYLESS_CPU",
@@ -44,6 +54,7 @@ __all__ = [
     "PROXYLESS_MOBILE_14_WIDTHS",
     "PROXYLESS_MOBILE_WIDTHS",
     "SPOS",
+    "AutoFormer",
     "Darts",
     "FBNet",
     "MobileNetV3",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from supernet.errors import ChoiceError
 from supernet.hub.blocks import Residual, conv_norm
 from supernet.nn import BatchNorm2d, Conv2d, Repeat, ValueChoice
-from supernet.nn.cell import Composed
+from supernet.nn.composed import Composed
 from supernet.space import fixed_architecture
 
 __all__ = ["MobileNetV3", "mobilenet_v3_large"]

@@ -12,7 +12,7 @@ from supernet.checks import check_counts
 from supernet.hub.blocks import Classifier
 from supernet.hub.darts import Zero
 from supernet.nn import NasBench201Cell
-from supernet.nn.cell import Composed
+from supernet.nn.composed import Composed
 
 __all__ = ["NasBench201"]
 

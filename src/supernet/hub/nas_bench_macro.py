@@ -10,7 +10,7 @@ from torch import nn
 from supernet.checks import check_counts
 from supernet.hub.blocks import Classifier, conv_norm, inverted_residual
 from supernet.nn import LayerChoice
-from supernet.nn.cell import Composed
+from supernet.nn.composed import Composed
 
 __all__ = ["NasBenchMacro"]
 

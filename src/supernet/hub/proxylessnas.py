@@ -11,7 +11,7 @@ from torch import nn
 from supernet.errors import ChoiceError
 from supernet.hub.blocks import Classifier, conv_norm, inverted_residual
 from supernet.nn import LayerChoice
-from supernet.nn.cell import Composed
+from supernet.nn.composed import Composed
 from supernet.space import Architecture
 
 __all__ = [

@@ -11,7 +11,7 @@ from supernet.checks import check_counts
 from supernet.errors import ChoiceError
 from supernet.hub.blocks import Classifier, conv_norm
 from supernet.nn import LayerChoice
-from supernet.nn.cell import Composed
+from supernet.nn.composed import Composed
 from supernet.space import Architecture
 
 __all__ = ["SPOS", "ShuffleNetV2", "shufflenet_v2_x1_0"]

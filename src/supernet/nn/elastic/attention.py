@@ -81,7 +81,7 @@ class Attention(Composed):
             quotients(sizes, "embed_dim", "num_heads")
             head_dim = embed_dim // num_heads
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        self.heads = _Heads(num_heads, num_kv_heads, head_dim, is_causal, dropout)
+        self.heads: Mutable = _Heads(num_heads, num_kv_heads, head_dim, is_causal, dropout)
         made = partial(Linear, device=device, dtype=dtype)
         self.q_proj = made(embed_dim, num_heads * head_dim, qkv_bias)
         self.k_proj = made(embed_dim, num_kv_heads * head_dim, qkv_bias)
