@@ -48,7 +48,8 @@ class Supernet(nn.Module):
     What can be known only by running the model is tried at the first pass, on the arguments given there: whether it
     bears each decision of an `InputChoice`, whether candidates change their input in place, and whether the fast way of
     mixtures gives the same outputs. From then on that way is taken where it is known. It leaves no trace in parameters,
-    buffers, forms and random numbers; other attributes that a forward sets are the model's own affair.
+    buffers, forms and random numbers; other attributes that a forward sets are the model's own affair. Of an `example`
+    it is tried too whether the model bears small and large values together.
     Under `torch.compile`, in inference mode and in transforms of `torch.func` nothing can be tried: until a pass beside
     these, or an `example`, candidates run one by one, and what the model does not bear is not said.
 
@@ -128,7 +129,7 @@ class Supernet(nn.Module):
             self.register_load_state_dict_pre_hook(_put_in_model)
             self.register_load_state_dict_post_hook(_name_as_written)
             if example is not None:
-                self._try(*self._with_plan(example, {}), {})
+                self._try(*self._with_plan(example, {}), {}, tries_values=True)
         except BaseException:
             restore(model)
             raise
@@ -264,10 +265,17 @@ class Supernet(nn.Module):
 
     # --- what only running shows -----------------------------------------------------------------------------
 
-    def try_out(self, plan: Mapping[str, Any], trial: Trial, prepared: Callable[[], Trial] | None = None) -> None:
+    def try_out(
+        self,
+        plan: Mapping[str, Any],
+        trial: Trial,
+        prepared: Callable[[], Trial] | None = None,
+        tries_values: bool = True,
+    ) -> None:
         """Find out by a trial, which follows a plan and leaves no trace, how the choices are to run from now on."""
         with self.following(plan):
-            self.is_reentrant |= try_out(self.model, self._plan, self.replaced, trial, prepared)
+            space = self.space if tries_values else None
+            self.is_reentrant |= try_out(self.model, self._plan, self.replaced, trial, prepared, space)
         self._has_buffers = self._buffers_of_all.are_there
         slots = self._slots.values()
         self._each_pass = one_pass if any(slot.fast or slot.tells_passes_apart for slot in slots) else nullcontext
@@ -275,7 +283,9 @@ class Supernet(nn.Module):
     def _form(self) -> tuple[bool, bool]:
         return self.training, self._is_under_autocast()
 
-    def _try(self, args: tuple[Any, ...], plan: Mapping[str, Any], kwargs: dict[str, Any]) -> None:
+    def _try(
+        self, args: tuple[Any, ...], plan: Mapping[str, Any], kwargs: dict[str, Any], tries_values: bool = False
+    ) -> None:
         if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
             return  # where nothing can be tried; a later pass will
         if torch._C._are_functorch_transforms_active():
@@ -296,7 +306,7 @@ class Supernet(nn.Module):
                 return outputs
 
         self.note_autocast()
-        self.try_out(plan, trial)
+        self.try_out(plan, trial, tries_values=tries_values)
         training, autocast = self._form()
         for form in {(training, autocast), (False, autocast)}:
             self._tried.setdefault(form, set()).update(label for label, entry in plan.items() if is_mixture(entry))

@@ -11,12 +11,14 @@ from torch import nn
 
 from supernet.errors import ChoiceError
 from supernet.execution.activation_checkpoints import is_in_reentrant_checkpoint
+from supernet.execution.conflicts import check_values
 from supernet.execution.fast.shared import one_pass
 from supernet.execution.memory_format import agree
 from supernet.execution.plan import Plan
 from supernet.execution.risks import check_risks
 from supernet.execution.selection import is_mixture
 from supernet.execution.slot import LayerSlot, Slot
+from supernet.space import SearchSpace
 
 __all__: list[str] = []
 
@@ -31,6 +33,7 @@ def try_out(
     replaced: Sequence[tuple[str, nn.Module]],
     trial: Trial,
     prepared: Callable[[], Trial] | None = None,
+    space: SearchSpace | None = None,
 ) -> bool:
     """Run a supernet by its present plan, and note in its slots how they are to run it from then on.
 
@@ -43,13 +46,14 @@ def try_out(
         trial: A function that runs the model.
         prepared: A function that settles how batches are prepared, once risky decisions have been tried, and returns
             the trial of such a batch. Default: batches stay as they are.
+        space: The model's space, whose extreme values are tried. Default: they have been.
 
     Returns:
         Whether choices run under reentrant checkpoints.
 
     Raises:
-        ChoiceError: the model does not bear a decision of a choice, or goes on with an input that a candidate changes
-            in place. What the trial raises is passed on.
+        ChoiceError: the model does not bear a decision of a choice, or values together, or goes on with an input that a
+            candidate changes in place. What the trial raises is passed on.
     """
     slots = [(label, slot) for label, slot in replaced if isinstance(slot, Slot)]
     mixtures = [mixture for label, slot in slots if (mixture := slot.as_mixture(plan.get(label))) is not None]
@@ -71,6 +75,8 @@ def try_out(
     try:
         with _noting_reentrant_checkpoints([module for _, module in replaced], met):
             check_risks(model, plan, replaced, in_one_pass(trial))
+            if space is not None:
+                check_values(model, plan, space, replaced, in_one_pass(trial))
             trial = in_one_pass(trial if prepared is None else prepared())
             expected = trial()
             _check_changed_inputs(mixtures, trial, expected)
