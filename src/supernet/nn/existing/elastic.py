@@ -30,7 +30,8 @@ __all__ = ["elastic"]
 
 Requests = Mapping[str | type[nn.Module], Mapping[str, Any]]
 
-_OF_WIDTH = re.compile("dim|size|width|features|channels|hidden|inner")
+_OF_ONE_HEAD = re.compile(r"(?<!all_)(head_dim|head_size|head_width|dim_head|d_head|d_k|d_kv|d_v|kv_channels)$")
+_OF_COUNT = re.compile("^n_|num_|heads$|groups$|layers$|depth$")
 _HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nhead", "heads")
 
 
@@ -341,11 +342,12 @@ class _Plan:
                 for name, value in vars(module).items()
                 if is_int(value) and value == length and (name in read or "head" in name)
             ]
-            # Four heads of four features: the one number is a count, the other a width.
-            is_count = length == sum(self.coupling.groups[g].num_units for g in keeping.choices)
-            alike = [name for name in written if bool(_OF_WIDTH.search(name)) != is_count]
-            for name in alike or written:
-                numbers.setdefault(name, keeping)
+            # Four heads of four features: the one number follows, the other does not, for heads are kept whole.
+            groups = [self.coupling.groups[g] for g in keeping.choices]
+            has_heads = any(group.sources[0].length != group.num_units for group in groups)
+            for name in written:
+                if not (_OF_ONE_HEAD if has_heads else _OF_COUNT).search(name):
+                    numbers.setdefault(name, keeping)
         return takes, numbers
 
     def _make_module(
