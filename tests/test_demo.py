@@ -58,6 +58,7 @@ def test_the_demo_prints_what_it_measured_and_leaves_its_runs(tmp_path):
         assert {"metrics.jsonl", "network.safetensors"} < {path.name for path in run.iterdir()}
 
 
+@pytest.mark.slow
 def test_random_rivals_are_the_same_for_each_seed_and_trained_from_weights_of_their_own(tmp_path, monkeypatch):
     space = SearchSpace(Network(4))
     monkeypatch.setattr("supernet.demo._search", lambda *_: (space.sample(torch.Generator().manual_seed(1)), 0.5))

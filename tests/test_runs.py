@@ -137,6 +137,7 @@ for seed in range(3):
 """
 
 
+@pytest.mark.slow
 def test_one_run_of_a_script_is_run_again_alone(tmp_path, capfd):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parent / "trainers")))

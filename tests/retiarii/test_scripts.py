@@ -46,6 +46,7 @@ def test_proxylessnas_is_searched_and_retrained_by_two_runs(tmp_path):
     assert "retrained" in run("proxylessnas.py", "--train-mode", "retrain", directory=tmp_path).stdout
 
 
+@pytest.mark.slow
 def test_a_line_at_the_top_of_a_script_does_the_same(tmp_path):
     line = "import supernet.retiarii; supernet.retiarii.install()\n"
     (tmp_path / "script.py").write_text(line + (SCRIPTS / "naive.py").read_text())
@@ -81,6 +82,7 @@ def test_nothing_is_registered_under_the_name_nni_unless_asked_for(tmp_path):
     assert python(code + "\nimport nni", tmp_path).stderr.endswith("ModuleNotFoundError: No module named 'nni'\n")
 
 
+@pytest.mark.slow
 def test_where_a_real_nni_is_installed_an_error_says_which_wins_and_how_to_choose(tmp_path):
     (tmp_path / "nni").mkdir()
     (tmp_path / "nni" / "__init__.py").write_text("real = True")

@@ -18,7 +18,12 @@ from supernet.testing.trainers import _check_processes
 SMALL = {"num_epochs": 2, "batch_size": 12}  # 2 steps an epoch, 4 where both parts are gone over
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SAME_CLASS = ("lean", "learned loss", "path")  # of which another stands among the quick tests
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in SAME_CLASS else kind for kind in KINDS]
+)
 def test_each_of_our_trainers_holds_what_trainers_promise(kind):
     check_trainer(partial(search, kind, **SMALL))
 

@@ -320,6 +320,7 @@ class Swap(nn.Module):
         return x.flip(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unrolled", [False, True])
 def test_darts_finds_the_planted_architecture_for_10_of_10_seeds(unrolled):
     found = []

@@ -66,6 +66,7 @@ def test_probabilities_of_all_architectures_sum_to_one(options):
     assert max(p) > 1.5 * min(p)
 
 
+@pytest.mark.slow
 def test_an_architecture_is_drawn_as_often_as_its_probability_says():
     policy = controller()
     generator = torch.Generator().manual_seed(0)

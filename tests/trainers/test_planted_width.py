@@ -57,7 +57,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("seeds", [range(2), pytest.param(range(2, 10), marks=pytest.mark.slow)], ids=["2", "8 others"])
+@pytest.mark.parametrize("seeds", [range(1), pytest.param(range(1, 10), marks=pytest.mark.slow)], ids=["1", "9 others"])
 def test_every_trainer_finds_the_planted_width_for_each_of_10_seeds(case, seeds):
     trainer_class, its_own = CASES[case]
     found = []

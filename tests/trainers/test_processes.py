@@ -65,6 +65,7 @@ def test_accumulated_gradients_over_processes_are_those_of_the_larger_batch(tmp_
         torch.testing.assert_close(two[name], value, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_process_that_raises_brings_the_others_down_with_its_error(tmp_path):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [sys.executable, *launcher, str(SCRIPT), "first order", str(tmp_path), "--raise-on-rank", "1"]

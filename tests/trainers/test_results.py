@@ -45,6 +45,7 @@ def check_result(run_dir, trainer=None):
         assert torch.equal(network.head.weight, trainer.model.head.weight)
 
 
+@pytest.mark.slow
 def test_a_search_finishes_where_matplotlib_is_not_installed(tmp_path):
     command = [sys.executable, "-c", WITHOUT_MATPLOTLIB, str(Path(__file__).parent), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

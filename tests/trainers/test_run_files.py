@@ -214,6 +214,7 @@ def finished(made):
         path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_a_rerun_of_the_same_command_is_the_same(finished, capfd):
     run, *_ = finished
     assert main(["rerun", str(run)]) == 0

@@ -4,6 +4,7 @@ import io
 import logging
 
 import pytest
+import rich.console
 import torch
 from searches import Net, loss, search
 from torch import nn
@@ -23,7 +24,6 @@ from supernet import (
     freeze,
 )
 from supernet.errors import ArchitectureError, SpaceError, TrainingError
-from supernet.training import progress
 
 KINDS = ["first order", "second order", "lean", "enas", "proxyless", "reinforce", "single path", "random"]
 
@@ -166,8 +166,10 @@ def test_fit_ends_with_the_search_and_export_gives_what_it_found(kind, caplog):
 
 def test_a_search_shows_a_bar_where_there_is_a_terminal(monkeypatch):
     written = io.StringIO()
-    console = progress.Console
-    monkeypatch.setattr(progress, "Console", lambda **options: console(file=written, force_terminal=True, width=120))
+    console = rich.console.Console
+    monkeypatch.setattr(
+        rich.console, "Console", lambda **options: console(file=written, force_terminal=True, width=120)
+    )
     trainer = plain(SinglePathTrainer, num_evaluations=6)
     trainer.fit()
     assert "SinglePathTrainer search" in written.getvalue()

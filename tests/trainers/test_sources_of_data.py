@@ -349,7 +349,12 @@ def test_so_does_one_whose_rounds_of_the_validation_part_end_within_an_epoch(tmp
     check_each_stop(tmp_path, "last batch kept", kind, every=2)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SOURCES if "workers" in kind])
+WITH_WORKERS = [kind for kind in SOURCES if "workers" in kind]
+
+
+@pytest.mark.parametrize(
+    "kind", [WITH_WORKERS[0], *(pytest.param(k, marks=pytest.mark.slow) for k in WITH_WORKERS[1:])]
+)
 def test_so_does_one_whose_workers_load_ahead(tmp_path, kind):
     check_each_stop(tmp_path, kind, "dataset", every=4)
 

@@ -345,9 +345,7 @@ def test_labels_and_names_are_drawn_and_printed_as_they_are(tmp_path, caplog, mo
 
 def test_the_progress_bar_shows_names_as_they_are(monkeypatch):
     file = io.StringIO()
-    monkeypatch.setattr(
-        "supernet.training.progress.Console", lambda **_: Console(file=file, force_terminal=True, width=200)
-    )
+    monkeypatch.setattr("rich.console.Console", lambda **_: Console(file=file, force_terminal=True, width=200))
     with ProgressBar("Search [/x]", 2, shown=True) as bar:
         bar.begin_epoch(0, 3)
         bar.advance()
