@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from supernet.nn import Mutable
+
 __all__: list[str] = []
 
 
@@ -97,6 +99,8 @@ def guards_of(candidate: nn.Module) -> tuple[Guard, ...]:
     """
     own = [module for module in candidate.modules() if not is_torchs_own(module) and not follows_a_plan(module)]
     for module in own:
+        if isinstance(module, Mutable):
+            raise Unreadable(f"{type(module).__name__} depends on values that the plan decides")
         if module._parameters or module._buffers:
             raise Unreadable(f"{type(module).__name__} holds parameters or buffers itself, whose values may count")
     code = _Code(own)

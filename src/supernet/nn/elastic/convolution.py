@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from supernet.errors import ChoiceError
 from supernet.nn.domain import is_int
 from supernet.nn.elastic.arguments import of_each_dim, quotients
-from supernet.nn.elastic.slicing import first, in_one_pass, narrowed, with_weights
+from supernet.nn.elastic.slicing import first, in_one_pass, narrowed, part, with_weights
 from supernet.nn.mutable import Mutable
 from supernet.nn.sizes import Sizes, Span
 from supernet.nn.value import Value, shown, values_of
@@ -145,10 +145,10 @@ class _Convolution(Mutable, _ConvNd):
     def _sliced(self, sizes: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
         in_channels, out_channels, groups = sizes["in_channels"], sizes["out_channels"], sizes["groups"]
         shape_AB = (in_channels, out_channels // groups) if self.transposed else (out_channels, in_channels // groups)
-        weight_ABK, kernel = first(self.weight, *shape_AB), self._each(sizes, "kernel_size")
-        if self.kernel_transforms is not None:
-            weight_ABK = self._transformed(weight_ABK, kernel[0])
-        return _centre(weight_ABK, kernel), first(self.bias, out_channels)
+        kernel, bias = self._each(sizes, "kernel_size"), first(self.bias, out_channels)
+        if self.kernel_transforms is None:
+            return part(self.weight, (*shape_AB, *kernel), 2), bias
+        return self._transformed(first(self.weight, *shape_AB), kernel[0]), bias
 
     def _transformed(self, weight_ABK: Tensor, kernel: int) -> Tensor:
         """Return what the matrices make of the largest kernel: from one size to the next, down to `kernel`."""
@@ -156,7 +156,7 @@ class _Convolution(Mutable, _ConvNd):
         for name, matrix in self.kernel_transforms.items():
             larger, smaller = map(int, name.split("to"))
             if larger > kernel:
-                centre = _centre(weight_ABK, [smaller] * self.num_dims)
+                centre = part(weight_ABK, (*weight_ABK.shape[:2], *[smaller] * self.num_dims), 2)
                 weight_ABK = F.linear(centre.flatten(2), matrix).reshape(centre.shape)
         return weight_ABK
 
@@ -327,14 +327,6 @@ class ConvTranspose2d(_Convolution, nn.ConvTranspose2d):
                 x, list(output_size), stride, padding, kernel, self.num_dims, dilation
             )
         return super()._convolution(x, weight_ABK, bias, arguments)
-
-
-def _centre(weight_ABK: Tensor, kernel: Sequence[int]) -> Tensor:
-    """Return the centre of a kernel: a view, or the weight itself."""
-    for dim, size in enumerate(kernel, 2):
-        if weight_ABK.shape[dim] != size:
-            weight_ABK = weight_ABK.narrow(dim, (weight_ABK.shape[dim] - size) // 2, size)
-    return weight_ABK
 
 
 def _slack(kernel: Any, dilation: Any, padding: Any) -> Any:

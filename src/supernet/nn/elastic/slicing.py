@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from supernet.nn.sizes import Sizes
 
@@ -17,12 +18,28 @@ OptionalTensor = TypeVar("OptionalTensor", Tensor, None, Tensor | None)
 
 def first(weight: OptionalTensor, *sizes: int) -> OptionalTensor:
     """Return the first of each of a weight's dimensions, as many as the sizes say: a view, or what was given."""
-    if weight is None:
+    return weight if weight is None else part(weight, sizes, len(sizes))
+
+
+def part(weight: Tensor, sizes: Sequence[int], num_first: int) -> Tensor:
+    """Return a part of a weight: a view, or the weight itself.
+
+    Args:
+        weight: The weight.
+        sizes: How many are taken of each of its first dimensions; the others are taken whole.
+        num_first: Of how many of its first dimensions the first are taken; of the others it is the middle.
+    """
+    lengths = weight.shape
+    taken = [dim for dim, size in enumerate(sizes) if lengths[dim] != size]
+    starts = [0 if dim < num_first else (lengths[dim] - sizes[dim]) // 2 for dim in taken]
+    if len(taken) < 2 or is_compiling() or any(sizes[dim] > lengths[dim] for dim in taken):  # which `narrow` refuses
+        for dim, start in zip(taken, starts, strict=True):
+            weight = weight.narrow(dim, start, sizes[dim])
         return weight
-    for dim, size in enumerate(sizes):
-        if weight.shape[dim] != size:
-            weight = weight.narrow(dim, 0, size)
-    return weight
+    # In one step: of several, each would write a gradient as large as what it was given, and copy.
+    strides = weight.stride()
+    offset = weight.storage_offset() + sum(start * strides[dim] for dim, start in zip(taken, starts, strict=True))
+    return weight.as_strided((*sizes, *lengths[len(sizes) :]), strides, offset)
 
 
 def narrowed(x: Tensor, dim: int, size: int) -> Tensor:
