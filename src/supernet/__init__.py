@@ -4,7 +4,7 @@ user's model with choices -> SearchSpace -> supernet -> trainer.fit() -> trainer
 """
 
 from supernet.execution import Supernet, replace_input_choice, replace_layer_choice, replace_value_choice, restore
-from supernet.nn import Cell, InputChoice, LayerChoice, NasBench201Cell, Repeat, ValueChoice
+from supernet.nn import Cell, InputChoice, LayerChoice, NasBench101Cell, NasBench201Cell, Repeat, ValueChoice
 from supernet.nn.existing import elastic
 from supernet.runs import load_runs
 from supernet.space import (
@@ -41,6 +41,7 @@ __all__ = [
     "EnasTrainer",
     "InputChoice",
     "LayerChoice",
+    "NasBench101Cell",
     "NasBench201Cell",
     "ProxylessTrainer",
     "RandomTrainer",

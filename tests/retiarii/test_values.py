@@ -211,7 +211,7 @@ def test_a_model_that_is_built_is_fixed_in_place():
     x = data(1, 6, 6).tensors[0]
     assert torch.equal(model.eval()(x), expected(x))
     assert {type(module).__module__.split(".")[0] for module in model.modules()} == {"torch", "test_values"}
-    with pytest.raises(ArchitectureError, match="ValueChoice 'channels' has no decision"):
+    with pytest.raises(ArchitectureError, match="choice 'channels' has no decision"):
         apply_fixed_architecture(
             new_model(), {label: value for label, value in exported.items() if label != "channels"}
         )
@@ -225,6 +225,37 @@ def test_architectures_with_the_labels_of_later_versions_are_read():
     model = new_model()
     apply_fixed_architecture(model, later)
     assert str(model) == str(network)
+
+
+@model_wrapper
+class OfCells(nn.Module):
+    def __init__(self):
+        super().__init__()
+        ops = [lambda c: nn.Conv2d(c, c, 3, padding=1), lambda c: nn.MaxPool2d(3, 1, 1)]
+        self.stem = nn.LayerChoice([nn.Conv2d(1, 4, 1), nn.Conv2d(1, 4, 3, padding=1)])
+        self.cell = nn.NasBench101Cell(ops, 4, 6, lambda c_in, c_out: nn.Conv2d(c_in, c_out, 1), 5, 6)
+        self.fc = nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.fc(self.cell(self.stem(x)).mean((2, 3)))
+
+
+def test_a_cell_of_nas_bench_101_is_searched_and_fixed_by_files_of_all_versions():
+    model = new_model(OfCells)
+    exported = trained(RandomTrainer, model, data(1, 4, 4)).export()
+    assert exported["_mutation_2/num_nodes"] in (2, 3, 4, 5)
+    frozen, x = freeze(model, exported), data(1, 4, 4).tensors[0]
+    later = {label.replace("_mutation_", "model_"): decision for label, decision in exported.items()}
+    for architecture in (exported, later):
+        with fixed_arch(architecture):
+            network = OfCells()
+        assert {type(module).__module__.split(".")[0] for module in network.modules()} <= {"torch", "test_values"}
+        network.load_state_dict(frozen.state_dict())
+        assert torch.equal(network(x), frozen(x))
+        built = new_model(OfCells)
+        built.load_state_dict(supernet.restore(model).state_dict())
+        apply_fixed_architecture(built, architecture)
+        assert torch.equal(built(x), frozen(x))
 
 
 def test_layers_without_a_value_are_torchs_own():

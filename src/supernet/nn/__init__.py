@@ -24,6 +24,7 @@ from supernet.nn.elastic import (
 from supernet.nn.input_choice import InputChoice
 from supernet.nn.layer_choice import LayerChoice
 from supernet.nn.mutable import Mutable
+from supernet.nn.nas_bench_101 import NasBench101Cell
 from supernet.nn.repeat import Repeat
 from supernet.nn.sizes import Sizes, Span
 from supernet.nn.value import Expression, Value, ValueChoice
@@ -51,6 +52,7 @@ __all__ = [
     "Linear",
     "MultiheadAttention",
     "Mutable",
+    "NasBench101Cell",
     "NasBench201Cell",
     "Parameter",
     "RMSNorm",

@@ -60,7 +60,7 @@ class Cell(Composed):
         label: str | None = None,
     ) -> None:
         super().__init__()
-        _check_numbers(num_nodes=num_nodes, num_ops_per_node=num_ops_per_node, num_predecessors=num_predecessors)
+        check_numbers(num_nodes=num_nodes, num_ops_per_node=num_ops_per_node, num_predecessors=num_predecessors)
         if merge_op != "all":
             raise ChoiceError(f"merge_op is 'all', which concatenates every node, not {merge_op!r}")
         self.num_predecessors, self.label = num_predecessors, label
@@ -79,7 +79,7 @@ class Cell(Composed):
         states = [x[i] for i in range(self.num_predecessors)]
         for ops, inputs in zip(self.ops, self.inputs, strict=True):
             node = [op(pick(states)) for op, pick in zip(ops, inputs, strict=True)]  # type: ignore[call-overload]
-            states = [*states, _total(node)]
+            states = [*states, total(node)]
         return torch.cat(states[self.num_predecessors :], 1)
 
 
@@ -113,7 +113,7 @@ class NasBench201Cell(Composed):
         label: str | None = None,
     ) -> None:
         super().__init__()
-        _check_numbers(in_features=in_features, out_features=out_features, num_tensors=num_tensors)
+        check_numbers(in_features=in_features, out_features=out_features, num_tensors=num_tensors)
         if not isinstance(op_candidates, Mapping):
             op_candidates = {str(position): make for position, make in enumerate(op_candidates)}
         self.label = label
@@ -136,11 +136,11 @@ class NasBench201Cell(Composed):
         """Run the layers one after another."""
         tensors = [inputs]
         for layer in self.layers:
-            tensors.append(_total([op(tensor) for op, tensor in zip(layer, tensors, strict=True)]))  # type: ignore[call-overload]
+            tensors.append(total([op(tensor) for op, tensor in zip(layer, tensors, strict=True)]))  # type: ignore[call-overload]
         return tensors[-1]
 
 
-def _total(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+def total(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     total = tensors[0]  # not by `sum`, which begins with 0 and so adds once more, in the frozen network too
     for tensor in tensors[1:]:
         total = total + tensor
@@ -154,8 +154,8 @@ def _made(candidates: Candidates | Callable[[], Candidates]) -> Candidates:
     return candidates()
 
 
-def _check_numbers(**numbers: Any) -> None:
+def check_numbers(**numbers: Any) -> None:
     for name, number in numbers.items():
-        lowest = 2 if name == "num_tensors" else 1
+        lowest = 2 if name in ("num_tensors", "max_num_nodes") else 1
         if not is_int(number) or number < lowest:
             raise ChoiceError(f"{name} is a number from {lowest} on, not {number!r}")

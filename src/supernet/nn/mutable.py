@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -61,6 +61,14 @@ class Mutable(nn.Module, metaclass=_PlainWhenDecided):
     def choices(self) -> list[ValueChoice]:
         """Return the choices that this depends on."""
         return self.sizes.leaves()
+
+    def condition(self) -> Callable[[Mapping[str, Any]], bool] | None:
+        """Return what says whether this can be what an architecture decides; None where it can be all.
+
+        Spaces have no other architectures: see `SearchSpace.where`. Two modules that share their choices give functions
+        that are equal; its attribute `text` stands for it in fingerprints and messages.
+        """
+        return None
 
     def run(self, sizes: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Return what the module gives where its numbers have been decided.

@@ -14,7 +14,7 @@ from supernet.nn import Choice
 from supernet.nn.input_choice import chosen_inputs
 from supernet.retiarii.labels import next_labels, put_labels_of_cell_right
 
-__all__ = ["Cell", "ChosenInputs", "InputChoice", "LayerChoice", "NasBench201Cell"]
+__all__ = ["Cell", "ChosenInputs", "InputChoice", "LayerChoice", "NasBench101Cell", "NasBench201Cell"]
 
 
 def without_deprecated(label: str | None, deprecated: Mapping[str, Any], ignored: Sequence[str]) -> str | None:
@@ -176,6 +176,29 @@ class Cell(ours.Cell):
         self.label_of_2_6 = later
         put_labels_of_cell_right(label, later, num_predecessors)
         super().__init__(op_candidates, num_nodes, num_ops_per_node, num_predecessors, merge_op, label)
+
+
+class NasBench101Cell(ours.NasBench101Cell):
+    """`supernet.nn.NasBench101Cell` with an automatic label."""
+
+    def __init__(
+        self,
+        op_candidates: Any,
+        in_features: int,
+        out_features: int,
+        projection: Any,
+        max_num_nodes: int = 7,
+        max_num_edges: int = 9,
+        label: str | None = None,
+    ) -> None:
+        later: str | None = None
+        if not label:
+            label, later = next_labels()
+        super().__init__(
+            op_candidates, in_features, out_features, projection, max_num_nodes, max_num_edges, label=label
+        )
+        for choice in self.choices() if later else ():
+            choice.label_of_2_6 = str(choice.label).replace(label, str(later), 1)  # type: ignore[assignment]
 
 
 class NasBench201Cell(ours.NasBench201Cell):

@@ -73,22 +73,32 @@ def _apply(module: nn.Module, decisions: Mapping[str, Any]) -> None:
     for name, child in list(module.named_children()):
         while isinstance(child, Choice):
             decision = _decision_of(child, decisions)
+            if decision is None:
+                raise ArchitectureError(f"{child.description()} has no decision; there are: {', '.join(decisions)}")
             if isinstance(child, LayerChoice) and isinstance(decision, list) and len(decision) == 1:
                 decision = decision[0]
             child = child.resolve(decision)
         if isinstance(child, Mutable):
-            decided = {str(leaf.label): leaf.decided(_decision_of(leaf, decisions)) for leaf in child.choices()}
-            child = copy.deepcopy(child.frozen(decided))  # which was made of views
+            child = copy.deepcopy(_fixed(child, decisions))  # which is made of views
         module._modules[name] = child
         _apply(child, decisions)
 
 
+def _fixed(mutable: Mutable, decisions: Mapping[str, Any]) -> nn.Module:
+    found = {str(leaf.label): (leaf, _decision_of(leaf, decisions)) for leaf in mutable.choices()}
+    decided = {label: leaf.decided(decision) for label, (leaf, decision) in found.items() if decision is not None}
+    try:
+        return mutable.frozen(decided)
+    except KeyError as missing:
+        raise ArchitectureError(f"choice {missing} has no decision; there are: {', '.join(decisions)}") from None
+
+
 def _decision_of(choice: Choice, decisions: Mapping[str, Any]) -> Any:
-    """Return what an architecture decides at a choice, or raise `ArchitectureError`."""
+    """Return what an architecture decides at a choice, None if it decides nothing there."""
     for label in (str(choice.label), getattr(choice, "label_of_2_6", None)):
         if label is not None and label in decisions:
             return _positions(decisions[label])
-    raise ArchitectureError(f"{choice.description()} has no decision; there are: {', '.join(decisions)}")
+    return None
 
 
 def _positions(decision: Any) -> Any:

@@ -20,6 +20,7 @@ from torch import nn
 
 from supernet.errors import SpaceError
 from supernet.nn.domain import Domain
+from supernet.nn.mutable import Mutable
 from supernet.nn.value import MAX_JOINT, Value
 
 __all__: list[str] = []
@@ -106,7 +107,8 @@ class Condition(Constraint):
                 f"where takes a function of an architecture, not {predicate!r}; an expression is what require takes"
             )
         self.predicate = predicate
-        self.text = getattr(predicate, "__qualname__", None) or type(predicate).__qualname__
+        names = (getattr(predicate, name, None) for name in ("text", "__qualname__"))
+        self.text = next((name for name in names if name), type(predicate).__qualname__)
 
     @property
     def key(self) -> Any:
@@ -156,6 +158,12 @@ def attach(module: nn.Module, constraints: Sequence[Constraint]) -> None:
 def attached(module: nn.Module) -> list[Constraint]:
     """Return the constraints that a module itself has."""
     return list(module.__dict__.get(_MEMORY, ()))
+
+
+def inherent(module: nn.Module) -> list[Constraint]:
+    """Return the constraint that a module has by what it is."""
+    condition = module.condition() if isinstance(module, Mutable) else None
+    return [] if condition is None else [Condition(condition)]
 
 
 def detach(module: nn.Module) -> None:

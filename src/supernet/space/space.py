@@ -28,6 +28,7 @@ from supernet.space.constraints import (
     check_labels,
     in_falling_order,
     in_words,
+    inherent,
 )
 from supernet.space.counting import Counter, Node, Nodes, node_of
 from supernet.space.original import original_branches, original_children, original_modules, pinned_choices
@@ -87,7 +88,8 @@ class SearchSpace(Mapping[str, Domain]):
         self._counter = self._new_counter(Diagrams())
         self._constraints: tuple[Constraint, ...] = ()
         self._prepare()
-        self._take([one for _, module in original_modules(model) for one in attached(module)])
+        modules = [module for _, module in original_modules(model)]
+        self._take([one for module in modules for one in (*inherent(module), *attached(module))])
 
     def _new_counter(self, diagrams: Diagrams) -> Counter:
         return Counter({label: domain.size for label, domain in self._domains.items()}, diagrams)

@@ -3,7 +3,14 @@
 from torch.nn import *  # noqa: F403
 
 from supernet.retiarii.absent import names_absent_from, without_meaning
-from supernet.retiarii.choices import Cell, ChosenInputs, InputChoice, LayerChoice, NasBench201Cell
+from supernet.retiarii.choices import (
+    Cell,
+    ChosenInputs,
+    InputChoice,
+    LayerChoice,
+    NasBench101Cell,
+    NasBench201Cell,
+)
 from supernet.retiarii.layers import layers_that_take_values
 from supernet.retiarii.values import Repeat, ValueChoice
 
@@ -12,6 +19,7 @@ __all__ = [
     "ChosenInputs",
     "InputChoice",
     "LayerChoice",
+    "NasBench101Cell",
     "NasBench201Cell",
     "Repeat",
     "ValueChoice",
