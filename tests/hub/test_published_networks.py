@@ -107,8 +107,10 @@ def test_published_cells_as_architectures_are_those_of_their_papers(name):
     ],
     ids=["CIFAR", "ImageNet"],
 )
-def test_networks_of_darts_v2_have_the_parameters_that_its_code_prints(options, num_parameters, of_head, image):
-    """It prints 3.349342 and 4.718752 million, for it leaves out those of the auxiliary head."""
+def test_networks_of_darts_v2_have_the_papers_parameters_beside_those_of_the_head(
+    options, num_parameters, of_head, image
+):
+    """The paper has 3.3 and 4.7 million, for its code leaves out parameters with "auxiliary" in their names."""
     with torch.device("meta"):
         network = darts_network(DARTS_V2, **options, auxiliary=True)
         logits, of_auxiliary = network(torch.empty(2, *image))
@@ -134,8 +136,7 @@ def test_cells_that_are_neither_architecture_nor_genotype_are_refused():
 
 # What makes the space, the architecture, its parameters, and its multiply-adds for an image of 224x224.
 NETWORKS = {
-    # Parameters as osmr/imgclsmob counts them. The authors' logs have 465.3 M for the second, mit-han-lab/once-for-all
-    # 320 M for the first.
+    # Parameters as osmr/imgclsmob counts them; the logs of mit-han-lab/proxylessnas have 320.4 M, 465.3 M and 439.2 M.
     "ProxylessNAS mobile": (ProxylessNas, PROXYLESS_MOBILE, 4_080_512, 320_427_584),
     "ProxylessNAS GPU": (lambda: ProxylessNas(widths=PROXYLESS_GPU_WIDTHS), PROXYLESS_GPU, 7_119_848, 465_260_160),
     "ProxylessNAS CPU": (lambda: ProxylessNas(widths=PROXYLESS_CPU_WIDTHS), PROXYLESS_CPU, 4_361_648, 439_243_864),
