@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -156,6 +156,7 @@ def test_in_a_layer_of_torchs_encoder_the_weights_are_sliced_where_that_is_faste
 weights_of = st.lists(st.floats(-1, 1), min_size=4, max_size=4).map(lambda x: torch.tensor(x, dtype=torch.float64))
 
 
+@settings(max_examples=15)
 @given(weights_of)
 def test_a_mixture_of_torchs_layers_is_the_sum_of_what_each_gives_padded_with_zeros(numbers):
     layer = multihead("packed")
@@ -291,6 +292,7 @@ def mixed_by_hand(linear, plan, ins, outs):
     return weight, bias
 
 
+@settings(max_examples=15)
 @given(st.lists(st.floats(-1, 1), min_size=8, max_size=8), st.booleans())
 def test_a_mixture_mixes_each_projections_slices_and_sums_what_all_numbers_of_heads_make_of_them(numbers, is_causal):
     layer, x = attention(is_causal=is_causal), double(2, 3, 8)

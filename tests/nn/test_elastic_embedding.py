@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -92,6 +92,7 @@ def test_a_frozen_network_with_a_weight_by_itself_is_copied_and_pickled_and_trai
 weights_of = st.lists(st.floats(-1, 1), min_size=5, max_size=5).map(lambda x: torch.tensor(x, dtype=torch.float64))
 
 
+@settings(max_examples=25)
 @given(weights_of)
 def test_a_mixture_is_the_sum_of_what_each_size_gives_padded_with_zeros(numbers):
     plan = {"rows": numbers[:2], "width": numbers[2:]}

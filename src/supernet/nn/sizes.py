@@ -155,7 +155,7 @@ class Sizes(nn.Module):
         """Say whether of some sizes only the outputs are wanted now, as in gates."""
         return any(one.is_detached for slot in self._modules.values() for one in slot.alternatives())  # type: ignore[union-attr, operator]
 
-    def entangled(self, weight: Tensor, *spans: Span | None, detached: bool = False) -> Tensor:
+    def entangled(self, weight: Tensor, *spans: Span | None, detached: bool | None = None) -> Tensor:
         """Return `sum_j w_j pad(weight[parts of j])` over all joint sizes j: a mixture's weight (arXiv 2312.10440).
 
         For a layer that is linear in its weight that is the mixture of what each size gives, padded with zeros: one
@@ -165,9 +165,12 @@ class Sizes(nn.Module):
         Args:
             weight: The weight that all sizes share.
             spans: What a size takes, of each of its first dimensions, None for all of it; the others are taken whole.
-            detached: Whether the sum is over the sizes that are detached, which give the weight no gradient. Default:
-                over those that are not.
+            detached: Whether the sum is over the sizes that are detached, which give the weight no gradient, or over
+                the others. Default: over both.
         """
+        if detached is None:
+            active = self.entangled(weight, *spans, detached=False)
+            return active + self.entangled(weight, *spans, detached=True) if self.has_detached() else active
         mask = mask_of_active = weight.new_ones([1] * weight.dim())
         for children in self._components:
             joint = list(self._joint(children))
