@@ -5,7 +5,7 @@ user's model with choices -> SearchSpace -> supernet -> trainer.fit() -> trainer
 
 from supernet.execution import Supernet, replace_input_choice, replace_layer_choice, replace_value_choice, restore
 from supernet.nn import Cell, InputChoice, LayerChoice, NasBench101Cell, NasBench201Cell, Repeat, ValueChoice
-from supernet.nn.existing import elastic
+from supernet.nn.existing import choose, elastic, sort_channels
 from supernet.runs import load_runs
 from supernet.space import (
     Architecture,
@@ -53,6 +53,7 @@ __all__ = [
     "SupernetTrainer",
     "ValueChoice",
     "accuracy",
+    "choose",
     "elastic",
     "evaluate",
     "fixed_architecture",
@@ -67,5 +68,6 @@ __all__ = [
     "require",
     "restore",
     "save_architecture",
+    "sort_channels",
     "train",
 ]

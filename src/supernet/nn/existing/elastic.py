@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from supernet.errors import ChoiceError
 from supernet.nn import elastic as elastic_layers
-from supernet.nn.choice import Alternative, Choice
+from supernet.nn.choice import Choice
 from supernet.nn.domain import is_int
 from supernet.nn.existing.depth import make_depth_elastic
 from supernet.nn.existing.following import Keeping, follow
 from supernet.nn.existing.groups import Coupling, Places, coupling_of, names
 from supernet.nn.existing.layers import LayerKind, kind_of_layer
+from supernet.nn.existing.naming import matching
+from supernet.nn.existing.running import as_evaluated, decided, is_close, runner
 from supernet.nn.existing.tracing import tensors_in, trace
-from supernet.nn.existing.undo import is_made_elastic, plain_class, remember_plain, take_back, transplant
-from supernet.nn.sizes import Sizes
+from supernet.nn.existing.undo import is_made_elastic, remember_plain, take_back, transplant
 from supernet.nn.value import ValueChoice
 
 __all__ = ["elastic"]
@@ -85,10 +82,10 @@ def elastic(
                 f"{path!r} depends on a choice already; name all layers in one call of elastic, and call it before "
                 "choose, or take back what was done by restore(model, original=True)"
             )
-    run = _runner(model, example)
+    run = runner(model, example)
     with as_evaluated(model):
         before = list(tensors_in(run()))
-        coupling = coupling_of(trace(model, {}, run))
+        coupling = coupling_of(trace(model, run, example))
     plan = _Plan(model, coupling)
     if choices is not None:
         for selector, numbers in choices.items():
@@ -157,7 +154,7 @@ class _Plan:
             self._request_depth(path, module, candidates)
             return
         width = self.coupling.layers.get((path, "out"))
-        kind = kind_of_layer(module, type(module))
+        kind = kind_of_layer(module)
         if width is not None and kind is not None and kind.attributes.get(name) == "out":
             g = self._group_at(path, width)
             self._put(g, path, name, candidates, len(width.group))
@@ -260,7 +257,7 @@ class _Plan:
         return None if whole % group.num_units else whole // group.num_units
 
     def _name_of_width(self, path: str) -> str:
-        kind = kind_of_layer(self.modules[path], type(self.modules[path]))
+        kind = kind_of_layer(self.modules[path])
         assert kind is not None
         return next(name for name, role in kind.attributes.items() if role == "out")
 
@@ -280,7 +277,7 @@ class _Plan:
             if module in done:
                 continue
             done.add(module)
-            kind = kind_of_layer(module, type(module))
+            kind = kind_of_layer(module)
             roles = {role: Keeping(self.coupling.layers[path, role], self.units) for role in ("in", "out", "features")
                      if (path, role) in self.coupling.layers}  # fmt: skip
             roles = {role: keeping for role, keeping in roles.items() if keeping.is_chosen}
@@ -403,66 +400,7 @@ _ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {
 }
 
 
-# --- running -----------------------------------------------------------------------------------------------------
-
-
-def _runner(model: nn.Module, example: Any) -> Callable[[], Any]:
-    """Return a function that runs a model on its example."""
-    if isinstance(example, Mapping):
-        return lambda: model(**example)
-    if isinstance(example, tuple | list):
-        return lambda: model(*example)
-    if not isinstance(example, Tensor):
-        raise ChoiceError(
-            f"example is a batch that the model runs on, a tensor, a tuple of arguments or a dict of named ones, not "
-            f"{type(example).__name__}"
-        )
-    return lambda: model(example)
-
-
-@contextmanager
-def as_evaluated(model: nn.Module) -> Iterator[None]:
-    """Let a model run in evaluation form, and leave no trace of it but in what its forward itself stores."""
-    forms = {module: module.training for module in model.modules()}
-    random = torch.get_rng_state()
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, form in forms.items():
-            module.training = form
-        torch.set_rng_state(random)
-
-
-class _Decided(nn.Module):
-    """Stands for a choice that has been decided."""
-
-    def __init__(self, value: Any) -> None:
-        super().__init__()
-        self.value = value
-
-    def alternatives(self) -> list[Alternative]:
-        return [Alternative(self.value)]
-
-    def forward(self) -> Any:
-        return self.value
-
-
-@contextmanager
-def decided(model: nn.Module, decisions: Mapping[str, Any]) -> Iterator[None]:
-    """Let the elastic layers of a model be what is decided, for a moment."""
-    done: list[tuple[Sizes, str, nn.Module]] = []
-    try:
-        for sizes in [module for module in model.modules() if isinstance(module, Sizes)]:
-            for name, choice in list(sizes._modules.items()):
-                assert isinstance(choice, ValueChoice)
-                done.append((sizes, name, choice))
-                sizes._modules[name] = _Decided(decisions[str(choice.label)])
-        yield
-    finally:
-        for sizes, name, choice in done:
-            sizes._modules[name] = choice
+# --- checks ---------------------------------------------------------------------------------------------------------
 
 
 def _check(model: nn.Module, plan: _Plan, run: Callable[[], Any], before: Sequence[Tensor]) -> None:
@@ -472,7 +410,7 @@ def _check(model: nn.Module, plan: _Plan, run: Callable[[], Any], before: Sequen
     narrowest = {label: min(choice.candidates) for label, choice in choices.items()}
     with decided(model, widest):
         after = list(tensors_in(run()))
-    if len(before) != len(after) or not all(_is_close(a, b) for a, b in zip(before, after, strict=True)):
+    if len(before) != len(after) or not all(is_close(a, b) for a, b in zip(before, after, strict=True)):
         raise ChoiceError(
             "the model made elastic gives, at its widest, not what it gave before; does it give the same for the same "
             "input twice? If so, exclude layers until it does, and tell us of the one"
@@ -509,39 +447,7 @@ def _try(
             handle.remove()
 
 
-def _is_close(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape:
-        return False
-    return torch.allclose(a, b, rtol=1e-5, atol=1e-6, equal_nan=True) if a.is_floating_point() else torch.equal(a, b)
-
-
 # --- names -------------------------------------------------------------------------------------------------------
-
-
-def matching(model: nn.Module, selector: str | type[nn.Module]) -> list[str]:
-    """Return the paths that a path, pattern or class selects.
-
-    Raises:
-        ChoiceError: there is none; names near ones.
-    """
-    modules = dict(model.named_modules())
-    if isinstance(selector, type):
-        found = [path for path, module in modules.items() if issubclass(plain_class(module), selector)]
-    else:
-        found = [path for path in modules if fnmatchcase(path, selector)]
-    if found:
-        return found
-    if isinstance(selector, type):
-        raise ChoiceError(f"no module of this model is a {selector.__name__}")
-    near = difflib.get_close_matches(selector, list(modules), n=3, cutoff=0.4)
-    raise ChoiceError(
-        f"no module of this model is at {selector!r}; "
-        + (
-            f"near are: {', '.join(map(repr, near))}"
-            if near
-            else f"its modules are: {', '.join(list(modules)[1:6])}, ..."
-        )
-    )
 
 
 def _is_at_or_in(path: str, parents: set[str]) -> bool:

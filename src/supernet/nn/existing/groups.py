@@ -57,6 +57,23 @@ class Places:
             keeps &= (self.group != group) | (self.unit < number)
         return keeps.nonzero()[:, 0]
 
+    def reordered(self, orders: Mapping[int, Tensor]) -> Tensor:
+        """Return from where each place is filled where the units of some groups stand in another order.
+
+        Args:
+            orders: Group -> the unit that stands where each unit stood. Both must have as many places here.
+        """
+        source = torch.arange(len(self.group))
+        for group, order in orders.items():
+            of_group = (self.group == group).nonzero()[:, 0]
+            # The places of each unit, in their order, one unit after another.
+            by_unit = of_group[self.unit[of_group].argsort(stable=True)]
+            units = self.unit[by_unit]
+            first = torch.searchsorted(units, torch.arange(len(order)))
+            nth = torch.arange(len(units)) - first[units]
+            source[by_unit] = by_unit[first[order[units]] + nth]
+        return source
+
 
 @dataclass
 class Coupling:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from torch import nn
 
+from supernet.nn.existing.undo import plain_class
+
 __all__: list[str] = []
 
 
@@ -75,9 +77,9 @@ def kind_of(cls: type[nn.Module]) -> LayerKind | None:
     return None
 
 
-def kind_of_layer(module: nn.Module, cls: type[nn.Module]) -> LayerKind | None:
-    """Return what is known of a layer of some class; None where its form is one that is not followed."""
-    kind = kind_of(cls)
+def kind_of_layer(module: nn.Module) -> LayerKind | None:
+    """Return what is known of a layer, elastic or not; None where its form is one that is not followed."""
+    kind = kind_of(plain_class(module))
     if kind is None:
         return None
     if len(getattr(module, "normalized_shape", (0,))) != 1:  # a norm over several dimensions has no channels

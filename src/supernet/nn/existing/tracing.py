@@ -157,13 +157,13 @@ class Trace:
         return True
 
 
-def trace(model: nn.Module, classes: Mapping[nn.Module, type[nn.Module]], run: Callable[[], Any]) -> Trace:
+def trace(model: nn.Module, run: Callable[[], Any], example: Any) -> Trace:
     """Run a model once and return which channels of its layers are the same.
 
     Args:
         model: The model.
-        classes: Module -> the class by which its widths are known, where that is not its type.
         run: Runs the model on an example and returns its output.
+        example: What holds the tensors that it is given.
     """
     found = Trace()
     mode = _Labelling(found)
@@ -174,7 +174,9 @@ def trace(model: nn.Module, classes: Mapping[nn.Module, type[nn.Module]], run: C
                 found.tensors[f"{path}.{name}" if path else name] = tensor, int(found.num_elements - tensor.numel() + 1)
                 mode.known[tensor] = labels
     found.num_places = found.num_elements
-    with torch.no_grad(), mode.watching(model, classes), mode:
+    for tensor in tensors_in(example):
+        mode.known[tensor] = found.fresh(tensor.shape)
+    with torch.no_grad(), mode.watching(model), mode:
         output = run()
     for tensor in tensors_in(output):
         labels = mode.known.get(tensor)
@@ -194,11 +196,11 @@ class _Labelling(TorchDispatchMode):
         self.inside = 0  # of layers whose own operations are not followed
 
     @contextmanager
-    def watching(self, model: nn.Module, classes: Mapping[nn.Module, type[nn.Module]]) -> Iterator[None]:
+    def watching(self, model: nn.Module) -> Iterator[None]:
         """Let the layers of a model give their outputs labels."""
         handles = []
         for path, module in model.named_modules():
-            kind = kind_of_layer(module, classes.get(module, type(module)))
+            kind = kind_of_layer(module)
             before, after = _Watch(self, path, module, kind).hooks()
             handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(module.register_forward_hook(after, with_kwargs=True))

@@ -61,9 +61,7 @@ def take_back(modules: Iterable[nn.Module]) -> None:
             module.__class__ = memory.cls
         for name, child in module._modules.items():
             if isinstance(child, LayerChoice) and _MEMORY in child.__dict__:
-                original = child[child.__dict__[_MEMORY]]
-                original.train(child.training)
-                module._modules[name] = original
+                module._modules[name] = child[child.__dict__[_MEMORY]]
 
 
 def transplant(module: nn.Module, elastic: nn.Module) -> None:
