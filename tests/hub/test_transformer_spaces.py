@@ -77,7 +77,13 @@ def test_networks_of_autoformer_have_the_parameters_of_their_definition(space, a
     ratios = [architecture[f"mlp_ratio_{i}"] for i in range(depth)]
     assert vit_parameters(architecture["width"], heads, ratios) == num_parameters
     with torch.device("meta"):
-        assert parameters(freeze(AutoFormer(space), architecture)) == num_parameters
+        network = freeze(AutoFormer(space), architecture)
+    assert parameters(network) == num_parameters
+    length, width, total = 14**2 + 1, architecture["width"], 14**2 * 768 * architecture["width"]
+    for h, ratio in zip(heads, ratios, strict=True):
+        # Four products of queries or weights with keys, values and what is added to these for each pair.
+        total += length * width * (4 * 64 * h + 2 * int(width * ratio)) + 4 * length**2 * 64 * h
+    assert multiply_adds(network, torch.empty(1, 3, 224, 224, device="meta")) == total + width * 1000
 
 
 @pytest.mark.parametrize(
@@ -89,7 +95,10 @@ def test_the_largest_networks_of_the_spaces_are_gpt_2_with_its_parameters(space,
         model = GPT(space)
     assert parameters(model) == num_parameters  # what the supernet holds, too
     if space == "small":  # the others differ in numbers alone
-        assert parameters(freeze(model, architecture)) == num_parameters
+        network = freeze(model, architecture)
+        assert parameters(network) == num_parameters
+        total = 12 * (1024 * 768**2 * 12 + 2 * 1024**2 * 768) + 1024 * 768 * 50257
+        assert multiply_adds(network, torch.empty(1, 1024, dtype=torch.long, device="meta")) == total
     assert SearchSpace(model).canonical(architecture) == architecture
 
 
