@@ -13,6 +13,7 @@ from supernet import LayerChoice, Repeat, SearchSpace, Supernet, ValueChoice, fr
 from supernet.errors import ChoiceError
 from supernet.execution import Selection
 from supernet.nn import Choice, Domain
+from supernet.testing import check_choice
 
 
 class Counted(nn.Module):
@@ -209,6 +210,17 @@ def test_one_that_is_no_sequence_but_says_so_is_refused():
     with pytest.raises(ChoiceError, match="choice 'ladder' is a sequence, so each branch is to be a beginning"):
         Supernet(model)
     assert isinstance(model[0], Ladder)
+
+
+class Halving(Ladder):
+    def resolve(self, decision):
+        return nn.Sequential(super().resolve(decision), nn.Threshold(-9.0, 0.0), nn.Hardtanh(-0.1, 0.1))
+
+
+def test_the_contract_of_choices_says_where_a_sequence_resolves_to_more_than_its_branches():
+    check_choice(lambda: Ladder(*(Counted() for _ in range(3))), batch().float())
+    with pytest.raises(AssertionError, match="a sequence, mixed, gives the weighted sum of what its decisions give"):
+        check_choice(lambda: Halving(*(Counted() for _ in range(3))), batch().float())
 
 
 def test_a_mixture_of_depths_whose_outputs_differ_in_shape_is_refused_by_name():

@@ -16,6 +16,7 @@ from torch import nn
 
 from supernet.errors import ArchitectureError, SupernetError
 from supernet.execution import Supernet, restore
+from supernet.execution.slot import weighted_sum
 from supernet.nn import Choice, Domain
 from supernet.space import Architecture, SearchSpace, freeze, load_architecture, save_architecture
 from supernet.testing.comparing import differences, flat, in_words, promised
@@ -37,6 +38,7 @@ def check_choice(make: Callable[[], Choice], *inputs: Any) -> None:
       that is saved is loaded again.
     - `freeze` gives a network without choices, which computes what the supernet computes on the same path; so does
       the frozen network of a copy.
+    - A kind that says it is a sequence gives, mixed, the weighted sum of what its decisions give.
     - A supernet's `state_dict` has the keys of the model as written, which loads it.
 
     Args:
@@ -56,6 +58,8 @@ def check_choice(make: Callable[[], Choice], *inputs: Any) -> None:
     space = SearchSpace(host)
     architectures = _some(space.enumerate(), space.size, space)
     _check_space(host, make, space, architectures)
+    if host.choice.is_sequence:
+        _check_sequence(host, domain, space, inputs)
     _check_runs(host, make, architectures, inputs)
 
 
@@ -169,6 +173,20 @@ def _check_space(
                 json.dumps(loaded) == json.dumps(architecture),
                 f"{architecture} was saved, and {loaded} loaded",
             )
+
+
+def _check_sequence(host: _Host, domain: Domain, space: SearchSpace, inputs: Sequence[Any]) -> None:
+    label, decided = domain.label, space.draw(torch.Generator().manual_seed(0))
+    weights = torch.linspace(1, 2, len(domain.options), dtype=torch.float64)
+    with torch.no_grad():
+        outputs = {
+            str(decision): _frozen(host, space.canonical({**decided, label: decision}))(*inputs) for decision in domain
+        }
+        expected = weighted_sum(outputs, weights, label)
+        with _told("a sequence, mixed, gives the weighted sum of what its decisions give"):
+            found = Supernet(host).eval()(*inputs, {**decided, label: weights})
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    restore(host)
 
 
 def _check_runs(
