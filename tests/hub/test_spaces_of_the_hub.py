@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from supernet import SearchSpace, Supernet, fixed_architecture, freeze
-from supernet.errors import ChoiceError
+from supernet.errors import SupernetError
 from supernet.hub import Darts, FBNet, MobileNetV3, NasBench201, NasBenchMacro, ProxylessNas, ShuffleNetV2
 
 SIZES = [
@@ -55,10 +55,16 @@ def test_a_space_has_its_papers_number_of_architectures(make, size):
         (lambda: MobileNetV3(strides=(1, 2)), r"one to five stages, not 1 .*, with 4 more widths .*, not 9"),
         (lambda: ShuffleNetV2(depths=(1, 1)), r"2 stages have 4 widths .*, not 6"),
         (lambda: ShuffleNetV2(widths=(8, 9, 8), depths=(1,)), "even number of channels, not 9"),
+        (lambda: ProxylessNas(depths=(4, 0, 4, 4, 4, 1)), r"depths\[1\] is a whole number from 1 on, not 0"),
+        (lambda: FBNet(strides=(2, 1, 2, 2, 0, 1, 2, 1)), r"strides\[4\] is a whole number from 1 on, not 0"),
+        (lambda: MobileNetV3(depths=(2, 3.5)), r"depths\[1\] is a whole number from 1 on, not 3.5"),
+        (lambda: NasBenchMacro(stages=(2, 0)), r"stages\[1\] is a whole number from 1 on, not 0"),
+        (lambda: Darts(layers=1), "layers is a whole number from 2 on, not 1"),
+        (lambda: Darts(channels=1, for_imagenet=True), "channels is a whole number from 2 on, not 1"),
     ],
 )
-def test_numbers_of_stages_that_do_not_fit_together_are_refused(make, message):
-    with torch.device("meta"), pytest.raises(ChoiceError, match=message):
+def test_numbers_that_do_not_fit_together_are_refused(make, message):
+    with torch.device("meta"), pytest.raises(SupernetError, match=message):
         make()
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
+from supernet.checks import check_counts
 from supernet.nn.composed import Composed
 
-__all__ = ["Classifier", "Residual", "conv_norm", "inverted_residual"]
+__all__ = ["Classifier", "Residual", "check_sizes", "conv_norm", "inverted_residual"]
+
+
+def check_sizes(**sizes: Sequence[int]) -> None:
+    """Raise `TrainingError` unless each entry of each of these is a whole number from 1 on."""
+    check_counts(**{f"{name}[{i}]": size for name, each in sizes.items() for i, size in enumerate(each)})
 
 
 def conv_norm(

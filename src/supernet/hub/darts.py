@@ -112,7 +112,7 @@ class _Network(Composed):
     ) -> None:
         super().__init__()
         check_counts(num_classes=num_classes, channels=channels, in_channels=in_channels)
-        check_counts(least=2, layers=layers)
+        check_counts(least=2, layers=layers, **({"channels": channels} if for_imagenet else {}))
         if for_imagenet:
             self.stem: nn.Module = nn.Sequential(
                 conv_norm(in_channels, channels // 2, 3, 2), conv_norm(channels // 2, channels, 3, 2, activation=None)
@@ -169,7 +169,7 @@ class Darts(_Network):
     Args:
         num_classes: Number of classes. Default: 10.
         channels: Number of channels of the first cells. Default: 16.
-        layers: Number of cells. Default: 8.
+        layers: Number of cells, of which two are reduction cells. At least 2. Default: 8.
         in_channels: Number of channels of the images. Default: 3.
         for_imagenet: Whether the stem makes images eight times as small, as for ImageNet. Default: their size is kept.
         affine: Whether norms scale and shift. Default: as in the paper, they do not while one searches.

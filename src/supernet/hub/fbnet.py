@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from supernet.checks import check_counts
 from supernet.errors import ChoiceError
-from supernet.hub.blocks import Classifier, conv_norm, inverted_residual
+from supernet.hub.blocks import Classifier, check_sizes, conv_norm, inverted_residual
 from supernet.nn import LayerChoice
 from supernet.nn.composed import Composed
 from supernet.space import Architecture
@@ -96,6 +97,8 @@ class FBNet(Composed):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_counts(num_classes=num_classes, in_channels=in_channels)
+        check_sizes(widths=widths, depths=depths, strides=strides)
         if not len(widths) - 2 == len(depths) == len(strides) - 1:
             raise ChoiceError(
                 f"{len(depths)} stages have {len(depths) + 2} widths (stem, each stage, head) and {len(depths) + 1} "

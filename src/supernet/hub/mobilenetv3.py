@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from supernet.checks import check_counts
 from supernet.errors import ChoiceError
-from supernet.hub.blocks import Residual, conv_norm
+from supernet.hub.blocks import Residual, check_sizes, conv_norm
 from supernet.nn import BatchNorm2d, Conv2d, Repeat, ValueChoice
 from supernet.nn.composed import Composed
 from supernet.space import fixed_architecture
@@ -36,7 +37,8 @@ class MobileNetV3(Composed):
         widths: Number of channels of the stem, the block after it, each stage, what is averaged, and the layer before
             the classifier. Default: the paper's.
         depths: How many blocks a stage may have. Default: (2, 3, 4).
-        strides: Stride of the stem, and of the first block of each stage. Default: the paper's, of 32 together.
+        strides: Stride of the stem, and of the first block of each stage; fewer stages are the first of these. Default:
+            the paper's, of 32 together.
         dropout: Rate of the dropout before the classifier. Default: 0.1.
         kernel_transform: Whether a smaller kernel is the centre of the next larger one times a matrix that is learnt.
             Default: it is the centre itself.
@@ -61,6 +63,8 @@ class MobileNetV3(Composed):
         kernel_transform: bool = False,
     ) -> None:
         super().__init__()
+        check_counts(num_classes=num_classes, in_channels=in_channels)
+        check_sizes(widths=widths, depths=depths, strides=strides)
         num_stages = len(strides) - 1
         if not 1 <= num_stages == len(widths) - 4 <= 5:
             raise ChoiceError(

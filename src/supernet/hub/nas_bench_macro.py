@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from supernet.checks import check_counts
-from supernet.hub.blocks import Classifier, conv_norm, inverted_residual
+from supernet.hub.blocks import Classifier, check_sizes, conv_norm, inverted_residual
 from supernet.nn import LayerChoice
 from supernet.nn.composed import Composed
 
@@ -44,6 +44,7 @@ class NasBenchMacro(Composed):
     ) -> None:
         super().__init__()
         check_counts(num_classes=num_classes, channels=channels, in_channels=in_channels, head_channels=head_channels)
+        check_sizes(stages=stages)
         self.stem = conv_norm(in_channels, channels, 3)
         layers: list[LayerChoice] = []
         for depth in stages:

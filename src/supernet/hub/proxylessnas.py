@@ -8,8 +8,9 @@ from itertools import product
 import torch
 from torch import nn
 
+from supernet.checks import check_counts
 from supernet.errors import ChoiceError
-from supernet.hub.blocks import Classifier, conv_norm, inverted_residual
+from supernet.hub.blocks import Classifier, check_sizes, conv_norm, inverted_residual
 from supernet.nn import LayerChoice
 from supernet.nn.composed import Composed
 from supernet.space import Architecture
@@ -85,6 +86,8 @@ class ProxylessNas(Composed):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_counts(num_classes=num_classes, in_channels=in_channels)
+        check_sizes(widths=widths, depths=depths, strides=strides)
         if not len(widths) - 3 == len(depths) == len(strides) - 1:
             raise ChoiceError(
                 f"{len(depths)} stages have {len(depths) + 3} widths (stem, first block, each stage, head) and "

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from supernet.checks import check_counts
 from supernet.errors import ChoiceError
-from supernet.hub.blocks import Classifier, conv_norm
+from supernet.hub.blocks import Classifier, check_sizes, conv_norm
 from supernet.nn import LayerChoice
 from supernet.nn.composed import Composed
 from supernet.space import Architecture
@@ -59,6 +59,7 @@ class ShuffleNetV2(Composed):
     ) -> None:
         super().__init__()
         check_counts(num_classes=num_classes, in_channels=in_channels, stride=stride)
+        check_sizes(widths=widths, depths=depths)
         if len(widths) - 2 != len(depths):
             raise ChoiceError(
                 f"{len(depths)} stages have {len(depths) + 2} widths (stem, each stage, head), not {len(widths)}"
