@@ -30,7 +30,7 @@ class Attention(Composed):
     It is made of four elastic `Linear`s around `scaled_dot_product_attention`. A smaller one has the first heads, and
     of each weight the first rows and columns: where `head_dim` is one number, a head stays the same head among more or
     fewer; where it is chosen, heads are cut anew from the same rows. In the frozen network a module of torch stands in
-    its place, around four of torch's `Linear`s.
+    its place, around four of torch's `Linear`s. It takes no mask but the causal one; `MultiheadAttention` takes any.
 
     Where sizes are mixed, each `Linear` mixes the slices of its weight, and what each number of heads makes of its
     queries, keys and values is summed (arXiv 2312.10440): one pass for all widths.

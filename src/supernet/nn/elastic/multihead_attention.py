@@ -28,7 +28,7 @@ class MultiheadAttention(Mutable, nn.MultiheadAttention):
     packed one, too. Its heads divide what it has; so with another number of heads each has another width. For heads
     that stay the same, of which there are more or fewer, see `supernet.nn.Attention`.
 
-    Where sizes are mixed, it runs once for each joint size that may be decided; `supernet.nn.Attention` runs once.
+    Where sizes are mixed, it runs once for each joint size that may be decided; `supernet.nn.Attention` projects once.
 
     Args:
         embed_dim: Number of features: a number, `ValueChoice` or expression.
