@@ -7,7 +7,7 @@ import torch
 from tests.nn.networks_of_others import VisionTransformer, mobilenet, resnet18
 from torch import nn
 
-from supernet import ValueChoice, choose, elastic, freeze
+from supernet import Supernet, ValueChoice, choose, elastic, freeze, restore
 from supernet.errors import ChoiceError
 
 IMAGE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -184,6 +184,42 @@ def test_a_model_is_made_elastic_once_and_before_its_layers_are_chosen_between()
     model = choose(resnet18(), "layer1.0.conv1", {"skip": nn.Identity})
     with pytest.raises(ChoiceError, match="depends on a choice already; name all layers in one call"):
         elastic(model, ratios=[0.5, 1], example=IMAGE)
+
+
+class Recurrent(nn.Module):
+    def __init__(self, middle):
+        super().__init__()
+        self.first, self.middle, self.last = nn.Linear(6, 8), middle, nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = self.first(x)
+        x = self.middle(x, x, x) if isinstance(self.middle, nn.MultiheadAttention) else self.middle(x)
+        return self.last(x[0])
+
+
+@pytest.mark.parametrize(
+    "middle", [lambda: nn.LSTM(8, 8), lambda: nn.MultiheadAttention(8, 2)], ids=["LSTM", "MultiheadAttention"]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # of which torch runs one in one operation
+def test_what_modules_take_that_are_not_followed_keeps_its_width(middle, dtype):
+    model = Recurrent(middle()).to(dtype)
+    message = refused(model, {"first": {"out_features": [4, 8]}}, example=torch.randn(2, 3, 6, dtype=dtype))
+    assert f"the width of 'first' stays, for {type(model.middle).__name__} at 'middle' is not followed" in message
+
+
+def test_torchs_fast_path_does_not_read_the_whole_weights_of_an_elastic_layer():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model, x = nn.Sequential(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)).eval(), torch.randn(2, 3, 8)
+    with torch.no_grad():
+        expected = model(x)
+        elastic(model, {"*.linear1": {"out_features": [8, 16]}}, example=x)
+        narrow = {f"0.layers.{i}.linear1.out_features": 8 for i in range(2)}
+        output = Supernet(model).eval()(x, narrow)
+        torch.testing.assert_close(output, freeze(model, narrow)(x))
+        assert not torch.allclose(output, expected, atol=1e-3)
+    restore(model, original=True)
+    assert model[0].layers[0].activation_relu_or_gelu == 1
 
 
 class HasSizes(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -293,6 +292,12 @@ class _Plan:
                 changed.append(module)
                 remember_plain(module)
                 make_depth_elastic(module, self.depths[path])
+        for module in list(done):
+            # Its fast path reads the weights of the layers inside, past their forwards; this is how it is turned off.
+            if type(module) is nn.TransformerEncoderLayer and not set(changed).isdisjoint(module.modules()):
+                changed.append(module)
+                remember_plain(module, "activation_relu_or_gelu")
+                module.activation_relu_or_gelu = 0
 
     def _make_layer(self, module: nn.Module, kind: LayerKind, roles: Mapping[str, Keeping]) -> None:
         remember_plain(module)
@@ -415,36 +420,54 @@ def _check(model: nn.Module, plan: _Plan, run: Callable[[], Any], before: Sequen
             "the model made elastic gives, at its widest, not what it gave before; does it give the same for the same "
             "input twice? If so, exclude layers until it does, and tell us of the one"
         )
-    # Each two choices differ in one of these runs, so that two widths that must be one are found.
-    labels = list(choices)
-    for bit in range(-1, max(1, math.ceil(math.log2(max(2, len(labels))))) if len(labels) > 1 else 0):
-        some = {label: (narrowest if bit < 0 or i >> bit & 1 else widest)[label] for i, label in enumerate(labels)}
-        _try(model, plan, some, widest, run)
+    _try(model, plan, narrowest, widest, run)
+    # Each two choices have candidates of other positions in one of these runs, so that two widths that must be one, and
+    # are not, are found: the digits of a choice's number say which it has in which run.
+    base, number = min(len(choice.candidates) for choice in choices.values()), 1
+    while number < len(choices) and base > 1:
+        digits = {label: i // number % base for i, label in enumerate(choices)}
+        _try(model, plan, {label: choices[label].candidates[digit] for label, digit in digits.items()}, widest, run)
+        number *= base
 
 
 def _try(
     model: nn.Module, plan: _Plan, decisions: Mapping[str, Any], widest: Mapping[str, Any], run: Callable[[], Any]
 ) -> None:
-    stack: list[str] = []
-    handles = [
-        module.register_forward_pre_hook(lambda *_, path=path: stack.append(path))
-        for path, module in model.named_modules()
-    ] + [module.register_forward_hook(lambda *_: stack.pop() and None) for _, module in model.named_modules()]
     try:
         with decided(model, decisions):
             run()
     except Exception as error:  # whatever the user's model raises
-        at, module = stack[-1] if stack else "", plan.modules.get(stack[-1] if stack else "")
+        path = _where_it_fails(model, decisions, run)
         narrowed = [f"{label}={value}" for label, value in decisions.items() if value != widest[label]]
         raise ChoiceError(
-            f"the model does not run with {', '.join(narrowed[:4])}{', ...' if len(narrowed) > 4 else ''}: in {at!r}, "
-            f"a {type(module).__name__}: {type(error).__name__}: {error}. Does its forward have a number written down "
-            "that must follow a width, as in x.view(B, T, 768)? Let it read that from the input's shape, by -1, or "
-            "leave the width as it is"
+            f"the model does not run with {', '.join(narrowed[:4])}{', ...' if len(narrowed) > 4 else ''}: in "
+            f"{path!r}, a {type(plan.modules[path]).__name__}: {type(error).__name__}: {error}. Does its forward have "
+            "a number written down that must follow a width, as in x.view(B, T, 768)? Let it read that from the "
+            "input's shape, by -1, or leave the width as it is"
         ) from error
+
+
+def _where_it_fails(model: nn.Module, decisions: Mapping[str, Any], run: Callable[[], Any]) -> str:
+    """Return the path of the innermost module whose forward raises."""
+    stack: list[str] = []
+
+    def enter(path: str) -> Callable[..., None]:
+        return lambda *_: stack.append(path)
+
+    def leave(*_: Any) -> None:
+        stack.pop()
+
+    handles = [module.register_forward_pre_hook(enter(path)) for path, module in model.named_modules()]
+    handles += [module.register_forward_hook(leave) for module in model.modules()]
+    try:
+        with decided(model, decisions):
+            run()
+    except Exception:  # the same again
+        return stack[-1] if stack else ""
     finally:
         for handle in handles:
             handle.remove()
+    return ""
 
 
 # --- names -------------------------------------------------------------------------------------------------------

@@ -67,6 +67,10 @@ _BY_CLASS: dict[type[nn.Module], LayerKind] = {
 }
 
 
+# Modules of torch whose weights are packed, or read past the module's attributes: their inputs keep their width.
+OPAQUE = nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, nn.Bilinear, nn.EmbeddingBag
+
+
 def kind_of(cls: type[nn.Module]) -> LayerKind | None:
     """Return what is known of a class of layers: one of torch's, or a subclass that computes the same."""
     for known, kind in _BY_CLASS.items():

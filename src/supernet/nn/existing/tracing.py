@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from supernet.nn.existing.layers import LayerKind, kind_of_layer
+from supernet.nn.existing.layers import OPAQUE, LayerKind, kind_of_layer
 from supernet.nn.existing.operations import (
     JOINS,
     MOVES,
@@ -117,14 +117,14 @@ class Trace:
         one, other = (x.reshape(-1) for x in torch.broadcast_tensors(one, other))
         both = (one > 0) & (other > 0) & (one != other)
         if both.any():
-            self.edges.append((torch.stack([one[both], other[both]], 1).unique(dim=0), where))
+            self.edges.append((_pairs(one[both], other[both]), where))
         for atom, element in ((one, other), (other, one)):
             met = (atom > 0) & (element < 0)
             if met.any():
-                self.followers.append((torch.stack([-element[met], atom[met]], 1).unique(dim=0), where))
+                self.followers.append((_pairs(-element[met], atom[met]), where))
         peers = (one < 0) & (other < 0) & (one != other)
         if peers.any():
-            pairs = torch.stack([-one[peers], -other[peers]], 1).unique(dim=0)
+            pairs = _pairs(-one[peers], -other[peers])
             counts = [pairs[:, i].unique(return_inverse=True, return_counts=True)[1:] for i in (0, 1)]
             is_alone = [count[inverse] == 1 for inverse, count in counts]  # else one of them is broadcast
             pairs = pairs[is_alone[0] & is_alone[1] & (pairs <= self.num_places).all(1)]
@@ -168,8 +168,10 @@ def trace(model: nn.Module, run: Callable[[], Any], example: Any) -> Trace:
     found = Trace()
     mode = _Labelling(found)
     for path, module in model.named_modules():
+        kind = kind_of_layer(module)
         for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
-            if tensor is not None and tensor not in mode.known:
+            is_of_layer = kind is not None and name in kind.tensors  # whose widths are its own
+            if tensor is not None and not is_of_layer and tensor not in mode.known:
                 labels = found.fresh(tensor.shape)
                 found.tensors[f"{path}.{name}" if path else name] = tensor, int(found.num_elements - tensor.numel() + 1)
                 mode.known[tensor] = labels
@@ -257,7 +259,7 @@ class _Labelling(TorchDispatchMode):
             self.give(outputs[0], self.labels(args[1]))
         elif name != "copy_" and (torch.Tag.pointwise in func.tags or name.rstrip("_") in SAME_SHAPE):
             if outputs[0]._is_view() and name.endswith("_") and name != "detach_" and len(before) > 1:
-                self._give_up(before, outputs, f"{where}, which writes into a part of a tensor,")
+                self.give_up(before, outputs, f"{where}, which writes into a part of a tensor,")
             else:
                 self._combine(args, kwargs, outputs, where)
         elif name == "glu":
@@ -282,7 +284,7 @@ class _Labelling(TorchDispatchMode):
             for tensor in outputs:
                 self.give(tensor, labels.reshape(*labels.shape, *[1] * (tensor.dim() - leading)))
         else:
-            self._give_up(before, outputs, where)
+            self.give_up(before, outputs, where)
 
     @staticmethod
     def _num_leading(taken: Tensor, given: Tensor) -> int:
@@ -291,7 +293,7 @@ class _Labelling(TorchDispatchMode):
     def _is_constant_from(self, labels: Tensor, dim: int) -> bool:
         return dim > 0 and all(n == 1 for n in compressed(labels).shape[dim:])
 
-    def _give_up(self, before: Mapping[Tensor, Tensor], outputs: Sequence[Tensor], where: str) -> None:
+    def give_up(self, before: Mapping[Tensor, Tensor], outputs: Sequence[Tensor], where: str) -> None:
         for labels in before.values():
             self.trace.fix(labels, f"{where} is not followed")
         for tensor in outputs:
@@ -412,9 +414,12 @@ class _Watch:
         self.mode, self.path, self.module, self.kind = mode, path, module, kind
 
     def hooks(self) -> tuple[Callable[..., None], Callable[..., None]]:
-        return (self.before if self.kind is None else self.before_layer), (
-            self.after if self.kind is None else self.after_layer
-        )
+        """Return what is called before and after a forward."""
+        if self.kind is not None:
+            return self.before_layer, self.after_layer
+        if isinstance(self.module, OPAQUE):
+            return self.before_layer, self.after_opaque
+        return self.before, self.after
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self.mode.stack.append(self.path)
@@ -432,6 +437,14 @@ class _Watch:
         with _without(self.mode):
             x = next(tensors_in((args, kwargs)))
             self.mode.give(output, compressed(self._given(x, output)))
+
+    def after_opaque(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self.mode.inside -= 1
+        if self.mode.inside:
+            return
+        with _without(self.mode):
+            taken = {x: self.mode.labels(x) for x in tensors_in((args, kwargs))}
+            self.mode.give_up(taken, list(tensors_in(output)), f"{type(module).__name__} at {self.path!r}")
 
     def _given(self, x: Tensor, output: Tensor) -> Tensor:
         """Return the labels of a layer's output."""
@@ -476,6 +489,13 @@ def _without(mode: _Labelling) -> Iterator[None]:
         yield
     finally:
         mode.inside -= 1
+
+
+def _pairs(one: Tensor, other: Tensor) -> Tensor:
+    """Return the pairs (n, 2) of two sequences of numbers above 0, each pair once."""
+    base = int(other.max()) + 1
+    keys = (one * base + other).unique()
+    return torch.stack([keys // base, keys % base], 1)
 
 
 def tensors_in(tree: Any) -> Iterator[Tensor]:

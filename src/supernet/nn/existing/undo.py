@@ -23,21 +23,24 @@ class Plain(NamedTuple):
     Attributes:
         cls: Its class.
         attributes: Names of its attributes.
+        changed: Name of an attribute that was given another value -> the one that it had.
     """
 
     cls: type[nn.Module]
     attributes: frozenset[str]
+    changed: Mapping[str, Any]
 
 
-def remember_plain(module: nn.Module) -> None:
-    """Let a module that is about to be made elastic remember what it is."""
-    module.__dict__[_MEMORY] = Plain(type(module), frozenset(module.__dict__))
+def remember_plain(module: nn.Module, *changed: str) -> None:
+    """Let a module that is about to be made elastic remember what it is, and the values of attributes to be changed."""
+    values = {name: module.__dict__[name] for name in changed}
+    module.__dict__[_MEMORY] = Plain(type(module), frozenset(module.__dict__), values)
 
 
 def plain_class(module: nn.Module) -> type[nn.Module]:
     """Return the class of a module as its user made it."""
-    memory: Plain | None = module.__dict__.get(_MEMORY)
-    return type(module) if memory is None else memory.cls
+    memory = module.__dict__.get(_MEMORY)
+    return memory.cls if isinstance(memory, Plain) else type(module)
 
 
 def is_made_elastic(module: nn.Module) -> bool:
@@ -57,8 +60,10 @@ def take_back(modules: Iterable[nn.Module]) -> None:
         if isinstance(memory, Plain):
             for name in module.__dict__.keys() - memory.attributes:
                 del module.__dict__[name]
-            module._modules.pop("sizes", None)
-            module.__class__ = memory.cls
+            module.__dict__.update(memory.changed)
+            if module.__class__ is not memory.cls:
+                module._modules.pop("sizes")
+                module.__class__ = memory.cls
         for name, child in module._modules.items():
             if isinstance(child, LayerChoice) and _MEMORY in child.__dict__:
                 module._modules[name] = child[child.__dict__[_MEMORY]]
