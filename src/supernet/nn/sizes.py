@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from supernet.errors import ChoiceError
 from supernet.nn.choice import Alternative
@@ -119,6 +120,8 @@ class Sizes(nn.Module):
             if alternatives[0].weight is not None:
                 return None
             decisions.append(alternatives[0].decision)
+        if is_compiling():  # where a number looked up is one that is compiled for
+            return self.under(dict(zip(self._labels, decisions, strict=True)))
         key = tuple(decisions)  # 1 and 1.0 and True are one key, and one number
         if key not in self._under:
             self._under[key] = self.under(dict(zip(self._labels, key, strict=True)))

@@ -29,10 +29,10 @@ def part(weight: Tensor, sizes: Sequence[int], num_first: int) -> Tensor:
         sizes: How many are taken of each of its first dimensions; the others are taken whole.
         num_first: Of how many of its first dimensions the first are taken; of the others it is the middle.
     """
-    lengths = weight.shape
-    taken = [dim for dim, size in enumerate(sizes) if lengths[dim] != size]
+    lengths, is_symbolic = weight.shape, is_compiling()
+    taken = [dim for dim, size in enumerate(sizes) if is_symbolic or lengths[dim] != size]
     starts = [0 if dim < num_first else (lengths[dim] - sizes[dim]) // 2 for dim in taken]
-    if len(taken) < 2 or is_compiling() or any(sizes[dim] > lengths[dim] for dim in taken):  # which `narrow` refuses
+    if is_symbolic or len(taken) < 2 or any(sizes[dim] > lengths[dim] for dim in taken):  # which `narrow` refuses
         for dim, start in zip(taken, starts, strict=True):
             weight = weight.narrow(dim, start, sizes[dim])
         return weight
