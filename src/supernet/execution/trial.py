@@ -18,6 +18,7 @@ from supernet.execution.plan import Plan
 from supernet.execution.risks import check_risks
 from supernet.execution.selection import is_mixture
 from supernet.execution.slot import LayerSlot, Slot
+from supernet.nn import Mutable
 from supernet.space import SearchSpace
 
 __all__: list[str] = []
@@ -73,7 +74,9 @@ def try_out(
     met: list[bool] = []
     agrees: bool | None = None
     try:
-        with _noting_reentrant_checkpoints([module for _, module in replaced], met):
+        # What depends on values asks for them, and does not run what stands in their places.
+        running = [module for _, module in replaced] + [m for m in model.modules() if isinstance(m, Mutable)]
+        with _noting_reentrant_checkpoints(running, met):
             check_risks(model, plan, replaced, in_one_pass(trial))
             if space is not None:
                 check_values(model, plan, space, replaced, in_one_pass(trial))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from supernet.errors import ChoiceError
+from supernet.execution.activation_checkpoints import check_gradient
 from supernet.execution.plan import Plan
 from supernet.execution.selection import Selection, check_weights, is_mixture
 from supernet.execution.slot import Slot
@@ -31,6 +32,10 @@ class ValueSlot(Slot):
     def alternatives(self) -> list[Alternative]:
         """Return the values that stand here now; several, each with its weight, in a mixture."""
         entry = self.entry
+        weights = entry.weights if isinstance(entry, Selection) else entry
+        is_weighted = isinstance(weights, torch.Tensor) and weights.requires_grad
+        if is_weighted and not torch.is_grad_enabled() and not self.bears_reentrant:
+            check_gradient(self.label)
         if isinstance(entry, torch.Tensor):
             check_weights(entry, len(self.candidates), self.label)
             return [Alternative(value, weight) for value, weight in zip(self.candidates, entry.unbind(), strict=True)]

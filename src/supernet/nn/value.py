@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
@@ -251,6 +251,14 @@ class Expression(Value):
             given = {str(leaf.label): decisions[str(leaf.label)] for leaf in self.leaves()}
             raise ChoiceError(f"{self} cannot be computed for {given}: {type(error).__name__}: {error}") from error
 
+    def __call__(self) -> NoReturn:
+        """Raise: only a choice itself is called, for a supernet puts what follows its plan in the place of that."""
+        leaves = " and ".join(f"self.{leaf.label} = {leaf.label}" for leaf in self.leaves())
+        raise UnresolvedChoiceError(
+            f"{self} is an expression, and none is called; keep its choices in the module ({leaves}, say), and do the "
+            "arithmetic in forward, with what each of them gives when it is called"
+        )
+
     def __repr__(self) -> str:
         return self._text.format(*map(shown, self._operands))
 
@@ -350,11 +358,21 @@ class ValueChoice(Value, Choice):
 
 
 def leaves_of(values: Iterable[Any]) -> tuple[ValueChoice, ...]:
-    """Return the choices that some values depend on, one of each label."""
+    """Return the choices that some values depend on, one of each label.
+
+    Raises:
+        ChoiceError: two choices of one label have other candidates.
+    """
     found: dict[str, ValueChoice] = {}
     for value in values:
         for leaf in value.leaves() if isinstance(value, Value) else ():
-            found.setdefault(str(leaf.label), leaf)
+            known = found.setdefault(str(leaf.label), leaf)
+            if known is not leaf and known.domain() != leaf.domain():
+                raise ChoiceError(
+                    f"two ValueChoices have the label {leaf.label!r}, so they are one decision, but one chooses "
+                    f"between {known.candidates} and the other between {leaf.candidates}; make them the same, or give "
+                    "them labels of their own"
+                )
     return tuple(found.values())
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from supernet.errors import ArchitectureError, ReplacementError
-from supernet.nn import Choice, Mutable, Sizes
+from supernet.nn import Choice, Expression, Mutable, Sizes
 from supernet.nn.choice import constructors_follow
 from supernet.nn.composed import Composed
 from supernet.space.constraints import detach
@@ -49,6 +49,7 @@ def freeze(model: nn.Module, architecture: Mapping[str, Any]) -> nn.Module:
     network = with_what_cannot_be_copied(network_of)
     for module in network.modules():
         forget(module)
+        _evaluate_held(module, decisions)
         detach(module)
     give_back_strides(network)
     return _without_cells_of_ours(network)
@@ -83,6 +84,11 @@ def _copy_chosen(
             _copy_chosen(child, child_replacement, decisions, memo, seen, shared)
         if isinstance(module, Mutable):
             frozen = module.frozen(decisions)
+            if not isinstance(frozen, nn.Module) or (frozen is module and module.choices()):
+                raise ReplacementError(
+                    f"{type(module).__name__}.frozen() returned {_in_words(frozen, module)}; it must return a module "
+                    "of the sizes that are decided, in which nothing is left to decide"
+                )
             _share_weights(frozen, shared)
             give_strides_like(module, frozen)
             memo[id(module)] = copy.deepcopy(frozen, memo)
@@ -108,6 +114,17 @@ def _copy_chosen(
     memo[id(module)] = frozen
     if replacement is not None:
         memo[id(replacement)] = frozen
+
+
+def _in_words(frozen: Any, module: nn.Module) -> str:
+    return f"the {type(module).__name__} itself" if frozen is module else repr(frozen)
+
+
+def _evaluate_held(module: nn.Module, decisions: Mapping[str, Any]) -> None:
+    """Let the expressions that a module keeps as attributes be what they have been decided to be."""
+    for name, held in vars(module).items():
+        if isinstance(held, Expression) and all(leaf.label in decisions for leaf in held.leaves()):
+            vars(module)[name] = held.evaluate(decisions)
 
 
 def _place_of(tensor: torch.Tensor) -> tuple[Any, ...]:

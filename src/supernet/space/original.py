@@ -7,14 +7,15 @@ so that it goes along with `copy.deepcopy`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple, TypeAlias
 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from supernet.errors import SpaceError
-from supernet.nn import Choice
+from supernet.nn import Choice, Value
+from supernet.nn.value import shown
 
 __all__: list[str] = []
 
@@ -127,7 +128,8 @@ def pinned_choices(root: nn.Module) -> list[Choice]:
     Raises:
         SpaceError: a label means two things (see the message).
     """
-    places = [(path, module) for path, module in original_modules(root) if isinstance(module, Choice)]
+    modules = list(original_modules(root))
+    places = [(path, module) for path, module in modules if isinstance(module, Choice)]
     first: dict[str, tuple[str, Choice]] = {}
     for path, choice in places:
         label = choice._label or path
@@ -139,12 +141,36 @@ def pinned_choices(root: nn.Module) -> list[Choice]:
         other_path, other = first.setdefault(label, (path, choice))
         if other is not choice:
             _check_one_decision(label, (other_path, other), (path, choice))
+    for path, module in modules:
+        _check_values_held(path, module, first)
     for path, choice in places:  # after all checks, so that a model that is refused stays as it was
         choice._path = path
     return [choice for _, choice in places]
 
 
 _Place: TypeAlias = tuple[str, Choice]
+
+
+def _check_values_held(path: str, module: nn.Module, labels: Container[str]) -> None:
+    """Raise if a module holds a value that nothing would decide: one of torch's own, or one without its choice."""
+    kind, place = type(module), f"at {path!r}" if path else "of which the model is one"
+    is_of_torch = kind.__module__.startswith("torch.nn.modules.") and "container" not in kind.__module__
+    for name, held in (*vars(module).items(), *original_children(module)):
+        for value in held if isinstance(held, tuple | list) else (held,):
+            if not isinstance(value, Value):
+                continue
+            if is_of_torch:
+                raise SpaceError(
+                    f"{kind.__name__}, {place}, holds {shown(value)} as {name}, but a layer of torch takes no value "
+                    "that is decided later; use that of supernet.nn where there is one, a LayerChoice between "
+                    f"{kind.__name__}s, or a Mutable of your own"
+                )
+            for leaf in () if isinstance(value, nn.Module) else value.leaves():
+                if leaf.label not in labels:
+                    raise SpaceError(
+                        f"{kind.__name__}, {place}, holds {value} as {name}, but choice {leaf.label!r} stands "
+                        f"nowhere in the model, so nothing would decide it; keep the choice itself in the module too"
+                    )
 
 
 def _check_one_decision(label: str, one: _Place, two: _Place) -> None:
