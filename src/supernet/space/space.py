@@ -508,7 +508,7 @@ class SearchSpace(Mapping[str, Domain]):
         9 architectures
                   parameters   MACs
         smallest         130    112
-        median           386    352
+        median           394    352
         largest        1,282  1,216
         """
         from supernet.space.summary import summarize  # which freezes, and so stands above
