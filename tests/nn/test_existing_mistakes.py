@@ -218,8 +218,37 @@ def test_torchs_fast_path_does_not_read_the_whole_weights_of_an_elastic_layer():
         output = Supernet(model).eval()(x, narrow)
         torch.testing.assert_close(output, freeze(model, narrow)(x))
         assert not torch.allclose(output, expected, atol=1e-3)
+    assert freeze(model, narrow)[0].layers[0].activation_relu_or_gelu == 1
     restore(model, original=True)
     assert model[0].layers[0].activation_relu_or_gelu == 1
+    assert type(model[0].layers[0]) is nn.TransformerEncoderLayer
+
+
+class Padded(nn.Module):
+    """Whose shortcut is padded with zeros, as of the first ResNets for CIFAR."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(6, 4), nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(self.second(x) + nn.functional.pad(x, (2, 2)))
+
+
+def test_partners_that_meet_in_part_keep_their_widths():
+    for name, width in (("first", 4), ("second", 8)):
+        message = refused(Padded(), {name: {"out_features": [width // 2, width]}}, example=torch.randn(3, 6))
+        assert "only a part of the channels of 'second' and 'first' meet" in message or (
+            "only a part of the channels of 'first' and 'second' meet" in message
+        )
+
+
+def test_weights_that_are_computed_are_named():
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 8)), nn.Linear(8, 8), nn.Linear(8, 2))
+    message = refused(model, {"0": {"out_features": [4, 8]}}, example=torch.randn(3, 6))
+    assert "'0', a ParametrizedLinear, has no number 'out_features' that can be elastic" in message
+    elastic(model, {"1": {"out_features": [4, 8]}}, example=torch.randn(3, 6))
 
 
 class HasSizes(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,8 @@ from supernet.nn.existing.undo import is_made_elastic, remember_plain, take_back
 from supernet.nn.value import ValueChoice
 
 __all__ = ["elastic"]
+
+logger = logging.getLogger("supernet")
 
 Requests = Mapping[str | type[nn.Module], Mapping[str, Any]]
 
@@ -52,7 +55,8 @@ def elastic(
             model's own number among them: `out_features`, `out_channels` (or what the layer calls it), `depth` of an
             `nn.Sequential` or `nn.ModuleList`, `num_heads` of an attention. A `ValueChoice` may stand for candidates:
             where it matches several layers, they have one decision.
-        ratios: Parts of each width that are candidates, 1 among them: all widths of the network become elastic.
+        ratios: Parts of each width that are candidates, rounded to whole channels or heads, 1 among them: all widths of
+            the network become elastic. Why others stay is logged (at level INFO, by the logger "supernet").
         example: A batch: a tensor, a tuple of arguments, or a dict of named ones.
         exclude: Paths or patterns of layers that keep their width, where `ratios` are given.
 
@@ -132,7 +136,10 @@ class _Plan:
         excluded = {path for pattern in exclude for path in matching(self.model, pattern)}
         for g, group in enumerate(self.coupling.groups):
             is_excluded = any(_is_at_or_in(width.path, excluded) for width in group.sources)
-            if group.fixed or group.is_output or is_excluded:
+            if is_excluded:
+                continue
+            if group.fixed or group.is_output:
+                logger.info("elastic: %s", self._why_fixed(g))
                 continue
             whole = group.sources[0].length
             per_unit = self._per_unit(g)
@@ -297,6 +304,7 @@ class _Plan:
             if type(module) is nn.TransformerEncoderLayer and not set(changed).isdisjoint(module.modules()):
                 changed.append(module)
                 remember_plain(module, "activation_relu_or_gelu")
+                follow(module, {}, {}, None, is_linear=False)
                 module.activation_relu_or_gelu = 0
 
     def _make_layer(self, module: nn.Module, kind: LayerKind, roles: Mapping[str, Keeping]) -> None:

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from supernet.errors import ChoiceError
 from supernet.nn.existing.groups import Places
+from supernet.nn.existing.undo import changed_attributes
 from supernet.nn.mutable import Mutable
 from supernet.nn.sizes import Sizes
 from supernet.nn.value import Expression, ValueChoice
@@ -200,7 +201,7 @@ class Following(Mutable):
                 plain._parameters[name] = nn.Parameter(part.detach(), requires_grad=requires_grad)
             else:
                 plain._buffers[name] = part.detach()
-        plain.__dict__.update(self._attributes(sizes))
+        plain.__dict__.update({**self._attributes(sizes), **changed_attributes(self)})
         return plain
 
     def _parts(self, sizes: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -155,6 +155,12 @@ def coupling_of(trace: Trace) -> Coupling:
     for atoms in trace.outputs:
         for g in places(atoms).groups:
             groups[g].is_output = True
+    for group in groups:
+        for width in group.sources:
+            units = places(width.atoms).unit.bincount(minlength=group.num_units)
+            if bool((units != units[0]).any()):  # as where a shortcut is padded with zeros
+                other = next((each.path for each in group.sources if each is not width), width.path)
+                group.fixed = group.fixed or f"only a part of the channels of {width.path!r} and {other!r} meet"
     layers = {(width.path, width.role): places(width.atoms) for width in trace.widths}
     coupling = Coupling(groups, layers, _trace=trace)
     _follow(trace, coupling, places)

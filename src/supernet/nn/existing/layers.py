@@ -88,6 +88,8 @@ def kind_of_layer(module: nn.Module) -> LayerKind | None:
         return None
     if len(getattr(module, "normalized_shape", (0,))) != 1:  # a norm over several dimensions has no channels
         return None
+    if not module._parameters.keys() >= {"weight"}:  # it is computed from others, as by torch's parametrizations
+        return None
     groups = getattr(module, "groups", 1)
     if groups == 1:
         return kind

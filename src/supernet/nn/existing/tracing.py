@@ -304,7 +304,7 @@ class _Labelling(TorchDispatchMode):
         if name in RESHAPES:
             moved = [labels.reshape(outputs[0].shape)]
         else:
-            moved = list(tensors_in(func(labels, *args[1:], **kwargs)))
+            moved = list(tensors_in(func(labels, *_on_cpu(args[1:]), **kwargs)))  # indices, of what is on a GPU
         for tensor, of_it in zip(outputs, moved, strict=True):
             self.known[tensor] = of_it
         if not (labels > 0).any():
@@ -496,6 +496,14 @@ def _pairs(one: Tensor, other: Tensor) -> Tensor:
     base = int(other.max()) + 1
     keys = (one * base + other).unique()
     return torch.stack([keys // base, keys % base], 1)
+
+
+def _on_cpu(arguments: Sequence[Any]) -> list[Any]:
+    """Return arguments with tensors, in lists too, where labels are."""
+    return [
+        each.cpu() if isinstance(each, Tensor) else _on_cpu(each) if isinstance(each, list) else each
+        for each in arguments
+    ]
 
 
 def tensors_in(tree: Any) -> Iterator[Tensor]:

@@ -43,6 +43,12 @@ def plain_class(module: nn.Module) -> type[nn.Module]:
     return memory.cls if isinstance(memory, Plain) else type(module)
 
 
+def changed_attributes(module: nn.Module) -> Mapping[str, Any]:
+    """Return the values that attributes had which were given others when the module was made elastic."""
+    memory = module.__dict__.get(_MEMORY)
+    return memory.changed if isinstance(memory, Plain) else {}
+
+
 def is_made_elastic(module: nn.Module) -> bool:
     """Say whether a module has been made elastic in place."""
     return isinstance(module.__dict__.get(_MEMORY), Plain)
@@ -61,9 +67,8 @@ def take_back(modules: Iterable[nn.Module]) -> None:
             for name in module.__dict__.keys() - memory.attributes:
                 del module.__dict__[name]
             module.__dict__.update(memory.changed)
-            if module.__class__ is not memory.cls:
-                module._modules.pop("sizes")
-                module.__class__ = memory.cls
+            module._modules.pop("sizes")
+            module.__class__ = memory.cls
         for name, child in module._modules.items():
             if isinstance(child, LayerChoice) and _MEMORY in child.__dict__:
                 module._modules[name] = child[child.__dict__[_MEMORY]]
