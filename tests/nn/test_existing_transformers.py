@@ -143,6 +143,20 @@ def test_half_of_all_numbers_is_the_transformer_that_is_configured_so(name):
     torch.testing.assert_close(network.eval()(x).logits, reference.eval()(x).logits, atol=1e-10, rtol=0)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_mixture_that_is_sure_of_all_widths_and_heads_is_that_path(name):
+    model, x = made(name)
+    elastic(model, ratios=[0.5, 1.0], example=x)
+    labels = {m.label: m.candidates for m in model.modules() if isinstance(m, ValueChoice)}
+    supernet = Supernet(model).eval()
+    architecture = {label: candidates[i % 2] for i, (label, candidates) in enumerate(labels.items())}
+    certain = {
+        label: torch.tensor([value == architecture[label] for value in candidates]).double()
+        for label, candidates in labels.items()
+    }
+    torch.testing.assert_close(supernet(x, certain).logits, supernet(x, architecture).logits)
+
+
 def test_weights_that_are_tied_stay_tied_in_the_frozen_network():
     model, _ = searchable("gpt2")
     labels = {m.label: m.candidates for m in model.modules() if isinstance(m, ValueChoice)}
