@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import supernet.hub
@@ -47,6 +48,15 @@ NAS_BENCH_201 = DATA / "nas_bench_201.npz"
 NAS_BENCH_MACRO = DATA / "nas_bench_macro.npz"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _without_initial_weights():
+    """Leave out what takes most of the time: on the device "meta" there are no values."""
+    with pytest.MonkeyPatch.context() as patch:
+        for layer in (nn.Conv2d, nn.BatchNorm2d, nn.Linear):
+            patch.setattr(layer, "reset_parameters", lambda self: None)
+        yield
+
+
 def parameters(module):
     return sum(p.numel() for p in module.parameters())
 
@@ -78,9 +88,15 @@ def test_networks_of_published_cells_have_their_number_of_parameters(name):
         assert darts_network(genotype, channels=4, layers=3)(torch.empty(2, 3, 32, 32)).shape == (2, 10)
 
 
+@pytest.fixture(scope="module")
+def space_of_darts():
+    with torch.device("meta"):
+        return SearchSpace(Darts(channels=4, layers=3))
+
+
 @pytest.mark.skipif(not GENOTYPES.exists(), reason="shared/data/genotypes.json is not here")
 @pytest.mark.parametrize("name", CELLS)
-def test_published_cells_as_architectures_are_those_of_their_papers(name):
+def test_published_cells_as_architectures_are_those_of_their_papers(name, space_of_darts):
     genotype, architecture = json.loads(GENOTYPES.read_text())[name], CELLS[name]
     edges = {
         f"{kind}/{2 + position // 2}_{source}": operation
@@ -88,8 +104,7 @@ def test_published_cells_as_architectures_are_those_of_their_papers(name):
         for position, (operation, source) in enumerate(genotype[kind])
     }
     assert edges == {label: decision for label, decision in architecture.items() if "_" in label}
-    with torch.device("meta"):
-        assert SearchSpace(Darts(channels=4, layers=3)).canonical(architecture).keys() == architecture.keys()
+    assert space_of_darts.canonical(architecture).keys() == architecture.keys()
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,6 @@ def small_mobilenet(**options):
 # Small settings: what makes the model, and the shape of a batch.
 SMALL = {
     "Darts": (lambda: Darts(4, channels=4, layers=3), (2, 3, 8, 8)),
-    "Darts for ImageNet": (lambda: Darts(4, channels=4, layers=3, for_imagenet=True), (2, 3, 32, 32)),
     "NasBench201": (lambda: NasBench201(4, channels=4, cells=1), (2, 3, 8, 8)),
     "NasBenchMacro": (lambda: NasBenchMacro(4, channels=4, head_channels=8), (2, 3, 16, 16)),
     "ProxylessNas": (lambda: ProxylessNas(4, 1, (4, 4, 4, 8, 8), (2, 2), (1, 2, 2)), (2, 1, 8, 8)),
