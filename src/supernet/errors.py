@@ -2,6 +2,7 @@
 
 SupernetError
 ├── ChoiceError            a choice is written in a way that cannot mean anything
+│   └── MixtureError       what a choice decides between cannot be mixed; a trainer that samples can search it
 ├── UnresolvedChoiceError  a model was run while it still has choices
 ├── SpaceError             the choices of a model do not make one search space
 ├── ArchitectureError      an architecture does not belong to the space, or is incomplete
@@ -24,6 +25,7 @@ __all__ = [
     "DataError",
     "FileFormatError",
     "MissingExtraError",
+    "MixtureError",
     "NameTakenError",
     "NonFiniteError",
     "ReplacementError",
@@ -40,6 +42,10 @@ class SupernetError(Exception):
 
 class ChoiceError(SupernetError, ValueError):
     """A choice is written in a way that cannot mean anything."""
+
+
+class MixtureError(ChoiceError):
+    """What a choice decides between cannot be mixed, as a trainer would have it; one that samples can search it."""
 
 
 class UnresolvedChoiceError(SupernetError, RuntimeError):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from supernet.errors import ChoiceError
+from supernet.errors import ChoiceError, MixtureError
 from supernet.execution.apart import Apart
 from supernet.execution.beginnings import Beginnings
 from supernet.execution.plan import Plan
@@ -79,7 +79,7 @@ class ChoiceSlot(Slot):
 
     def _check_mixture(self, entry: Any) -> None:
         if self._domain.is_set and self._mixed is None and isinstance(entry, torch.Tensor):
-            raise ChoiceError(
+            raise MixtureError(
                 f"choice {self.label!r} takes {self._domain}, of which no mixture is known; use a trainer that samples"
             )
 

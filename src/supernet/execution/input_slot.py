@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from supernet.errors import ChoiceError
+from supernet.errors import ChoiceError, MixtureError
 from supernet.execution.expected_mean import weights_of_mean
 from supernet.execution.fast.candidates import can_be_fast
 from supernet.execution.fast.shared import Shared
@@ -74,7 +74,7 @@ class InputSlot(Slot):
                     f"stand for none or for fewer; give it absent='zeros', or {mend}, or use another trainer"
                 )
         elif self._reduction != "sum":
-            raise ChoiceError(
+            raise MixtureError(
                 f"choice {self.label!r} reduces {in_words(choice.n_chosen)} of its inputs by {choice.reduction!r}, "
                 "for which a mixture of all inputs cannot stand; use 'sum' or 'mean', or absent='zeros', or n_chosen=1 "
                 "with 'concat', or a trainer that samples"

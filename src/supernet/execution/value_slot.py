@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from supernet.errors import ChoiceError
+from supernet.errors import MixtureError
 from supernet.execution.activation_checkpoints import check_gradient
 from supernet.execution.plan import Plan
 from supernet.execution.selection import Selection, check_weights, is_mixture
@@ -57,7 +57,7 @@ class ValueSlot(Slot):
         total: Any = 0
         for value, weight, _ in alternatives:
             if not isinstance(value, int | float):
-                raise ChoiceError(
+                raise MixtureError(
                     f"choice {self.label!r} is mixed, but {value!r} is no number that has a weighted sum; use a "
                     "trainer that samples, or a LayerChoice"
                 )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from supernet.errors import ChoiceError
+from supernet.errors import ChoiceError, MixtureError
 from supernet.nn.choice import is_following
 from supernet.nn.sizes import Joint, Sizes
 from supernet.nn.value import ValueChoice
@@ -121,7 +121,7 @@ class Mutable(nn.Module, metaclass=_PlainWhenDecided):
         if isinstance(output, tuple):
             return tuple(self._scaled(weight, each) for each in output)
         if output is not None and not isinstance(output, Tensor):
-            raise ChoiceError(
+            raise MixtureError(
                 f"{type(self).__name__} gives a {type(output).__name__}, and only tensors and their tuples are mixed; "
                 "use a trainer that samples, or define mixed()"
             )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from supernet.errors import ChoiceError
+from supernet.errors import ChoiceError, MixtureError
 from supernet.nn.cell import check_numbers, total
 from supernet.nn.choice import Choice
 from supernet.nn.composed import as_graph_module
@@ -233,7 +233,7 @@ def _decision(slot: Any, label: str) -> Any:
     """Return what stands in a choice's place decides."""
     alternatives = slot.alternatives()
     if alternatives[0].weight is not None:
-        raise ChoiceError(
+        raise MixtureError(
             f"the graph of NasBench101Cell {label!r} is decided, and no mixture of graphs is known; use a trainer that "
             "samples paths"
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from supernet.errors import ChoiceError
+from supernet.errors import ChoiceError, MixtureError
 from supernet.nn.choice import Alternative
 from supernet.nn.domain import is_int
 from supernet.nn.value import MAX_JOINT, ValueChoice, evaluated, leaves_of, shown, values_of
@@ -137,7 +137,7 @@ class Sizes(nn.Module):
         every = [self._modules[name].alternatives() for name in names]  # type: ignore[union-attr, operator]
         labels = [self._labels[int(name)] for name in names]
         if math.prod(map(len, every)) > MAX_JOINT:
-            raise ChoiceError(
+            raise MixtureError(
                 f"choices {', '.join(map(repr, labels))} are mixed together with more than {MAX_JOINT:,} joint values; "
                 "give them fewer, or use a trainer that samples"
             )

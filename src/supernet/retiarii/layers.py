@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from supernet.errors import ChoiceError
+from supernet.errors import ChoiceError, MixtureError
 from supernet.nn import Mutable, Sizes, Value, elastic
 
 __all__ = ["layers_that_take_values"]
@@ -115,7 +115,7 @@ class _ByValue(Mutable):
         shapes = {tuple(output.shape) for output in outputs}
         if len(shapes) > 1:
             names = ", ".join(repr(str(leaf.label)) for leaf in self.sizes.leaves())
-            raise ChoiceError(
+            raise MixtureError(
                 f"{self._make.__name__} gives {' and '.join(map(str, sorted(shapes)))} for values of {names}, which "
                 "cannot be mixed; let its padding follow, such as kernel // 2, or use a trainer that samples"
             )

@@ -50,40 +50,43 @@ def check_choice(make: Callable[[], Choice], *inputs: Any) -> None:
 
     >>> check_choice(lambda: LayerChoice([nn.Linear(4, 4), nn.Identity()], label="op"), torch.ones(2, 4))
     """
-    host = _host(make)
-    domain = _check_domain(host.choice)
-    decisions = _some(domain, domain.size, domain)
+    host = host_of(make, Choice)
+    domain = _check_domain(host.part)
+    decisions = some_of(domain, domain.size, domain)
     _check_decisions(domain, decisions)
-    _check_resolves(host.choice, domain, decisions)
+    _check_resolves(host.part, domain, decisions)
     space = SearchSpace(host)
-    architectures = _some(space.enumerate(), space.size, space)
-    _check_space(host, make, space, architectures)
-    if host.choice.is_sequence:
+    architectures = some_of(space.enumerate(), space.size, space)
+    check_space(host, host_of(make, Choice), space, architectures)
+    if host.part.is_sequence:
         _check_sequence(host, domain, space, inputs)
-    _check_runs(host, make, architectures, inputs)
+    check_runs(host, host_of(make, Choice), architectures, lambda _: inputs)
 
 
-class _Host(nn.Module):
-    """A model that is one choice."""
+class Host(nn.Module):
+    """A model that is one choice, or one module that depends on some."""
 
-    def __init__(self, choice: Choice) -> None:
+    def __init__(self, part: Any) -> None:
         super().__init__()
-        self.choice = choice
+        self.part = part
 
     def forward(self, *args: Any) -> Any:
-        return self.choice(*args)
+        """Run it."""
+        return self.part(*args)
 
 
-def _host(make: Callable[[], Choice]) -> _Host:
+def host_of(make: Callable[[], nn.Module], kind: type[nn.Module]) -> Host:
+    """Return a model that is what `make` returns, if that is of this kind."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        host = _Host(make())
-    promised("make() returns a Choice", isinstance(host.choice, Choice), f"it returned a {type(host.choice).__name__}")
+        host = Host(make())
+    seen = f"it returned a {type(host.part).__name__}"
+    promised(f"make() returns a {kind.__name__}", isinstance(host.part, kind), seen)
     SearchSpace(host)  # which gives a choice without a label the name of its place
     return host.eval()
 
 
-def _some(values: Any, count: int, source: Any) -> list[Any]:
+def some_of(values: Any, count: int, source: Any) -> list[Any]:
     """Return all values, or of many a random part."""
     if count <= MOST:
         return list(islice(values, MOST))
@@ -154,17 +157,16 @@ def _check_resolves(choice: Choice, domain: Domain, decisions: Sequence[Any]) ->
             raise AssertionError(f"{what} refuses {wrong!r}, which is no decision, by ArchitectureError; but {seen}")
 
 
-def _check_space(
-    host: _Host, make: Callable[[], Choice], space: SearchSpace, architectures: list[Architecture]
-) -> None:
-    for what, other in {"another that is made alike": _host(make), "a copy": copy.deepcopy(host)}.items():
+def check_space(host: Host, alike: Host, space: SearchSpace, architectures: Sequence[Architecture]) -> None:
+    """Check spaces, and files of architectures, of a host and of another that is made alike."""
+    for what, other in {"another that is made alike": alike, "a copy": copy.deepcopy(host)}.items():
         promised(
             f"{what} gives a space of the same fingerprint",
             SearchSpace(other).fingerprint == space.fingerprint,
             f"the spaces are {space.to_json()} and {SearchSpace(other).to_json()}",
         )
     with TemporaryDirectory() as directory:
-        for architecture in architectures[:2] + architectures[-1:]:
+        for architecture in [*architectures[:2], *architectures[-1:]]:
             path = Path(directory, "architecture.json")
             save_architecture(architecture, path, space)
             loaded = load_architecture(path, space)
@@ -175,48 +177,54 @@ def _check_space(
             )
 
 
-def _check_sequence(host: _Host, domain: Domain, space: SearchSpace, inputs: Sequence[Any]) -> None:
+def _check_sequence(host: Host, domain: Domain, space: SearchSpace, inputs: Sequence[Any]) -> None:
     label, decided = domain.label, space.draw(torch.Generator().manual_seed(0))
     weights = torch.linspace(1, 2, len(domain.options), dtype=torch.float64)
     with torch.no_grad():
         outputs = {
-            str(decision): _frozen(host, space.canonical({**decided, label: decision}))(*inputs) for decision in domain
+            str(decision): frozen_network(host, space.canonical({**decided, label: decision}))(*inputs)
+            for decision in domain
         }
         expected = weighted_sum(outputs, weights, label)
-        with _told("a sequence, mixed, gives the weighted sum of what its decisions give"):
+        with told("a sequence, mixed, gives the weighted sum of what its decisions give"):
             found = Supernet(host).eval()(*inputs, {**decided, label: weights})
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     restore(host)
 
 
-def _check_runs(
-    host: _Host, make: Callable[[], Choice], architectures: Sequence[Architecture], inputs: Sequence[Any]
+def check_runs(
+    host: Host,
+    alike: Host,
+    architectures: Sequence[Architecture],
+    arguments: Callable[[Architecture], Sequence[Any]],
 ) -> None:
+    """Check that a supernet runs what frozen networks compute, and has the state of the model as written."""
     keys, duplicate = list(host.state_dict()), copy.deepcopy(host)
-    networks = [_frozen(host, architecture) for architecture in architectures]
+    networks = [frozen_network(host, architecture) for architecture in architectures]
     with torch.no_grad():
-        expected = [network(*inputs) for network in networks]
+        expected = [network(*arguments(one)) for network, one in zip(networks, architectures, strict=True)]
     supernet = Supernet(host).eval()
     for architecture, output in zip(architectures, expected, strict=True):
-        with torch.no_grad(), _told(f"the supernet runs the path {architecture} as its frozen network does"):
+        inputs = arguments(architecture)
+        with torch.no_grad(), told(f"the supernet runs the path {architecture} as its frozen network does"):
             torch.testing.assert_close(supernet(*inputs, architecture), output, rtol=1e-5, atol=1e-6)
-        with torch.no_grad(), _told(f"the network of {architecture}, frozen from the supernet, is that of the model"):
-            torch.testing.assert_close(_frozen(host, architecture)(*inputs), output, rtol=1e-5, atol=1e-6)
-        with torch.no_grad(), _told(f"the network of {architecture}, frozen from a copy, is that of the model"):
-            torch.testing.assert_close(_frozen(duplicate, architecture)(*inputs), output, rtol=1e-5, atol=1e-6)
+        with torch.no_grad(), told(f"the network of {architecture}, frozen from the supernet, is that of the model"):
+            torch.testing.assert_close(frozen_network(host, architecture)(*inputs), output, rtol=1e-5, atol=1e-6)
+        with torch.no_grad(), told(f"the network of {architecture}, frozen from a copy, is that of the model"):
+            torch.testing.assert_close(frozen_network(duplicate, architecture)(*inputs), output, rtol=1e-5, atol=1e-6)
     fingerprint = SearchSpace(host).fingerprint
     promised("a supernet has the space of the model", fingerprint == SearchSpace(duplicate).fingerprint, "it differs")
     state = supernet.state_dict()
     moved = differences(dict.fromkeys(keys, ""), dict.fromkeys(state, ""))
     promised("the keys of a supernet's state are those of the model as written", not moved, f"{in_words(moved)} differ")
-    other = _host(make)
-    other.load_state_dict(state)
+    alike.load_state_dict(state)
     supernet.load_state_dict(duplicate.state_dict())
-    now = differences(flat(dict(other.state_dict())), flat(dict(restore(host).state_dict())))
+    now = differences(flat(dict(alike.state_dict())), flat(dict(restore(host).state_dict())))
     promised("a model as written loads a supernet's state, and the other way round", not now, f"{in_words(now)} differ")
 
 
-def _frozen(host: nn.Module, architecture: Architecture) -> nn.Module:
+def frozen_network(host: nn.Module, architecture: Architecture) -> nn.Module:
+    """Return the network of an architecture, in eval form, which must have no choices."""
     try:
         network = freeze(host, architecture)
     except SupernetError as error:
@@ -227,7 +235,8 @@ def _frozen(host: nn.Module, architecture: Architecture) -> nn.Module:
 
 
 @contextmanager
-def _told(promise: str) -> Iterator[None]:
+def told(promise: str) -> Iterator[None]:
+    """Say what was promised where an assertion fails in this context."""
     try:
         yield
     except AssertionError as error:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from supernet.data.loaders import Data, loaders_of_two_parts
-from supernet.errors import TrainingError
+from supernet.errors import MixtureError, TrainingError
 from supernet.execution import Plan
 from supernet.execution.replace import check_not_replaced
 from supernet.nn import InputChoice, LayerChoice
@@ -105,7 +105,10 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
             SupernetError: A choice cannot run so. What the model and the loss themselves raise is passed on.
                 After either the model is as it was.
         """
-        self._set_up(layer, input, plan)
+        try:
+            self._set_up(layer, input, plan)
+        except MixtureError as error:
+            raise MixtureError(f"{error}; trainers that sample are {', '.join(_that_sample())}") from error
         self.evaluator = TrainerEvaluator(self)
         self._ours.add("evaluator")
 
@@ -211,6 +214,15 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
         ):
             return freeze(self.model, architecture)
         return freeze(self.model, architecture)
+
+
+def _that_sample() -> list[str]:
+    """Return the names of our trainers that run one path a step, and so bear every choice."""
+    import supernet.trainers as trainers  # which holds all of them
+
+    kinds = {name: getattr(trainers, name) for name in trainers.__all__}
+    base = trainers.SampledTrainer
+    return [n for n, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, base) and kind is not base]
 
 
 describe_options(SupernetTrainer, FIELDS.values())

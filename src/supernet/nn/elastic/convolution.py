@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
-from supernet.errors import ChoiceError
+from supernet.errors import ChoiceError, MixtureError
 from supernet.nn.domain import is_int
 from supernet.nn.elastic.arguments import of_each_dim, quotients
 from supernet.nn.elastic.slicing import first, in_one_pass, narrowed, part, with_weights
@@ -118,7 +118,7 @@ class _Convolution(Mutable, _ConvNd):
     def _added(self, a: Tensor, b: Tensor) -> Tensor:
         """Return the sum of two outputs, which may have other channels, but not another size of the image."""
         if a.shape[-self.num_dims :] != b.shape[-self.num_dims :]:
-            raise ChoiceError(
+            raise MixtureError(
                 f"{type(self).__name__}({self.extra_repr()}) gives images of {tuple(a.shape[-self.num_dims :])} and "
                 f"{tuple(b.shape[-self.num_dims :])}, which cannot be mixed; let padding follow from what is chosen, "
                 "as in padding=kernel // 2, or use a trainer that samples"

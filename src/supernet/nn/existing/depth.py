@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from supernet.errors import ChoiceError
+from supernet.errors import MixtureError
 from supernet.nn.mutable import Mutable
 from supernet.nn.sizes import Sizes
 
@@ -26,7 +26,7 @@ class _Blocks(Mutable):
         sizes = self.sizes.now()
         if sizes is None:
             label = self.choices()[0].label
-            raise ChoiceError(
+            raise MixtureError(
                 f"choice {label!r} is mixed, but the blocks whose number it decides are run by the model's own code, "
                 "one after another, and have no weighted sum; use a trainer that samples, or an nn.Sequential of them"
             )
