@@ -41,6 +41,11 @@ def test_a_mixture_of_depths_is_the_sum_of_what_each_gives():
     torch.testing.assert_close(grad, torch.stack([outputs[3].sum(), outputs[1].sum()]))
 
 
+def test_the_model_itself_may_be_the_list():
+    model = elastic(blocks(), {"": {"depth": [2, 3]}, "0.0": {"out_features": [2, 4]}}, example=X)
+    assert len(freeze(model, {"depth": 2, "0.0.out_features": 4})) == 2
+
+
 def test_a_list_that_the_models_code_runs_is_as_long_as_decided_and_has_no_mixture():
     torch.manual_seed(0)
     model, image = VisionTransformer(depth=3).eval(), torch.randn(2, 3, 16, 16)

@@ -82,6 +82,8 @@ def test_a_number_that_the_layer_does_not_have_is_named_with_those_that_it_has()
         resnet18(), {"conv1": {"depth": [1, 2]}}, example=IMAGE
     )
     assert "depth of 'layer1' cannot be 3" in refused(resnet18(), {"layer1": {"depth": [1, 2, 3]}}, example=IMAGE)
+    twice = {"layer1": {"depth": [1, 2]}, "layer*1": {"depth": [2]}}
+    assert "depth of 'layer1' is asked for twice" in refused(resnet18(), twice, example=IMAGE)
     assert "no widths that are split into heads" in refused(
         resnet18(), {"layer1": {"num_heads": [1, 2]}}, example=IMAGE
     )

@@ -146,7 +146,7 @@ class _Plan:
             units = dict.fromkeys(max(1, round(group.num_units * ratio)) for ratio in sorted(ratios))
             if per_unit is not None and len(units) > 1:
                 name = self._name_of_width(group.path)
-                self.widths[g] = ValueChoice([n * per_unit for n in units], label=f"{group.path}.{name}")
+                self.widths[g] = ValueChoice([n * per_unit for n in units], label=_label(group.path, name))
                 assert self.widths[g].candidates[-1] == whole
         if not self.widths:
             raise ChoiceError(
@@ -188,9 +188,8 @@ class _Plan:
         group = self.coupling.groups[g]
         if group.fixed:
             raise ChoiceError(f"{name} of {path!r} cannot be elastic: {self._why_fixed(g)}")
-        label = f"{path}.{name}"
-        values = candidates.candidates if isinstance(candidates, ValueChoice) else candidates
-        choice = candidates if isinstance(candidates, ValueChoice) else ValueChoice(values, label=label)
+        label = _label(path, name)
+        choice = candidates if isinstance(candidates, ValueChoice) else ValueChoice(candidates, label=label)
         _check_candidates(choice.candidates, whole, path, name)
         for value in choice.candidates:
             if value * group.num_units % whole:
@@ -224,13 +223,16 @@ class _Plan:
         return f"the width of {names(width.path for width in group.sources)} stays, for {why}"
 
     def _request_depth(self, path: str, module: nn.Module, candidates: Any) -> None:
-        if not isinstance(module, nn.Sequential | nn.ModuleList) or type(module) not in (nn.Sequential, nn.ModuleList):
+        if type(module) not in (nn.Sequential, nn.ModuleList):
             raise ChoiceError(
                 f"depth is of an nn.Sequential or nn.ModuleList of blocks, but {path!r} is a {type(module).__name__}"
             )
-        choice = candidates if isinstance(candidates, ValueChoice) else ValueChoice(candidates, label=f"{path}.depth")
-        _check_candidates(choice.candidates, len(module), path, "depth")
-        self.depths[path] = choice
+        label = _label(path, "depth")
+        choice = candidates if isinstance(candidates, ValueChoice) else ValueChoice(candidates, label=label)
+        _check_candidates(choice.candidates, len(module._modules), path, "depth")
+        before = self.depths.setdefault(path, choice)
+        if before.candidates != choice.candidates or before.label != choice.label:
+            raise ChoiceError(f"depth of {path!r} is asked for twice: {before} and {choice}; give it once")
 
     def _heads_in(self, path: str, module: nn.Module, name: str) -> tuple[int, int]:
         """Return the group of an attention's heads, and how many of them the module counts."""
@@ -479,6 +481,10 @@ def _where_it_fails(model: nn.Module, decisions: Mapping[str, Any], run: Callabl
 
 
 # --- names -------------------------------------------------------------------------------------------------------
+
+
+def _label(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
 def _is_at_or_in(path: str, parents: set[str]) -> bool:
