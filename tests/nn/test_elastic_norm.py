@@ -44,8 +44,9 @@ def norms(draw):
     affine, bias = draw(st.booleans()), draw(st.booleans())
     if which == "batch":
         dims = draw(st.sampled_from([1, 2, 3]))
-        others = {"momentum": draw(st.sampled_from([0.1, None])), "track_running_stats": draw(st.booleans())}
-        width = draw(st.sampled_from([A, A + B, 4]))
+        width, is_tracked = draw(st.sampled_from([A, A + B, 4])), draw(st.booleans())
+        momenta = [0.1, None] if isinstance(width, int) or not is_tracked else [0.1]
+        others = {"momentum": draw(st.sampled_from(momenta)), "track_running_stats": is_tracked}
         return BATCH_NORMS[dims], (width,), {"affine": affine, "bias": bias, **others}, (5, None, 2, 3, 2)[: 2 + dims]
     if which == "group":
         sizes = draw(st.sampled_from([(2, A), (A // 2, A), (G, 4), (A, A * B), (1, B)]))

@@ -35,18 +35,21 @@ def is_following() -> bool:
     return _fixed.get() is not None
 
 
-class _BecomesWhatIsDecided(type):
+class ShowsConstructor(type):
+    """A metaclass with a `__call__` of its own, which would hide the constructor from `inspect`, `help` and editors."""
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        _, *parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+        return inspect.Signature(parameters)
+
+
+class _BecomesWhatIsDecided(ShowsConstructor):
     """Lets a constructor give the decided module itself.
 
     A metaclass rather than `__new__`, since copying and unpickling call `__new__` without arguments, and
     since a subclass may have a constructor of its own.
     """
-
-    @property
-    def __signature__(cls) -> inspect.Signature:
-        """The constructor's, which `__call__` would hide from `inspect`, `help` and editors."""
-        _, *parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
-        return inspect.Signature(parameters)
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         choice = super().__call__(*args, **kwargs)

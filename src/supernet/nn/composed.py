@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import fx, nn
 
-from supernet.nn.choice import is_following
+from supernet.nn.choice import ShowsConstructor, is_following
 
 __all__: list[str] = []
 
 
-class _GraphModuleWhenDecided(type):
+class _GraphModuleWhenDecided(ShowsConstructor):
     """Lets a constructor inside `fixed_architecture` give a module of torch's own, as those of choices do."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:

@@ -7,22 +7,25 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import OutOfMemoryError, Tensor, nn
 from torch.nn import functional as F
 
-from supernet.errors import ChoiceError, MixtureError
-from supernet.nn.choice import is_following
+from supernet.errors import ChoiceError, MixtureError, SupernetError
+from supernet.nn.choice import ShowsConstructor, is_following
 from supernet.nn.sizes import Joint, Sizes
 from supernet.nn.value import ValueChoice
 
 __all__ = ["Mutable"]
 
 
-class _PlainWhenDecided(type):
+class _PlainWhenDecided(ShowsConstructor):
     """Lets a constructor inside `fixed_architecture` give the plain module, where nothing is left to decide."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         module = super().__call__(*args, **kwargs)
+        if type(module).forward is Mutable.forward and not isinstance(getattr(module, "sizes", None), Sizes):
+            raise ChoiceError(f"{cls.__name__} does not say its numbers; give it self.sizes = Sizes(...) in __init__")
+        module.__dict__["_supernet_made"] = names_of(module)
         return module.frozen({}) if is_following() and not module.choices() else module
 
 
@@ -36,24 +39,24 @@ class Mutable(nn.Module, metaclass=_PlainWhenDecided):
     Attributes:
         sizes: The numbers that choices decide.
 
-    >>> class Scale(Mutable):
+    >>> class PReLU(Mutable):
     ...     def __init__(self, width):
     ...         super().__init__()
     ...         self.sizes = Sizes(width=width)
-    ...         self.weight = nn.Parameter(torch.ones(self.sizes.largest("width")))
+    ...         self.weight = nn.Parameter(torch.full((self.sizes.largest("width"),), 0.25))
     ...
     ...     def run(self, sizes, x):
-    ...         return x * self.weight[: sizes["width"]]
+    ...         return nn.functional.prelu(x, self.weight[: sizes["width"]])
     ...
     ...     def run_part(self, sizes, x):
-    ...         return self.run(sizes, x[..., : sizes["width"]])
+    ...         return self.run(sizes, x[:, : sizes["width"]])
     ...
     ...     def frozen(self, decisions):
-    ...         scale = Scale(self.sizes.under(decisions)["width"])
-    ...         scale.weight = nn.Parameter(self.weight[: scale.sizes["width"]])
-    ...         return scale
-    >>> freeze(nn.Sequential(Scale(ValueChoice([2, 3], label="width"))), {"width": 2})[0].weight.shape
-    torch.Size([2])
+    ...         layer = nn.PReLU(self.sizes.under(decisions)["width"])
+    ...         layer.weight = nn.Parameter(self.weight[: layer.num_parameters])
+    ...         return layer
+    >>> freeze(nn.Sequential(PReLU(ValueChoice([2, 3], label="width"))), {"width": 2})[0]
+    PReLU(num_parameters=2)
     """
 
     sizes: Sizes
@@ -111,9 +114,32 @@ class Mutable(nn.Module, metaclass=_PlainWhenDecided):
             total = self._added(total, output) if position else output
         return total
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, but for a number of an elastic layer, which would not be what it computes."""
+        if "_supernet_made" in self.__dict__ and is_of_ours(type(self).frozen):
+            self._check_set(name, value)
+        super().__setattr__(name, value)
+
+    def _check_set(self, name: str, value: Any) -> None:
+        """Raise `ChoiceError` if an attribute that is set is a number that this takes from `sizes`."""
+        sizes = self._modules.get("sizes")
+        if isinstance(sizes, Sizes) and sizes.decides(name) and self.__dict__.get(name) != value:
+            raise ChoiceError(
+                f"{name} of {type(self).__name__}({self.extra_repr()}) is what its constructor was given, and setting "
+                f"it to {value!r} would change nothing; give {type(self).__name__} a number or ValueChoice as {name}"
+            )
+
     def _weighted(self, one: Joint, *args: Any, **kwargs: Any) -> Any:
         with torch.no_grad() if one.is_detached else nullcontext():
-            output = self.run_part(one.sizes, *args, **kwargs)
+            try:
+                output = self.run_part(one.sizes, *args, **kwargs)
+            except RuntimeError as error:
+                if type(self).run_part is not Mutable.run_part or isinstance(error, SupernetError | OutOfMemoryError):
+                    raise
+                raise ChoiceError(
+                    f"{type(self).__name__} does not run in a mixture: {error}; define run_part(), which takes of an "
+                    "input as wide as the widest what run() is to see"
+                ) from error
         return output if one.weight is None else self._scaled(one.weight, output)
 
     def _scaled(self, weight: Tensor, output: Any) -> Any:
@@ -140,6 +166,16 @@ class Mutable(nn.Module, metaclass=_PlainWhenDecided):
             return a + b
         shape = [max(pair) for pair in zip(a.shape, b.shape, strict=True)]
         return _padded(a, shape) + _padded(b, shape)
+
+
+def is_of_ours(function: Any) -> bool:
+    """Say whether a function or class is this library's."""
+    return str(function.__module__).partition(".")[0] == __name__.partition(".")[0]
+
+
+def names_of(module: nn.Module) -> frozenset[str]:
+    """Return the names of all that a module holds: parameters, buffers, children and other attributes."""
+    return frozenset((*module._parameters, *module._buffers, *module._modules, *module.__dict__))
 
 
 def _padded(x: Tensor, shape: list[int]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -88,6 +89,10 @@ class Sizes(nn.Module):
     def is_decided(self) -> bool:
         """Whether no choice decides any of these."""
         return not self._labels
+
+    def decides(self, name: str) -> bool:
+        """Say whether this has a number of a name, or one for each dimension of it."""
+        return any(name == each.partition("[")[0] for each in self._numbers)
 
     def leaves(self) -> list[ValueChoice]:
         """Return the choices that decide these, as they were given."""
@@ -192,9 +197,10 @@ class Sizes(nn.Module):
             one = weight.new_ones(())
             weights_J = torch.stack([one if each.weight is None else each.weight.to(weight) for each in joint])
             active_J = weight.new_tensor([not each.is_detached for each in joint])
-            mask_of_active = mask_of_active * torch.einsum(equation, weights_J * active_J, *places).reshape(shape)
-            if detached:
-                mask = mask * torch.einsum(equation, weights_J, *places).reshape(shape)
+            with _autocast_off(weight.device.type):  # which would round the mixture's weights
+                mask_of_active = mask_of_active * torch.einsum(equation, weights_J * active_J, *places).reshape(shape)
+                if detached:
+                    mask = mask * torch.einsum(equation, weights_J, *places).reshape(shape)
         return weight.detach() * (mask - mask_of_active) if detached else weight * mask_of_active
 
     def is_chosen(self, name: str) -> bool:
@@ -207,6 +213,11 @@ class Sizes(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_under": {}}
+
+
+def _autocast_off(device_type: str) -> AbstractContextManager[Any]:
+    is_available = torch.amp.is_autocast_available(device_type)  # on the device "meta" it is not
+    return torch.autocast(device_type, enabled=False) if is_available else nullcontext()
 
 
 def _components(leaves: Mapping[str, Sequence[ValueChoice]], labels: Sequence[str]) -> list[list[str]]:

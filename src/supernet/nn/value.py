@@ -145,7 +145,8 @@ class Value:
         return Expression("abs({})", abs, (self,))
 
     def __round__(self, digits: int | None = None) -> Expression:
-        return Expression("round({})" if digits is None else "round({}, {})", round, (self, digits)[: 1 + bool(digits)])
+        operands = (self,) if digits is None else (self, digits)  # with 0 digits it is a float, without it an int
+        return Expression(f"round({', '.join(['{}'] * len(operands))})", round, operands)
 
     def __floor__(self) -> Expression:
         return Expression("floor({})", math.floor, (self,))

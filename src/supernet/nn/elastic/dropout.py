@@ -39,6 +39,15 @@ class Dropout(Mutable, nn.Dropout):
         nn.Dropout.__init__(self, max(values_of(p)), inplace)
         self.sizes = sizes
 
+    def _check_set(self, name: str, value: Any) -> None:
+        """Let a rate that no choice decides be set, as torch's is; raise `ChoiceError` for one that a choice does."""
+        if name == "p" and self.sizes.is_decided:
+            sizes = Sizes(p=value)
+            check_rate(sizes, "p")
+            self.sizes = sizes
+        else:
+            super()._check_set(name, value)
+
     def run(self, sizes: Mapping[str, Any], x: Tensor) -> Tensor:
         """Return x with some of its numbers set to 0 and the others scaled up, in training form."""
         return F.dropout(x, sizes["p"], self.training, self.inplace)

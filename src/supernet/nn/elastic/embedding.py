@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,15 @@ class Embedding(Mutable, nn.Embedding):
         options = padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
         nn.Embedding.__init__(self, rows, features, *options, device=device, dtype=dtype)
         self.sizes = sizes
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise: a table has its sizes already, and leaves none to a choice."""
+        raise ChoiceError(
+            "Embedding.from_pretrained takes its sizes from the table, and leaves none to a choice; make "
+            "supernet.nn.Embedding(...) as large as the table, and copy the table into its weight, or use "
+            "torch.nn.Embedding.from_pretrained"
+        )
 
     def run(self, sizes: Mapping[str, Any], x: Tensor) -> Tensor:
         """Return (..., embedding_dim) of the indices x, (...)."""

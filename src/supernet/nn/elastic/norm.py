@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from supernet.errors import ChoiceError
 from supernet.nn.elastic.arguments import of_each_dim, quotients
 from supernet.nn.elastic.slicing import first, in_one_pass, narrowed, with_weights
 from supernet.nn.mutable import Mutable
 from supernet.nn.sizes import Sizes, Span
+from supernet.nn.value import shown
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "GroupNorm", "LayerNorm", "RMSNorm"]
 
@@ -37,6 +39,12 @@ class _BatchNorm(Mutable, nn.modules.batchnorm._BatchNorm):
         bias: bool = True,
     ) -> None:
         sizes = Sizes(num_features=num_features)
+        if momentum is None and track_running_stats and not sizes.is_decided:
+            raise ChoiceError(
+                f"{type(self).__name__} with num_features={shown(num_features)} takes no momentum=None: there is one "
+                "count of batches for all channels, and those that not every width has are in fewer; give a number, or "
+                "recalibrate the frozen network, which averages"
+            )
         self.plain.__init__(
             self, sizes.largest("num_features"), eps, momentum, affine, track_running_stats, device, dtype, bias=bias
         )
@@ -125,7 +133,8 @@ class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
     Args:
         num_features: Number of channels: a number, `ValueChoice` or expression.
         eps: What is added to the variance. Default: 1e-5.
-        momentum: Weight of a batch in the running statistics; None for their plain average. Default: 0.1.
+        momentum: Weight of a batch in the running statistics; None for their plain average, only where no choice
+            decides the width. Default: 0.1.
         affine: Whether channels are scaled and shifted by weights. Default: they are.
         track_running_stats: Whether there are running statistics. Default: there are.
         device: Device of the weights. Default: torch's.

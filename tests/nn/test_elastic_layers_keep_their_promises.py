@@ -1,0 +1,196 @@
+"""What elastic layers promise: gates, autocast, attributes set later, signatures, and what freezing carries over."""
+
+import copy
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+import supernet
+from supernet import Supernet, ValueChoice, freeze
+from supernet.errors import ChoiceError
+from supernet.execution import Selection
+from supernet.hub import Darts
+from supernet.nn import Mutable, Sizes
+
+sn = supernet.nn
+WIDTHS = (2, 4)
+
+
+def width():
+    return ValueChoice(WIDTHS, label="w")
+
+
+def randn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class Called(nn.Module):
+    """A layer under a name, called with what it is given."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *args):
+        output = self.layer(*args)
+        return output[0] if isinstance(output, tuple) else output
+
+
+# The layer, its input as wide as the widest, and the dimension of that which is a width; None where it is none.
+LAYERS = {
+    "Linear, out": (lambda: sn.Linear(3, width()), randn(2, 3), None),
+    "Linear, in": (lambda: sn.Linear(width(), 3), randn(2, 4), 1),
+    "Conv1d": (lambda: sn.Conv1d(3, width(), 3), randn(2, 3, 5), None),
+    "Conv2d, in": (lambda: sn.Conv2d(width(), 3, 1), randn(2, 4, 3, 3), 1),
+    "Conv2d, depthwise": (lambda: sn.Conv2d(width(), width(), 3, groups=width()), randn(2, 4, 3, 3), 1),
+    "Conv2d, dilation": (lambda: sn.Conv2d(3, 2, 3, padding=width(), dilation=width()), randn(2, 3, 5, 5), None),
+    "Conv2d, transform": (
+        lambda: sn.Conv2d(3, 2, width() + 1, padding=width() // 2, kernel_transform=True),
+        randn(2, 3, 5, 5),
+        None,
+    ),
+    "Conv3d": (lambda: sn.Conv3d(3, width(), 1), randn(2, 3, 2, 2, 2), None),
+    "ConvTranspose2d": (lambda: sn.ConvTranspose2d(3, width(), 2), randn(2, 3, 3, 3), None),
+    "BatchNorm1d": (lambda: sn.BatchNorm1d(width()), randn(3, 4), 1),
+    "BatchNorm2d": (lambda: sn.BatchNorm2d(width()), randn(3, 4, 2, 2), 1),
+    "BatchNorm3d": (lambda: sn.BatchNorm3d(width()), randn(3, 4, 2, 2, 2), 1),
+    "LayerNorm": (lambda: sn.LayerNorm(width()), randn(3, 4), 1),
+    "RMSNorm": (lambda: sn.RMSNorm(width()), randn(3, 4), 1),
+    "GroupNorm": (lambda: sn.GroupNorm(2, width()), randn(3, 4, 2), 1),
+    "Embedding": (lambda: sn.Embedding(5, width()), torch.tensor([0, 1, 2]), None),
+    "Embedding, rows": (lambda: sn.Embedding(width(), 5), torch.tensor([0, 1]), None),
+    "Attention, heads": (lambda: sn.Attention(8, width(), head_dim=2).heads, (randn(2, 3, 8),) * 3, -1),
+    "MultiheadAttention": (lambda: sn.MultiheadAttention(4, width()), (randn(2, 3, 4),) * 3, None),
+    "Dropout": (lambda: sn.Dropout(0.1 * width()), randn(2, 3), None),
+    "Parameter": (lambda: sn.Parameter((3, width())), (), None),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_gate_has_the_gradient_of_its_output_and_trains_only_weights_of_the_active_size(name):
+    """The gates of two sizes have d<q, sum_k g_k o_k>/dg_k = <q, o_k>; the weights that of <q, o_active>."""
+    make, x, dim = LAYERS[name]
+    args = x if isinstance(x, tuple) else (x,)
+    torch.manual_seed(0)
+    model = Called(make()).double().eval()
+    for p in model.parameters():
+        nn.init.normal_(p)
+    running = Supernet(model)
+
+    def path(size):
+        return running(*(a if dim is None else a.narrow(dim, 0, size * a.shape[dim] // 4) for a in args), {"w": size})
+
+    def gradients_of(loss):
+        weights = list(model.parameters())
+        return torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True) if weights else []
+
+    for active, other in ((2, 4), (4, 2)):
+        gates = torch.tensor([1.0, 0.0], dtype=torch.float64, requires_grad=True)
+        mixed = running(*args, {"w": Selection((active, other), gates, detached=1)})
+        q = randn(*mixed.shape, seed=1)
+
+        def product(output, q=q):
+            return (output * q[tuple(slice(0, n) for n in output.shape)]).sum()
+
+        expected = torch.stack([product(path(active)), product(path(other))])
+        (found,) = torch.autograd.grad(product(mixed), gates, retain_graph=True)
+        torch.testing.assert_close(found, expected.detach())
+        for of_mixture, of_path in zip(gradients_of(product(mixed)), gradients_of(product(path(active))), strict=True):
+            torch.testing.assert_close(of_mixture, of_path)
+
+
+def test_weights_of_a_mixture_are_not_rounded_under_autocast():
+    layer = sn.Linear(1, width(), bias=False)
+    nn.init.ones_(layer.weight)
+    weights = torch.tensor([0.3001, 0.6999])
+    running = Supernet(nn.Sequential(layer))
+    running(torch.ones(1, 1), {"w": weights})
+    with torch.autocast("cpu", torch.bfloat16), running.following({"w": weights}):
+        mixed = layer.sizes.entangled(layer.weight, sn.Span("out_features", 4))
+    torch.testing.assert_close(mixed[:, 0], torch.tensor([1.0, 1.0, 0.6999, 0.6999]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [sn.BatchNorm1d, sn.BatchNorm2d, sn.BatchNorm3d])
+def test_a_norm_of_elastic_width_takes_no_plain_average(kind):
+    with pytest.raises(ChoiceError, match=r"num_features=w takes no momentum=None.*recalibrate"):
+        kind(width(), momentum=None)
+    kind(width(), momentum=None, track_running_stats=False)
+    kind(4, momentum=None)
+
+
+@pytest.mark.parametrize(
+    ("layer", "name", "value"),
+    [
+        (lambda: sn.Linear(3, width()), "out_features", 2),
+        (lambda: sn.Linear(3, width()), "in_features", 2),
+        (lambda: sn.Conv2d(3, 4, 3, stride=2), "stride", (1, 1)),
+        (lambda: sn.Conv2d(3, 4, 3), "dilation", (2, 2)),
+        (lambda: sn.Conv2d(4, width(), (3, 3)), "groups", 2),
+        (lambda: sn.ConvTranspose2d(3, width(), 3), "output_padding", (1, 1)),
+        (lambda: sn.BatchNorm2d(width()), "num_features", 2),
+        (lambda: sn.LayerNorm((3, width())), "normalized_shape", (3, 2)),
+        (lambda: sn.GroupNorm(2, width()), "num_groups", 1),
+        (lambda: sn.Embedding(5, width()), "embedding_dim", 2),
+        (lambda: sn.MultiheadAttention(4, width()), "dropout", 0.5),
+        (lambda: sn.Dropout(0.1 * width()), "p", 0.0),
+    ],
+)
+def test_a_number_that_would_be_ignored_cannot_be_set(layer, name, value):
+    built = layer()
+    before = copy.deepcopy(getattr(built, name))
+    with pytest.raises(ChoiceError, match=rf"^{name} of {type(built).__name__}\(.*constructor"):
+        setattr(built, name, value)
+    assert getattr(built, name) == before
+
+
+def test_a_rate_that_no_choice_decides_can_be_set():
+    model = nn.Sequential(sn.Linear(3, width()), sn.Dropout(0.5))
+    model[1].p = 0.0
+    running = Supernet(model)
+    assert running(torch.ones(1, 3), {"w": 2}).count_nonzero() == 2
+    assert freeze(model, {"w": 2})[1].p == 0.0
+    with pytest.raises(ChoiceError, match="from 0 to 1"):
+        model[1].p = 2
+
+
+@pytest.mark.parametrize("digits", [None, 0, 1, -1])
+def test_rounding_is_as_python_does_it(digits):
+    value = round(ValueChoice([1.26, 17.5], label="x"), digits)
+    assert repr(value.values()) == repr([round(1.26, digits), round(17.5, digits)])
+    assert "round(x" in repr(value)
+
+
+@pytest.mark.parametrize("kind", [*(getattr(sn, name) for name in sn.elastic.__all__), Darts])
+def test_the_signature_is_that_of_the_constructor(kind):
+    assert list(inspect.signature(kind).parameters) == list(inspect.signature(kind.__init__).parameters)[1:]
+
+
+def test_an_embedding_from_a_table_is_refused_by_name():
+    with pytest.raises(ChoiceError, match=r"Embedding.from_pretrained takes its sizes from the table"):
+        sn.Embedding.from_pretrained(torch.ones(3, 2))
+
+
+class Forgetful(Mutable):
+    def __init__(self):
+        super().__init__()
+        self.size = sn.Sizes(width=width())
+
+
+class Whole(Mutable):
+    def __init__(self):
+        super().__init__()
+        self.sizes = Sizes(width=width())
+        self.weight = nn.Parameter(torch.ones(4, 3))
+
+    def run(self, sizes, x):
+        return x @ self.weight[: sizes["width"]]
+
+
+def test_a_module_of_ones_own_is_told_what_it_lacks():
+    with pytest.raises(ChoiceError, match=r"Forgetful .* give it self.sizes = Sizes\(...\)"):
+        Forgetful()
+    running = Supernet(nn.Sequential(sn.Linear(3, width()), Whole()))
+    with pytest.raises(ChoiceError, match=r"Whole does not run in a mixture.*define run_part"):
+        running(torch.ones(1, 3), {"w": torch.tensor([0.5, 0.5])})
