@@ -9,7 +9,7 @@ from torch import nn
 
 import supernet
 from supernet import Supernet, ValueChoice, freeze
-from supernet.errors import ChoiceError
+from supernet.errors import ChoiceError, ReplacementError
 from supernet.execution import Selection
 from supernet.hub import Darts
 from supernet.nn import Mutable, Sizes
@@ -194,3 +194,102 @@ def test_a_module_of_ones_own_is_told_what_it_lacks():
     running = Supernet(nn.Sequential(sn.Linear(3, width()), Whole()))
     with pytest.raises(ChoiceError, match=r"Whole does not run in a mixture.*define run_part"):
         running(torch.ones(1, 3), {"w": torch.tensor([0.5, 0.5])})
+
+
+class Observed(nn.Module):
+    """A network that notes, by hooks that are methods of its own, what passes its layers."""
+
+    def __init__(self, made=sn.Linear):
+        super().__init__()
+        self.first, self.last, self.seen = made(3, width()), sn.Linear(width(), 2), []
+        self.first.register_forward_pre_hook(self.note)
+        self.first.register_forward_hook(lambda _layer, _args, output: 2 * output)
+        self.first.register_full_backward_hook(self.note)
+
+    def note(self, *_):
+        self.seen.append("note")
+
+    def forward(self, x):
+        return self.last(self.first(x))
+
+
+def test_hooks_and_attributes_go_along_to_the_frozen_network():
+    model = Observed()
+    model.first.is_residual, model.first.weight.lr_scale = True, 0.5
+    network = freeze(model, {"w": 2})
+    x = torch.ones(1, 3, requires_grad=True)
+    output = network(x)
+    torch.testing.assert_close(output, Supernet(model)(x, {"w": 2}))
+    assert (network.seen, len(list(network.modules()))) == (["note"], 3)
+    output.sum().backward()
+    assert (network.seen, type(network.first)) == (["note", "note"], nn.Linear)
+    assert (network.first.is_residual, network.first.weight.lr_scale) == (True, 0.5)
+
+
+class Doubled(sn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Scaled(sn.Linear):
+    def _sliced(self, sizes):
+        weight_OI, bias_O = super()._sliced(sizes)
+        return 2 * weight_OI, bias_O
+
+
+class Frozen(Doubled):
+    def frozen(self, decisions):
+        return nn.Sequential(super().frozen(decisions), nn.Identity())
+
+
+class Initialised(sn.Linear):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        nn.init.ones_(self.weight)
+        self.out_features = 4  # what it is
+
+
+def changed(change, make=lambda: sn.Linear(3, width())):
+    layer = make()
+    change(layer)
+    return layer
+
+
+LOST = {
+    "forward": (lambda: Doubled(3, width()), "Doubled at '0' has a forward of its own.*define frozen"),
+    "_sliced": (lambda: Scaled(3, width()), "Scaled at '0' has a _sliced of its own.*define frozen"),
+    "buffer": (lambda: changed(lambda m: m.register_buffer("mask", torch.ones(1))), "a buffer 'mask' that was added"),
+    "child": (lambda: changed(lambda m: m.add_module("act", nn.ReLU())), "a child 'act' that was added"),
+    "parameter": (
+        lambda: changed(lambda m: m.register_parameter("scale", nn.Parameter(torch.ones(1)))),
+        "a parameter 'scale' that was added",
+    ),
+    "method": (lambda: changed(lambda m: setattr(m, "forward", lambda x: x)), "a forward that was set on it"),
+    "prune": (lambda: changed(lambda m: nn.utils.prune.random_unstructured(m, "weight", 0.5)), "prune.remove"),
+    "parametrized": (lambda: changed(nn.utils.parametrizations.weight_norm), "remove_parametrizations"),
+    "spectral": (lambda: changed(nn.utils.spectral_norm), "remove_spectral_norm"),
+    "synchronised": (
+        lambda: nn.SyncBatchNorm.convert_sync_batchnorm(sn.BatchNorm1d(width())),
+        "SyncBatchNorm at '0' took the place of an elastic layer.*convert the frozen network",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_what_a_frozen_network_could_not_have_is_refused_before_a_search_and_by_freeze(name):
+    make, message = LOST[name]
+    model = nn.Sequential(make())
+    for refuse in (lambda: Supernet(model), lambda: freeze(model, {"w": 2})):
+        with pytest.raises(ReplacementError, match=message):
+            refuse()
+
+
+def test_a_subclass_is_its_users_own_where_it_defines_frozen_or_changes_nothing():
+    model = nn.Sequential(Frozen(3, width()), Initialised(width(), 2))
+    assert [type(module) for module in freeze(model, {"w": 2})] == [nn.Sequential, nn.Linear]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_an_old_weight_norm_is_refused():
+    with pytest.raises(ReplacementError, match="remove_weight_norm"):
+        freeze(nn.Sequential(changed(nn.utils.weight_norm)), {"w": 2})

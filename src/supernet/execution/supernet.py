@@ -33,6 +33,7 @@ from supernet.execution.trial import Trial, try_out
 from supernet.execution.value_slot import ValueSlot
 from supernet.nn import InputChoice, LayerChoice
 from supernet.space import SearchSpace
+from supernet.space.hanging import check_nothing_is_lost
 
 __all__ = ["Supernet"]
 
@@ -74,6 +75,7 @@ class Supernet(nn.Module):
         TrainingError: The model has no choices, or `example` is no tuple.
         SpaceError: One label means two different choices.
         ChoiceError: The model does not bear a decision of a choice, or a choice cannot run so.
+        ReplacementError: Something hangs on an elastic layer that no frozen network could have.
 
     >>> model = nn.Sequential(LayerChoice({"linear": nn.Linear(4, 4), "skip": nn.Identity()}, label="op"))
     >>> supernet = Supernet(model)
@@ -99,6 +101,7 @@ class Supernet(nn.Module):
             )
         self.space = SearchSpace(model)
         check_not_replaced(model)
+        check_nothing_is_lost(model)
         if not self.space and not self.may_lack_choices:
             raise TrainingError(
                 f"{type(model).__name__} has no choices that a plan could decide; mark some by LayerChoice or "

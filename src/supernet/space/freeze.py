@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from supernet.nn.choice import constructors_follow
 from supernet.nn.composed import Composed
 from supernet.space.constraints import detach
 from supernet.space.copying import with_what_cannot_be_copied
+from supernet.space.hanging import carry_over, check_nothing_is_lost, leave_hooks_behind
 from supernet.space.original import (
     all_parents,
     forget,
@@ -29,6 +30,8 @@ from supernet.space.strides import give_back_strides, give_strides_like
 
 __all__ = ["fixed_architecture", "freeze"]
 
+Copies: TypeAlias = list[tuple[nn.Module, nn.Module]]
+
 
 def freeze(model: nn.Module, architecture: Mapping[str, Any]) -> nn.Module:
     """Return the plain network that `architecture` describes, with the weights that `model` has.
@@ -37,14 +40,19 @@ def freeze(model: nn.Module, architecture: Mapping[str, Any]) -> nn.Module:
     """
     model = model_itself(model)
     decisions = SearchSpace(model).canonical(architecture)
+    check_nothing_is_lost(model)
 
     shared = {_place_of(p): p for p in model.parameters() if p.layout == torch.strided}
 
     def network_of(memo: dict[int, Any]) -> nn.Module:
-        _copy_chosen(model, None, decisions, memo, set(), dict(shared))
+        copies: Copies = []
+        _copy_chosen(model, None, decisions, memo, set(), dict(shared), copies)
         # A choice and what stands in its place are already in the memo, as the chosen: `deepcopy` takes those
         # wherever it meets either, in a child, a list or an attribute, and copies the candidates dropped nowhere.
-        return copy.deepcopy(model, memo)
+        network: nn.Module = copy.deepcopy(model, memo)
+        for module, made in copies:  # now that hooks and attributes find all that they refer to in the memo
+            carry_over(module, made, memo)
+        return network
 
     network = with_what_cannot_be_copied(network_of)
     for module in network.modules():
@@ -74,14 +82,18 @@ def _copy_chosen(
     memo: dict[int, Any],
     seen: set[int],
     shared: dict[Any, nn.Parameter],
+    copies: Copies,
 ) -> None:
-    """Enter in `memo` what each choice in `module`, and each module that depends on some, becomes, inner ones first."""
+    """Enter in `memo` what each choice in `module`, and each module that depends on some, becomes, inner ones first.
+
+    In `copies`, each module that depends on some with what it becomes.
+    """
     if id(module) in seen or isinstance(module, Sizes):  # of which a frozen module has nothing
         return
     seen.add(id(module))
     if not isinstance(module, Choice):
         for _, child, child_replacement in _children(module):
-            _copy_chosen(child, child_replacement, decisions, memo, seen, shared)
+            _copy_chosen(child, child_replacement, decisions, memo, seen, shared, copies)
         if isinstance(module, Mutable):
             frozen = module.frozen(decisions)
             if not isinstance(frozen, nn.Module) or (frozen is module and module.choices()):
@@ -91,7 +103,9 @@ def _copy_chosen(
                 )
             _share_weights(frozen, shared)
             give_strides_like(module, frozen)
+            leave_hooks_behind(frozen, module)
             memo[id(module)] = copy.deepcopy(frozen, memo)
+            copies.append((module, memo[id(module)]))
         return
     assert module.label is not None, "labels are pinned when the space is made"
     decision, domain = decisions[module.label], module.domain()
@@ -102,7 +116,7 @@ def _copy_chosen(
         for present, chosen in zip(branches[position], original[position], strict=True):
             if replacement is not None:
                 check_registered(module.label, domain.options[position], present, replacement)
-            _copy_chosen(chosen, replacements.get(id(chosen)), decisions, memo, seen, shared)
+            _copy_chosen(chosen, replacements.get(id(chosen)), decisions, memo, seen, shared, copies)
     resolved = module.resolve(decision)
     original_ids = {id(inner) for inner in module.modules()}
     for made in resolved.modules():
