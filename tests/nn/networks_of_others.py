@@ -272,3 +272,43 @@ class VisionTransformer(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x)[:, 0])
+
+
+class ChannelsFirstNorm(nn.LayerNorm):
+    """Of ConvNeXt: norms channels where they come first."""
+
+    def forward(self, x):
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class BiasedAttention(nn.Module):
+    """Of Swin: adds a bias for each head and distance to what attention attends by."""
+
+    def __init__(self, width=8, num_heads=2, num_tokens=16):
+        super().__init__()
+        self.head_dim = width // num_heads
+        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+        self.out = nn.Linear(width, width)
+        self.table = nn.Parameter(torch.randn(2 * num_tokens - 1, num_heads))
+        distance = torch.arange(num_tokens)[:, None] - torch.arange(num_tokens) + num_tokens - 1
+        self.register_buffer("distance", distance)
+
+    def forward(self, x):
+        n, t, _ = x.shape
+        q, k, v = (layer(x).view(n, t, -1, self.head_dim).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        bias = self.table[self.distance.view(-1)].view(t, t, -1).permute(2, 0, 1)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+        return x + self.out(attended.transpose(1, 2).reshape(n, t, -1))
+
+
+class WindowTransformer(nn.Module):
+    def __init__(self, width=8, num_heads=2):
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 4, 4)
+        self.norm = ChannelsFirstNorm(width)
+        self.attention = BiasedAttention(width, num_heads)
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x):
+        x = self.norm(self.patches(x)).flatten(2).transpose(1, 2)
+        return self.head(self.attention(x).mean(1))

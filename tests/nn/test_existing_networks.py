@@ -13,6 +13,7 @@ from tests.nn.networks_of_others import (
     ResNet,
     UNet,
     VisionTransformer,
+    WindowTransformer,
     gated_mlps,
     mobilenet,
     resnet18,
@@ -44,6 +45,7 @@ NETWORKS = {
     "shufflenet": (shufflenet, image),
     "gated mlps": (gated_mlps, features),
     "vision transformer": (VisionTransformer, image),
+    "window transformer": (WindowTransformer, image),
 }
 
 
@@ -97,6 +99,7 @@ def test_the_widest_network_is_the_original_and_a_frozen_one_is_what_the_superne
         ("densenet", lambda: DenseNet(2)),
         ("gated mlps", lambda: nn.Sequential(nn.Linear(6, 4), GatedMlp(4, 8), GatedMlp(4, 8), nn.Linear(4, 3))),
         ("vision transformer", lambda: VisionTransformer(8, 2)),
+        ("window transformer", lambda: WindowTransformer(4, 1)),
     ],
 )
 def test_half_of_all_widths_is_the_same_network_written_at_half_its_width(name, narrow):

@@ -343,6 +343,8 @@ class _Plan:
             if of_tensor:
                 takes[name] = of_tensor
         numbers: dict[str, Keeping] = {}
+        if "weight" in takes and len(getattr(module, "normalized_shape", ())) == 1:  # a norm with a forward of its own
+            numbers["normalized_shape"] = takes["weight"][0]
         read = _names_read(type(module))
         for places in axes:
             keeping = Keeping(places, self.units)

@@ -275,7 +275,8 @@ class _Labelling(TorchDispatchMode):
                 self.trace.unite(self.labels(args[0]), self.labels(outputs[0]), where)
         elif name.startswith("_scaled_dot_product"):
             q, k, v = (self.labels(t) for t in args[:3])
-            self._attend(q, k, v, outputs[0], where)
+            masks = [self.labels(t) for t in tensors_in((args[3:], kwargs))]
+            self._attend(q, k, v, masks, outputs[0], where)
         elif name in SPATIAL and self._is_constant_from(self.labels(args[0]), self._num_leading(args[0], outputs[0])):
             leading = self._num_leading(args[0], outputs[0])
             labels = self.labels(args[0])
@@ -398,12 +399,14 @@ class _Labelling(TorchDispatchMode):
         self.trace.unite(rows, columns, where)
         return _both(rows, columns)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, output: Tensor, where: str) -> None:
-        """Follow softmax(q k^T) v of (B, heads, T, D), where each head of keys may be for several of queries."""
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, masks: Sequence[Tensor], output: Tensor, where: str) -> None:
+        """Follow softmax(q k^T + mask) v of (B, heads, T, D), where each head of keys may be for several of queries."""
         if k.dim() > 2 and q.shape[-3] != k.shape[-3]:
             repeats = q.shape[-3] // k.shape[-3]
             k, v = (x.repeat_interleave(repeats, -3) for x in (k, v))
         scores = self._product(q, k.transpose(-1, -2), where)
+        for mask in masks:
+            self.trace.unite(scores, compressed(mask), where)
         self.give(output, self._product(scores, v, where))
 
 
