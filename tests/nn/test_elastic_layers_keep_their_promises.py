@@ -9,7 +9,7 @@ from torch import nn
 
 import supernet
 from supernet import Supernet, ValueChoice, freeze
-from supernet.errors import ChoiceError, ReplacementError
+from supernet.errors import ChoiceError, MixtureError, ReplacementError
 from supernet.execution import Selection
 from supernet.hub import Darts
 from supernet.nn import Mutable, Sizes
@@ -293,3 +293,32 @@ def test_a_subclass_is_its_users_own_where_it_defines_frozen_or_changes_nothing(
 def test_an_old_weight_norm_is_refused():
     with pytest.raises(ReplacementError, match="remove_weight_norm"):
         freeze(nn.Sequential(changed(nn.utils.weight_norm)), {"w": 2})
+
+
+class Calling(nn.Module):
+    """A network that calls a value itself, and gives the number to a function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.rate, self.factor = function, ValueChoice([0.1, 0.5], label="rate"), sn.Linear(3, width())
+        self.scale = ValueChoice([1.0, 2.0], label="scale")
+
+    def forward(self, x):
+        return self.scale() * self.function(self.factor(x), self.rate())
+
+
+@pytest.mark.parametrize("function", [nn.functional.dropout, nn.functional.leaky_relu, nn.functional.elu])
+def test_a_value_that_is_called_for_a_number_is_named_where_it_is_mixed(function):
+    half = torch.tensor([0.5, 0.5], requires_grad=True)
+    running, x = Supernet(Calling(function)), torch.ones(1, 3)
+    with pytest.raises(
+        MixtureError, match=r"choice 'rate' is mixed, and Calling calls it.*samples.*supernet.nn.Dropout"
+    ):
+        running(x, {"w": half, "rate": half, "scale": half})
+    running(x, {"w": half, "rate": 0.5, "scale": half})
+
+
+def test_a_type_error_of_the_model_itself_is_passed_on():
+    half = torch.tensor([0.5, 0.5], requires_grad=True)
+    with pytest.raises(TypeError):
+        Supernet(Calling(lambda x, rate: x + "1"))(torch.ones(1, 3), {"w": half, "rate": half, "scale": half})

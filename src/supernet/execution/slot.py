@@ -45,6 +45,7 @@ class Slot(nn.Module):
 
     fast: bool | None = True
     bears_reentrant = False
+    values: tuple[Any, ...] = ()  # of which it gives one or a weighted sum, where what the model calls is a value
     tells_passes_apart = False  # whether what it does depends on whether a pass of the supernet runs
 
     def __init__(self, choice: Choice, plan: Plan) -> None:

@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
-from supernet.errors import ChoiceError
+from supernet.errors import ChoiceError, MixtureError
 from supernet.execution.activation_checkpoints import is_in_reentrant_checkpoint
 from supernet.execution.conflicts import check_values
 from supernet.execution.fast.shared import one_pass
 from supernet.execution.memory_format import agree
 from supernet.execution.plan import Plan
 from supernet.execution.risks import check_risks
-from supernet.execution.selection import is_mixture
+from supernet.execution.selection import Selection, is_mixture
 from supernet.execution.slot import LayerSlot, Slot
 from supernet.nn import Mutable
 from supernet.space import SearchSpace
@@ -81,7 +82,7 @@ def try_out(
             if space is not None:
                 check_values(model, plan, space, replaced, in_one_pass(trial))
             trial = in_one_pass(trial if prepared is None else prepared())
-            expected = trial()
+            expected = _first_run(model, plan, mixed, trial)
             _check_changed_inputs(mixtures, trial, expected)
             if mixtures:
                 agrees = _is_same_the_fast_way(model, [slot for _, slot in slots], mixtures, trial, expected)
@@ -93,6 +94,56 @@ def try_out(
     for slot, _, bore_reentrant in before:
         slot.note_trial(bears_reentrant=any(met) or bore_reentrant)
     return any(met)
+
+
+def _first_run(model: nn.Module, plan: Plan, mixed: Sequence[Slot], trial: Trial) -> Any:
+    """Return what a trial gives; raise `MixtureError` if the model does not take the weighted sum of a value it calls.
+
+    As a function of torch does not that takes a number, such as `F.dropout` its rate.
+    """
+    called: dict[str, Slot] = {}
+
+    def note(slot: nn.Module, _: Any, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):  # decided, to see whether the model takes a number
+            return value
+        assert isinstance(slot, Slot)
+        called[slot.label] = slot
+        return value.detach().requires_grad_()  # as in a step: a trial has no gradients, and then torch takes a number
+
+    values = [slot for slot in mixed if slot.values and _requires_grad(slot.entry)]
+    handles = [slot.register_forward_hook(note) for slot in values]
+    try:
+        return trial()
+    except TypeError as error:
+        for labels in dict.fromkeys([*((label,) for label in called), tuple(called)]):
+            given = {label: plan[label] for label in labels}
+            plan.update({label: called[label].values[0] for label in labels})
+            runs = bool(labels) and _runs(trial)
+            plan.update(given)
+            if runs:
+                raise MixtureError(
+                    f"choice {', '.join(map(repr, labels))} is mixed, and {type(model).__name__} calls it where a "
+                    f"number is taken, not the weighted sum of its values, a tensor ({error}); use a trainer that "
+                    "samples, or a layer that takes the choice itself, such as supernet.nn.Dropout for a rate"
+                ) from error
+        raise
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _requires_grad(entry: Any) -> bool:
+    """Say whether a plan's entry has weights that are trained."""
+    weights = entry.weights if isinstance(entry, Selection) else entry
+    return isinstance(weights, torch.Tensor) and weights.requires_grad
+
+
+def _runs(trial: Trial) -> bool:
+    try:
+        trial()
+    except Exception:  # the user's code, which may raise anything
+        return False
+    return True
 
 
 @contextmanager

@@ -27,7 +27,7 @@ class ValueSlot(Slot):
 
     def __init__(self, choice: ValueChoice, plan: Plan) -> None:
         super().__init__(choice, plan)
-        self.candidates = tuple(choice.candidates)
+        self.candidates = self.values = tuple(choice.candidates)
 
     def alternatives(self) -> list[Alternative]:
         """Return the values that stand here now; several, each with its weight, in a mixture."""
