@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import supernet
-from supernet import Supernet, ValueChoice, freeze
+from supernet import DartsTrainer, Supernet, ValueChoice, freeze
 from supernet.errors import ChoiceError, MixtureError, ReplacementError
 from supernet.execution import Selection
 from supernet.hub import Darts
@@ -322,3 +322,15 @@ def test_a_type_error_of_the_model_itself_is_passed_on():
     half = torch.tensor([0.5, 0.5], requires_grad=True)
     with pytest.raises(TypeError):
         Supernet(Calling(lambda x, rate: x + "1"))(torch.ones(1, 3), {"w": half, "rate": half, "scale": half})
+
+
+def test_a_trainer_that_mixes_says_so_before_it_trains():
+    model = Calling(nn.functional.dropout)
+    data = torch.utils.data.TensorDataset(torch.ones(8, 3), torch.zeros(8))
+    with pytest.raises(MixtureError, match=r"choice 'rate' is mixed, and Calling calls it"):
+        DartsTrainer(
+            *(model, lambda output, _: output.mean(), lambda *_: {}, torch.optim.SGD(model.parameters(), 0.1)),
+            num_epochs=1,
+            dataset=data,
+            batch_size=4,
+        )

@@ -122,7 +122,7 @@ class BilevelTrainer(SupernetTrainer):
             check_looks_through(plan)
         # A path decides what it reaches alone, and all is tried.
         others = self.space.draw(torch.Generator().manual_seed(self.seed))
-        plan = {**others, **{label: mapped(entry, torch.Tensor.detach) for label, entry in plan.items()}}
+        plan = {**others, **{label: mapped(entry, _leaf) for label, entry in plan.items()}}
         self.build_supernet(partial(LayerSlot, lean=memory == "lean"), InputSlot, plan)
         if "stepping" in self._hooks:
             self._steps.around = self._around_step
@@ -246,3 +246,8 @@ class BilevelTrainer(SupernetTrainer):
         state = {**self.relaxation.state_dict(), **logits, "_extra_state": extra}
         others = {name: value for name, value in named.items() if name not in ("alphas", "generator", "_drawn")}
         return {**others, "relaxation": StateDict(type(self.relaxation).__qualname__, state, {})}
+
+
+def _leaf(weights: torch.Tensor) -> torch.Tensor:
+    """Return weights without the graph that made them, which take gradients where they do."""
+    return weights.detach().requires_grad_(weights.requires_grad)
