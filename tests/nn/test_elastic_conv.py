@@ -354,8 +354,8 @@ def test_images_of_several_sizes_are_not_mixed(layer):
         ({"stride": 1.5}, r"stride is a whole number above 0"),
         ({"dilation": D / 2}, r"dilation is a whole number above 0, but d / 2 may be 0.5"),
         ({"padding": K - 2}, r"padding is a whole number from 0 on or 'same' or 'valid', but \(k - 2\) may be -1"),
-        ({"padding": "full"}, r"padding is a whole number from 0 on or 'same' or 'valid', but full may be 'full'"),
-        ({"padding": ("same", 1)}, r"padding\[0\] is a whole number from 0 on, but same may be 'same'"),
+        ({"padding": "full"}, r"padding is a whole number from 0 on or 'same' or 'valid', but 'full' may be 'full'"),
+        ({"padding": ("same", 1)}, r"padding\[0\] is a whole number from 0 on, but 'same' may be 'same'"),
         ({"padding": "same", "stride": S}, r"padding is 'same' only where the stride is 1"),
         ({"kernel_size": (K, H), "kernel_transform": True}, r"kernel_transform is for one kernel_size"),
     ],
@@ -366,7 +366,7 @@ def test_numbers_that_torch_would_not_take_are_refused_by_name(arguments, messag
 
 
 def test_a_transposed_convolution_refuses_what_its_kin_takes():
-    with pytest.raises(ChoiceError, match="padding is a whole number from 0 on, but same may be 'same'"):
+    with pytest.raises(ChoiceError, match="padding is a whole number from 0 on, but 'same' may be 'same'"):
         supernet.nn.ConvTranspose2d(2, 2, 3, padding="same")
     with pytest.raises(ChoiceError, match=r"output_padding is a whole number from 0 on, but .s - 2. may be -1"):
         supernet.nn.ConvTranspose2d(2, 2, 3, output_padding=S - 2)

@@ -59,7 +59,7 @@ def check_values(
         return errors[repr(path)]
 
     try:
-        tried = _extremes(space)
+        tried = extremes(space)
         failing = [decisions for decisions in tried if error_of(decisions) is not None]
         if not failing:
             return
@@ -74,7 +74,7 @@ def check_values(
         plan.update(given)
 
 
-def _extremes(space: SearchSpace) -> list[Architecture]:
+def extremes(space: SearchSpace) -> list[Architecture]:
     """Return decisions of all choices: the smallest values that are allowed, the largest, mixtures of both, and a draw.
 
     In mixture k a choice of values is large where its number has the bit k, so any two of them differ in some.
@@ -123,17 +123,17 @@ def _smallest_conflict(
     the other choices are, too: where it runs beside other decisions of these, what differs then is added.
     """
     base = running[0]
-    conflict = _smallest_change(base, failing, error_of)
+    conflict = smallest_change(base, failing, error_of)
     failing = {**base, **conflict}
     for other in running[1:]:
         beside = {**other, **conflict}
         if error_of(beside) is None:
-            return {**conflict, **_smallest_change(beside, failing, error_of)}
+            return {**conflict, **smallest_change(beside, failing, error_of)}
     return conflict
 
 
-def _smallest_change(
-    running: Architecture, failing: Architecture, error_of: Callable[[Mapping[str, Any]], Exception | None]
+def smallest_change(
+    running: Mapping[str, Any], failing: Mapping[str, Any], error_of: Callable[[Mapping[str, Any]], Any]
 ) -> dict[str, Any]:
     """Return decisions of what fails that make fail what runs, none of which can be left out (delta debugging).
 

@@ -83,19 +83,19 @@ def _is_image(tensor: torch.Tensor) -> bool:
     return tensor.dim() == 4 and tensor.is_floating_point()
 
 
-def agree(expected: Any, got: Any) -> bool:
+def agree(expected: Any, got: Any, tolerance: float = TOLERANCE) -> bool:
     """Say whether two outputs are the same up to the order of their sums."""
     first: list[torch.Tensor] = []
     second: list[torch.Tensor] = []
     apply_to_collection(expected, torch.Tensor, first.append)
     apply_to_collection(got, torch.Tensor, second.append)
-    return len(first) == len(second) and all(map(_agree, first, second))
+    return len(first) == len(second) and all(_agree(a, b, tolerance) for a, b in zip(first, second, strict=True))
 
 
-def _agree(a: torch.Tensor, b: torch.Tensor) -> bool:
+def _agree(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
     if a.shape != b.shape:
         return False
     exact = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
     a, b = a.to(exact), b.to(exact)
     same = (a == b) | (a.isnan() & b.isnan())  # infinities and NaN of a batch that holds such values
-    return bool(torch.where(same, 0.0, a - b).norm() <= TOLERANCE * a[a.isfinite()].norm())
+    return bool(torch.where(same, 0.0, a - b).norm() <= tolerance * a[a.isfinite()].norm())

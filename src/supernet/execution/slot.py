@@ -47,6 +47,7 @@ class Slot(nn.Module):
     bears_reentrant = False
     values: tuple[Any, ...] = ()  # of which it gives one or a weighted sum, where what the model calls is a value
     tells_passes_apart = False  # whether what it does depends on whether a pass of the supernet runs
+    pads_what_is_mixed = False  # whether modules that depend on it give one output, as wide as the widest, in a mixture
 
     def __init__(self, choice: Choice, plan: Plan) -> None:
         super().__init__()

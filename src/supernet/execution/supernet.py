@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from supernet.execution.replace import (
     replace_value_choice,
     restore,
 )
-from supernet.execution.selection import is_mixture, read_entry, usual_entries
+from supernet.execution.selection import Selection, is_mixture, read_entry, usual_entries
 from supernet.execution.slot import LayerSlot, Slot
 from supernet.execution.state import Buffers, Forms, seeded
 from supernet.execution.structure import are_finite, copied
@@ -43,14 +43,16 @@ class Supernet(nn.Module):
 
     All positional arguments but the last, and all keyword arguments, go to the model's forward. The last is the plan:
     an architecture, which runs that path; or label -> weights of all options, which mixes what they give; or label ->
-    `Selection`, of some. It need not name choices that are not reached. A pass of `supernet.model` itself follows the
-    plan of the last pass, so call the supernet wherever you mean a plan; before the first such a pass is an error.
+    `Selection`, of some. It need not name choices that are not reached. An architecture that breaks what `require` has
+    given the model is refused, a mixture is not. A pass of `supernet.model` itself follows the plan of the last pass,
+    so call the supernet wherever you mean a plan; before the first such a pass is an error.
 
     What can be known only by running the model is tried at the first pass, on the arguments given there: whether it
-    bears each decision of an `InputChoice`, whether candidates change their input in place, and whether the fast way of
-    mixtures gives the same outputs. From then on that way is taken where it is known. It leaves no trace in parameters,
-    buffers, forms and random numbers; other attributes that a forward sets are the model's own affair. Of an `example`
-    it is tried too whether the model bears small and large values together.
+    bears each decision of an `InputChoice`, whether candidates change their input in place, whether mixed values give
+    at one-hot weights what their path gives, and whether the fast way of mixtures gives the same outputs. From then on
+    that way is taken where it is known. It leaves no trace in parameters, buffers, forms and random numbers; other
+    attributes that a forward sets are the model's own affair. Of an `example` it is tried too whether the model bears
+    small and large values together.
     Under `torch.compile`, in inference mode and in transforms of `torch.func` nothing can be tried: until a pass beside
     these, or an `example`, candidates run one by one, and what the model does not bear is not said.
 
@@ -122,6 +124,7 @@ class Supernet(nn.Module):
             self._particular = [label for label, slot in self._slots.items() if type(slot).check is not Slot.check]
             # What most entries of a plan are: a name, and the shape of weights of all options.
             self._usual = {(label, usual) for label in self._slots for usual in usual_entries(self.space[label])}
+            self._is_constrained = bool(self.space.constraints)
             self._beside: list[nn.Module] = []  # what is trained too
             self.count_in()
             self.is_reentrant = False
@@ -140,6 +143,8 @@ class Supernet(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model on all arguments but the last positional one, which is the plan."""
         args, plan = self._with_plan(args, kwargs)
+        if self._is_constrained:
+            self._check_allowed(plan)
         tried = self._tried.get(self._form())
         if tried is None or any(is_mixture(entry) and label not in tried for label, entry in plan.items()):
             self._try(args, plan, kwargs)
@@ -156,6 +161,14 @@ class Supernet(nn.Module):
             if label in args[-1]:
                 self.check(label, args[-1][label])
         return args[:-1], args[-1]
+
+    def _check_allowed(self, plan: Mapping[str, Any]) -> None:
+        """Raise `ArchitectureError` where a plan is an architecture that breaks a constraint."""
+        if not any(isinstance(entry, Tensor | Selection) for entry in plan.values()):
+            with suppress(KeyError):  # one that leaves a choice open, which is said where that runs
+                path = self.space.follow({label: self._read(label, entry) for label, entry in plan.items()}.__getitem__)
+                if not self.space.allows(path):
+                    self.space.validate(path)
 
     def check(self, label: str, entry: Any) -> None:
         """Raise unless a plan may have this entry.
@@ -277,8 +290,8 @@ class Supernet(nn.Module):
     ) -> None:
         """Find out by a trial, which follows a plan and leaves no trace, how the choices are to run from now on."""
         with self.following(plan):
-            space = self.space if tries_values else None
-            self.is_reentrant |= try_out(self.model, self._plan, self.replaced, trial, prepared, space)
+            of_model = self.model, self._plan, self.replaced
+            self.is_reentrant |= try_out(*of_model, trial, self.space, prepared, tries_values)
         self._has_buffers = self._buffers_of_all.are_there
         slots = self._slots.values()
         self._each_pass = one_pass if any(slot.fast or slot.tells_passes_apart for slot in slots) else nullcontext

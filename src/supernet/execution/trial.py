@@ -15,6 +15,7 @@ from supernet.execution.activation_checkpoints import is_in_reentrant_checkpoint
 from supernet.execution.conflicts import check_values
 from supernet.execution.fast.shared import one_pass
 from supernet.execution.memory_format import agree
+from supernet.execution.one_hot import check_one_hot
 from supernet.execution.plan import Plan
 from supernet.execution.risks import check_risks
 from supernet.execution.selection import Selection, is_mixture
@@ -34,8 +35,9 @@ def try_out(
     plan: Plan,
     replaced: Sequence[tuple[str, nn.Module]],
     trial: Trial,
+    space: SearchSpace,
     prepared: Callable[[], Trial] | None = None,
-    space: SearchSpace | None = None,
+    tries_values: bool = True,
 ) -> bool:
     """Run a supernet by its present plan, and note in its slots how they are to run it from then on.
 
@@ -45,17 +47,19 @@ def try_out(
         model: A model whose choices have been replaced.
         plan: The plan that it follows, which is left as it is.
         replaced: Label and module of what stands in each choice's place.
-        trial: A function that runs the model.
+        trial: A function that runs the model; the last of what it returns is in eval form.
+        space: The model's space.
         prepared: A function that settles how batches are prepared, once risky decisions have been tried, and returns
             the trial of such a batch. Default: batches stay as they are.
-        space: The model's space, whose extreme values are tried. Default: they have been.
+        tries_values: Whether the space's extreme values are tried. Default: they are.
 
     Returns:
         Whether choices run under reentrant checkpoints.
 
     Raises:
-        ChoiceError: the model does not bear a decision of a choice, or values together, or goes on with an input that a
-            candidate changes in place. What the trial raises is passed on.
+        ChoiceError: the model does not bear a decision of a choice, or values together; it does not give in a mixture
+            what its paths give; or it goes on with an input that a candidate changes in place. What the trial raises is
+            passed on.
     """
     slots = [(label, slot) for label, slot in replaced if isinstance(slot, Slot)]
     mixtures = [mixture for label, slot in slots if (mixture := slot.as_mixture(plan.get(label))) is not None]
@@ -79,8 +83,9 @@ def try_out(
         running = [module for _, module in replaced] + [m for m in model.modules() if isinstance(m, Mutable)]
         with _noting_reentrant_checkpoints(running, met):
             check_risks(model, plan, replaced, in_one_pass(trial))
-            if space is not None:
+            if tries_values:
                 check_values(model, plan, space, replaced, in_one_pass(trial))
+            check_one_hot(model, plan, space, replaced, in_one_pass(trial))
             trial = in_one_pass(trial if prepared is None else prepared())
             expected = _first_run(model, plan, mixed, trial)
             _check_changed_inputs(mixtures, trial, expected)

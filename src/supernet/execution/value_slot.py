@@ -25,6 +25,8 @@ class ValueSlot(Slot):
         plan: The plan that it follows.
     """
 
+    pads_what_is_mixed = True
+
     def __init__(self, choice: ValueChoice, plan: Plan) -> None:
         super().__init__(choice, plan)
         self.candidates = self.values = tuple(choice.candidates)

@@ -165,7 +165,7 @@ class Mutable(nn.Module, metaclass=_PlainWhenDecided):
         if a.shape == b.shape:
             return a + b
         shape = [max(pair) for pair in zip(a.shape, b.shape, strict=True)]
-        return _padded(a, shape) + _padded(b, shape)
+        return padded(a, shape) + padded(b, shape)
 
 
 def is_of_ours(function: Any) -> bool:
@@ -178,7 +178,8 @@ def names_of(module: nn.Module) -> frozenset[str]:
     return frozenset((*module._parameters, *module._buffers, *module._modules, *module.__dict__))
 
 
-def _padded(x: Tensor, shape: list[int]) -> Tensor:
+def padded(x: Tensor, shape: list[int]) -> Tensor:
+    """Return a tensor with zeros where it ends before a shape does."""
     return F.pad(
         x, [n for have, want in zip(reversed(x.shape), reversed(shape), strict=True) for n in (0, want - have)]
     )
