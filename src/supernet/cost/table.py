@@ -1,4 +1,4 @@
-"""Costs that a table has for each candidate of some choices, counted where they are reached."""
+"""Costs that a table has for each option of some choices, counted where they are reached."""
 
 from __future__ import annotations
 
@@ -9,35 +9,49 @@ from typing import Any, TypeAlias
 import torch
 
 from supernet.checks import check_numbers
-from supernet.errors import TrainingError
+from supernet.errors import ArchitectureError, TrainingError
 from supernet.execution.selection import Selection, weights_of
+from supernet.nn.domain import Domain
 from supernet.space import SearchSpace
 
 __all__: list[str] = []
 
-Table: TypeAlias = Mapping[str, Mapping[str, float]]  # label -> candidate -> its cost
+Table: TypeAlias = Mapping[str, Mapping[Any, float]]  # label -> candidate's name, or value -> its cost
 
 
 def checked_table(table: Table, space: SearchSpace) -> dict[str, dict[str, float]]:
-    """Return a table of costs that fits the space, or raise `TrainingError`."""
+    """Return a table of costs that fits the space, by the names of options, or raise `TrainingError`."""
+    checked: dict[str, dict[str, float]] = {}
     for label, costs in table.items():
         domain = space.get(label)
         if domain is None or domain.is_set:
             known = ", ".join(other for other, d in space.items() if not d.is_set)
-            raise TrainingError(f"cost names {label!r}, which is no LayerChoice of this space; it has: {known}")
-        if set(costs) != set(domain.options):
             raise TrainingError(
-                f"the cost of choice {label!r} is given for {', '.join(map(str, costs))}; give a number for each of "
-                f"{', '.join(domain.options)}"
+                f"cost names {label!r}, which is no choice of one option in this space; it has: {known}"
             )
-        check_numbers(-math.inf, **{f"the cost of {name!r} in choice {label!r}": cost for name, cost in costs.items()})
-    return {label: {name: float(value) for name, value in costs.items()} for label, costs in table.items()}
+        try:
+            by_name = {name if name in domain.options else _name_of(domain, name): cost for name, cost in costs.items()}
+        except ArchitectureError:
+            by_name = {}
+        if len(costs) != len(domain.options) or set(by_name) != set(domain.options):
+            raise TrainingError(
+                f"the cost of choice {label!r} is given for {', '.join(map(repr, costs))}; give a number for each of "
+                f"{', '.join(map(repr, domain.outcomes))}"
+            )
+        check_numbers(-math.inf, **{f"the cost of {name!r} in choice {label!r}": c for name, c in by_name.items()})
+        checked[label] = {name: float(cost) for name, cost in by_name.items()}
+    return checked
+
+
+def _name_of(domain: Domain, decision: Any) -> str:
+    (position,) = domain.positions(decision)
+    return domain.options[position]
 
 
 def cost_of(table: Table, space: SearchSpace, architecture: Mapping[str, Any]) -> float:
-    """Return the sum of the costs of the candidates that an architecture decides for and reaches."""
+    """Return the sum of the costs of the options that an architecture decides for and reaches."""
     path = space.canonical(architecture)
-    return sum(costs[str(path[label])] for label, costs in table.items() if label in path)
+    return sum(costs[_name_of(space[label], path[label])] for label, costs in table.items() if label in path)
 
 
 def cost_of_plan(table: Table, space: SearchSpace, plan: Mapping[str, Any]) -> torch.Tensor | float:

@@ -35,6 +35,12 @@ def is_following() -> bool:
     return _fixed.get() is not None
 
 
+def decisions_followed() -> dict[str, Any] | None:
+    """Return the decisions that constructors have followed so far; None where they follow none."""
+    fixed = _fixed.get()
+    return None if fixed is None else {label: each for label, each in fixed[0].items() if label in fixed[1]}
+
+
 class ShowsConstructor(type):
     """A metaclass with a `__call__` of its own, which would hide the constructor from `inspect`, `help` and editors."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NoReturn
 
@@ -39,6 +40,10 @@ class Value:
             ChoiceError: the arithmetic cannot be done for these values; says which.
         """
         raise NotImplementedError
+
+    def functions(self) -> list[Callable[..., Any]]:
+        """Return what is computed in this; nothing where it is a choice."""
+        return []
 
     def values(self) -> list[Any]:
         """Return all values that this may have, each once, in the order in which the choices' candidates give them.
@@ -177,45 +182,47 @@ class Value:
     # --- functions that Python does not let a class overload -------------------------------------------------
 
     @staticmethod
-    def compute(function: Callable[..., Any], *operands: Any) -> Expression:
-        """Return a function of several values, of which any may be decided later.
+    def compute(function: Callable[..., Any], *operands: Any) -> Any:
+        """Return a function of several values, of which any may be decided later, also in lists, tuples and dicts.
+
+        Where none is, it is the function's value itself, and so of all that follow: as inside `fixed_architecture`.
 
         >>> width = ValueChoice([16, 24], label="width")
         >>> ValueChoice.compute(lambda x: x - x % 5, width).values()
         [15, 20]
         """
         name = getattr(function, "__name__", type(function).__name__)
-        return Expression(f"{name}({', '.join(['{}'] * len(operands))})", function, operands)
+        return _value(f"{name}({', '.join(['{}'] * len(operands))})", function, operands)
 
     @staticmethod
-    def min(*operands: Any) -> Expression:
+    def min(*operands: Any) -> Any:
         """Return the least of several values."""
         return ValueChoice.compute(min, *_several(operands))
 
     @staticmethod
-    def max(*operands: Any) -> Expression:
+    def max(*operands: Any) -> Any:
         """Return the largest of several values."""
         return ValueChoice.compute(max, *_several(operands))
 
     @staticmethod
-    def to_int(operand: Any) -> Expression:
+    def to_int(operand: Any) -> Any:
         """Return the whole part of a value, as `int` does."""
         return ValueChoice.compute(int, operand)
 
     @staticmethod
-    def to_float(operand: Any) -> Expression:
+    def to_float(operand: Any) -> Any:
         """Return a value as `float` does."""
         return ValueChoice.compute(float, operand)
 
     @staticmethod
-    def lookup(table: Sequence[Any] | Mapping[Any, Any], key: Any) -> Expression:
-        """Return what a table has for a key, or at a position, that may be decided later."""
-        return Expression("{}[{}]", operator.getitem, (table, key))
+    def lookup(table: Sequence[Any] | Mapping[Any, Any], key: Any) -> Any:
+        """Return what a table has for a key, or at a position, that may be decided later; what it has may be, too."""
+        return _value("{}[{}]", operator.getitem, (table, key))
 
     @staticmethod
-    def condition(test: Any, if_true: Any, if_false: Any) -> Expression:
+    def condition(test: Any, if_true: Any, if_false: Any) -> Any:
         """Return one value where a test holds, and another where it does not."""
-        return Expression("({1} if {0} else {2})", _either, (test, if_true, if_false))
+        return _value("({1} if {0} else {2})", _either, (test, if_true, if_false))
 
 
 class Expression(Value):
@@ -234,6 +241,12 @@ class Expression(Value):
 
     def __init__(self, text: str, function: Callable[..., Any], operands: Sequence[Any]) -> None:
         self._text, self._function, self._operands = text, function, tuple(operands)
+        self._are_open = tuple(next(_inside(operand), None) is not None for operand in operands)  # tables may be large
+
+    def functions(self) -> list[Callable[..., Any]]:
+        """Return what is computed in this, in the order in which it stands in the text."""
+        inner = [function for value in _inside(self._operands) for function in value.functions()]
+        return [self._function, *inner]
 
     def leaves(self) -> tuple[ValueChoice, ...]:
         """Return the choices that this depends on, one of each label, in the order in which they stand in it."""
@@ -245,7 +258,8 @@ class Expression(Value):
         Raises:
             ChoiceError: the arithmetic cannot be done for these values; says which.
         """
-        operands = [evaluated(operand, decisions) for operand in self._operands]
+        open_or_not = zip(self._operands, self._are_open, strict=True)
+        operands = [evaluated(operand, decisions) if is_open else operand for operand, is_open in open_or_not]
         try:
             return self._function(*operands)
         except Exception as error:  # a user's function may raise anything
@@ -365,8 +379,8 @@ def leaves_of(values: Iterable[Any]) -> tuple[ValueChoice, ...]:
         ChoiceError: two choices of one label have other candidates.
     """
     found: dict[str, ValueChoice] = {}
-    for value in values:
-        for leaf in value.leaves() if isinstance(value, Value) else ():
+    for value in _inside(list(values)):
+        for leaf in value.leaves():
             known = found.setdefault(str(leaf.label), leaf)
             if known is not leaf and known.domain() != leaf.domain():
                 raise ChoiceError(
@@ -378,8 +392,38 @@ def leaves_of(values: Iterable[Any]) -> tuple[ValueChoice, ...]:
 
 
 def evaluated(value: Any, decisions: Mapping[str, Any]) -> Any:
-    """Return a value under an architecture: of one that no choice decides, itself."""
-    return value.evaluate(decisions) if isinstance(value, Value) else value
+    """Return a value under an architecture, or a list, tuple or dict of such: of what no choice decides, itself."""
+    if isinstance(value, Value):
+        return value.evaluate(decisions)
+    if next(_inside(value), None) is None:
+        return value
+    if isinstance(value, Mapping):
+        return {key: evaluated(each, decisions) for key, each in value.items()}
+    return type(value)([evaluated(each, decisions) for each in value])
+
+
+def _inside(value: Any) -> Iterator[Value]:
+    """Yield the values decided later that stand in a list, tuple or dict, or this itself.
+
+    Raises:
+        ChoiceError: one is the key of a dict, under which nothing will be found, or stands in another container.
+    """
+    if isinstance(value, Value):
+        yield value
+    elif isinstance(value, Mapping):
+        for key in value:
+            for inner in _inside(key):
+                raise ChoiceError(
+                    f"{inner} is a key of a table, which must be known; let it be the key that is looked up"
+                )
+        yield from (inner for each in value.values() for inner in _inside(each))
+    elif type(value) in (list, tuple):
+        yield from (inner for each in value for inner in _inside(each))
+    elif isinstance(value, list | tuple | set | frozenset | deque):
+        for inner in (inner for each in value for inner in _inside(each)):
+            raise ChoiceError(
+                f"{inner} stands in a {type(value).__name__}, in which no choice is looked for; give a list"
+            )
 
 
 def values_of(value: Any) -> list[Any]:
@@ -389,6 +433,12 @@ def values_of(value: Any) -> list[Any]:
 
 def _binary(symbol: str, function: Callable[..., Any], left: Any, right: Any) -> Expression:
     return _Binary(f"{{}} {symbol} {{}}", function, (left, right))
+
+
+def _value(text: str, function: Callable[..., Any], operands: Sequence[Any]) -> Any:
+    """Return an expression; its value, where nothing in it is decided later."""
+    expression = Expression(text, function, operands)
+    return expression if next(_inside(expression._operands), None) is not None else expression.evaluate({})
 
 
 def _either(test: Any, if_true: Any, if_false: Any) -> Any:
@@ -401,10 +451,15 @@ def _several(operands: Sequence[Any]) -> Sequence[Any]:
 
 
 def shown(operand: Any) -> str:
-    """Return an operand as it stands in a text: a choice by its label."""
+    """Return an operand as it stands in a text: a choice by its label, a text in quotes."""
     if isinstance(operand, ValueChoice):
         return str(operand.label)
-    text = str(operand)
+    if isinstance(operand, Mapping):
+        return f"{{{', '.join(f'{key!r}: {shown(value)}' for key, value in operand.items())}}}"
+    if type(operand) in (list, tuple):
+        inside = ", ".join(map(shown, operand))
+        return f"[{inside}]" if isinstance(operand, list) else f"({inside}{',' * (len(operand) == 1)})"
+    text = repr(operand) if isinstance(operand, str) else str(operand)
     return f"({text})" if isinstance(operand, _Binary) else text
 
 

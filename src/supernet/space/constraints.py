@@ -3,9 +3,10 @@
 `require(model, width * depth <= 64)` makes one a part of the model, so that its space keeps it, and with it every
 trainer, searcher and `freeze`; `space.require` and `space.where` make a constrained space beside the model.
 
-A constraint that is an expression is known by its text and can be counted. It becomes a decision diagram: a node for
-each of its choices in turn, whose branches are one node where what is left of the constraint is the same, so that sums
-and products have few nodes. A constraint that is a function is known by its name, and can only be asked.
+A constraint that is an expression is known by its text, and by the code of a user's functions in it; it can be counted.
+It becomes a decision diagram: a node for each of its choices in turn, whose branches are one node where what is left of
+the constraint is the same, so that sums and products have few nodes. A constraint that is a function is known by its
+name and code, and can only be asked.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from supernet.errors import SpaceError
 from supernet.nn.domain import Domain
 from supernet.nn.mutable import Mutable
 from supernet.nn.value import MAX_JOINT, Value
+from supernet.space.functions import Described, is_known_by_name
 
 __all__: list[str] = []
 
@@ -45,7 +47,7 @@ class Constraint:
     @property
     def key(self) -> Any:
         """What is the same in two that are one."""
-        return type(self), self.text
+        raise NotImplementedError
 
     def allows(self, architecture: Mapping[str, Any]) -> bool:
         """Say whether it holds for an architecture in the form that the space writes."""
@@ -74,6 +76,13 @@ class Requirement(Constraint):
         self.expression = expression
         self.labels = tuple(str(leaf.label) for leaf in expression.leaves())
         self.text = re.sub(r" at 0x[0-9a-f]+", "", repr(expression))  # the same in each process
+        self._described = [Described(each) for each in expression.functions() if not is_known_by_name(each)]
+
+    @property
+    def key(self) -> Any:
+        """What is the same in two that are one: the text, and what functions in it compute."""
+        opaque = [id(thing) for described in self._described for thing in described.opaque]
+        return type(self), self.text, tuple(described.digest for described in self._described), tuple(opaque)
 
     def allows(self, architecture: Mapping[str, Any]) -> bool:
         """Say whether it holds for an architecture in the form that the space writes."""
@@ -89,7 +98,8 @@ class Requirement(Constraint):
 
     def to_json(self) -> dict[str, Any]:
         """Return what fingerprints are made of."""
-        return {"require": self.text}
+        computed = [described.digest for described in self._described]
+        return {"require": self.text, **({"computed": computed} if computed else {})}
 
 
 class Condition(Constraint):
@@ -107,8 +117,9 @@ class Condition(Constraint):
                 f"where takes a function of an architecture, not {predicate!r}; an expression is what require takes"
             )
         self.predicate = predicate
-        names = (getattr(predicate, name, None) for name in ("text", "__qualname__"))
-        self.text = next((name for name in names if name), type(predicate).__qualname__)
+        text, name = (getattr(predicate, attribute, None) for attribute in ("text", "__qualname__"))
+        self.text = text or name or type(predicate).__qualname__
+        self._digest = None if text else Described(predicate).digest  # else the text says what it is
 
     @property
     def key(self) -> Any:
@@ -117,11 +128,45 @@ class Condition(Constraint):
 
     def allows(self, architecture: Mapping[str, Any]) -> bool:
         """Say whether it holds for an architecture in the form that the space writes."""
-        return bool(self.predicate(dict(architecture)))
+        try:
+            return bool(self.predicate(_Reached(architecture)))
+        except _NotReached as error:
+            raise NotReachedError(
+                f"constraint {self.text} asks for {error.label!r}, which this architecture does not reach; "
+                f"use a.get({error.label!r})",
+                error.label,
+            ) from None
 
     def to_json(self) -> dict[str, Any]:
         """Return what fingerprints are made of."""
-        return {"where": self.text}
+        return {"where": self.text, **({} if self._digest is None else {"computed": [self._digest]})}
+
+
+class NotReachedError(SpaceError):
+    """A constraint asks for what an architecture has not decided.
+
+    Attributes:
+        label: What it asks for.
+    """
+
+    def __init__(self, message: str, label: Any) -> None:
+        super().__init__(message)
+        self.label = label
+
+
+class _Reached(dict[str, Any]):
+    """An architecture as functions are asked of it."""
+
+    def __missing__(self, label: Any) -> Any:
+        raise _NotReached(label)
+
+
+class _NotReached(KeyError):
+    """Such as a function may itself catch."""
+
+    @property
+    def label(self) -> Any:
+        return self.args[0]
 
 
 def constraint_of(given: Any) -> Constraint:

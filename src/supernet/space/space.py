@@ -22,6 +22,7 @@ from supernet.space.constraints import (
     Condition,
     Constraint,
     Diagrams,
+    NotReachedError,
     Predicate,
     Requirement,
     attached,
@@ -139,7 +140,8 @@ class SearchSpace(Mapping[str, Domain]):
         """Return the space of those architectures in which some expressions hold; this one stays as it is.
 
         An expression is of the choices that stand in the model, or of `value(label)`. Where one of its choices is not
-        reached, it holds. Its text is part of the fingerprint, and so of files of architectures.
+        reached, it holds. Its text is part of the fingerprint, and so of files of architectures; so is the code of
+        functions of yours in it, see `where`.
 
         Args:
             expressions: Expressions that are true or false, such as `width * depth <= 64`.
@@ -158,15 +160,15 @@ class SearchSpace(Mapping[str, Domain]):
     def where(self, predicate: Predicate) -> SearchSpace:
         """Return the space of those architectures that a function allows; this one stays as it is.
 
-        Of the function its name alone is part of the fingerprint, and so of files of architectures: what it computes is
-        not known. An architecture that is loaded is asked of it as any other. Prefer `require`, which can be counted.
+        Of the function its name and its code are part of the fingerprint, and so of files of architectures, which
+        another version of Python may compile to another code. Prefer `require`, which can be counted.
 
         Args:
             predicate: Function of an architecture, without what it does not reach, which says whether it is allowed. It
                 must always say the same.
 
         Raises:
-            SpaceError: it allows none of 10,000 architectures drawn.
+            SpaceError: it allows none of 10,000 architectures drawn, or asks one for what that does not reach.
 
         >>> space = SearchSpace(nn.Sequential(*(LayerChoice([nn.ReLU(), nn.Tanh()], label=a) for a in "ab")))
         >>> list(space.where(lambda architecture: architecture["a"] != architecture["b"]).enumerate())
@@ -195,7 +197,18 @@ class SearchSpace(Mapping[str, Domain]):
 
     def allows(self, architecture: Mapping[str, Any]) -> bool:
         """Say whether an architecture in the form that the space writes keeps the constraints."""
-        return all(constraint.allows(architecture) for constraint in self._constraints)
+        return all(self._keeps(architecture, constraint) for constraint in self._constraints)
+
+    def _keeps(self, architecture: Mapping[str, Any], constraint: Constraint) -> bool:
+        try:
+            return constraint.allows(architecture)
+        except NotReachedError as error:
+            if error.label in self:
+                raise
+            raise SpaceError(
+                f"constraint {constraint.text} asks for {error.label!r}, but the space has no choice of that label; it "
+                f"has: {', '.join(self)}"
+            ) from None
 
     def constrained(self, constraints: Sequence[Constraint]) -> SearchSpace:
         """Return the space of those architectures that keep some more constraints."""
@@ -452,7 +465,7 @@ class SearchSpace(Mapping[str, Domain]):
                 f"the architecture leaves {label!r} open; decide it: {self._domains[label]}"
             ) from None
         for constraint in self._constraints:
-            if not constraint.allows(canonical):
+            if not self._keeps(canonical, constraint):
                 labels = canonical if constraint.labels is None else constraint.labels
                 decided = ", ".join(f"{label}={canonical[label]!r}" for label in labels)
                 raise ArchitectureError(f"the architecture breaks the constraint {constraint.text}: {decided:.300}")

@@ -46,8 +46,8 @@ class ProxylessTrainer(PolicyGradientTrainer):
             weighted cost. Default: "gates".
         reward_function: `(output, target) -> number`, higher is better; for "reinforce". Default: minus the loss.
         baseline_decay: Decay of the moving average that "reinforce" subtracts from the reward. Default: 0.99.
-        cost: What choosing a candidate costs, `label -> candidate -> number`, say its latency in ms. It counts where
-            the candidate is reached; choices that are not named cost nothing. Default: none.
+        cost: What choosing an option costs, `label -> candidate or value -> number`, say its latency in ms. It counts
+            where the choice is reached; choices that are not named cost nothing. Default: none.
         cost_weight: What one unit of cost adds to the loss. Default: 1.
         warmup_epochs, memory: The same as `BilevelTrainer` takes; while the weights warm up, paths are uniform.
         batch_size, seed, run_dir, config: Like all other arguments by name, the same as `SupernetTrainer` takes.
@@ -71,7 +71,7 @@ class ProxylessTrainer(PolicyGradientTrainer):
         arc_learning_rate: float = 1e-3,
         estimator: Literal["gates", "reinforce"] = "gates",
         baseline_decay: float = 0.99,
-        cost: Mapping[str, Mapping[str, float]] | None = None,
+        cost: Mapping[str, Mapping[Any, float]] | None = None,
         cost_weight: float = 1.0,
         **config: Any,
     ) -> None:
@@ -111,7 +111,7 @@ class ProxylessTrainer(PolicyGradientTrainer):
         return self.relaxation.generator
 
     def cost_of(self, architecture: Mapping[str, Any]) -> float:
-        """Return the sum of the costs of the candidates that an architecture decides for and reaches."""
+        """Return the sum of the costs of the options that an architecture decides for and reaches."""
         return cost_of(self.cost, self.space, architecture)
 
     def _term_of_cost(self, relaxation: Any, plan: Mapping[str, Any], progress: float) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from supernet.errors import ChoiceError
 from supernet.nn.sizes import Sizes
-from supernet.nn.value import Value, shown
+from supernet.nn.value import Value, shown, values_of
 
 __all__: list[str] = []
 
@@ -41,7 +41,7 @@ def quotients(sizes: Sizes, whole: str, parts: str) -> set[int]:
     Raises:
         ChoiceError: the second does not divide the first for all values; says for which.
     """
-    pairs = Value.compute(lambda n, k: (n, k), sizes[whole], sizes[parts]).values()
+    pairs = values_of(Value.compute(lambda n, k: (n, k), sizes[whole], sizes[parts]))
     for n, k in pairs:
         if n % k:
             raise ChoiceError(

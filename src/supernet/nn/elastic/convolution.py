@@ -335,7 +335,7 @@ def _slack(kernel: Any, dilation: Any, padding: Any) -> Any:
     def slack(k: int, d: int, p: Any) -> Any:
         return p if p == "same" else (0 if p == "valid" else 2 * p) - d * (k - 1)
 
-    values = Value.compute(slack, kernel, dilation, padding).values()
+    values = values_of(Value.compute(slack, kernel, dilation, padding))
     return values[0] if len(values) == 1 else None
 
 

@@ -82,7 +82,7 @@ class MultiheadAttention(Mutable, nn.MultiheadAttention):
         self.num_heads = largest["num_heads"]
         self.sizes = sizes
         widths = (sizes[name] for name in ("embed_dim", "kdim", "vdim"))
-        is_packed = Value.compute(lambda e, k, v: e == k == v, *widths).values() == [True]
+        is_packed = values_of(Value.compute(lambda e, k, v: e == k == v, *widths)) == [True]
         if self._qkv_same_embed_dim and not is_packed:  # the same at their largest only
             for part, weight_EE in zip("qkv", self.in_proj_weight.detach().chunk(3), strict=True):
                 setattr(self, f"{part}_proj_weight", nn.Parameter(weight_EE.clone()))
