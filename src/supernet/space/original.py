@@ -154,7 +154,8 @@ _Place: TypeAlias = tuple[str, Choice]
 def _check_values_held(path: str, module: nn.Module, labels: Container[str]) -> None:
     """Raise if a module holds a value that nothing would decide: one of torch's own, or one without its choice."""
     kind, place = type(module), f"at {path!r}" if path else "of which the model is one"
-    is_of_torch = kind.__module__.startswith("torch.nn.modules.") and "container" not in kind.__module__
+    holds_modules = ("torch.nn.modules.container", "torch.nn.modules.module")
+    is_of_torch = kind.__module__.startswith("torch.nn.modules.") and kind.__module__ not in holds_modules
     for name, held in (*vars(module).items(), *original_children(module)):
         for value in held if isinstance(held, tuple | list) else (held,):
             if not isinstance(value, Value):
