@@ -135,7 +135,7 @@ def weights_of(dtype, **sizes):
 kinds = st.lists(st.sampled_from(sorted(KINDS)), min_size=2, max_size=4, unique=True)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(
     first=kinds,
     second=kinds,

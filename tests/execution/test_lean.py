@@ -29,7 +29,7 @@ def assert_lean_is_the_same(model, fast, x, weights, training=True, create_graph
 
 @ways
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-@settings(max_examples=5, deadline=None, derandomize=True)
+@settings(max_examples=3, deadline=None, derandomize=True)
 @given(first=kinds, second=kinds, stride=st.sampled_from([1, 2]), affine=st.booleans(), seed=st.integers(0, 99))
 def test_random_models_run_the_same_in_lean_memory(first, second, stride, affine, seed, training, fast):
     torch.manual_seed(seed)
@@ -203,6 +203,7 @@ def test_a_longer_chain_of_lean_mixtures_needs_no_more_than_its_further_nodes(fa
     assert long - short < 1.1 * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unrolled", [False, True])
 def test_a_whole_search_in_lean_memory_finds_the_same(unrolled):
     lean, ordinary = darts(unrolled, memory="lean"), darts(unrolled)

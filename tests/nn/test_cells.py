@@ -79,6 +79,7 @@ def test_a_frozen_cell_does_what_is_decided_and_nothing_of_this_library_is_left_
     torch.testing.assert_close(network(x), by_hand(network, x))
 
 
+@pytest.mark.slow
 def test_a_frozen_cell_is_read_where_this_library_is_not_installed(tmp_path):
     network = freeze(nn.Sequential(Net().second), {k: v for k, v in ARCHITECTURE.items() if "201" in k}).eval()
     x = torch.randn(2, 6, 5, 5)

@@ -76,6 +76,7 @@ def test_a_script_has_the_supernet_beside_it_and_the_package_works_under_its_ful
     assert f"ran {spos / 'spos' / 'supernet.py'} ['--epochs', '3']" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_supernet_of_the_authors_on_pythonpath_is_found_where_python_finds_it(spos):
     (spos / "search.py").write_text("import supernet; print(supernet.__file__)")
     path = [spos / "spos", SOURCE]
@@ -83,6 +84,7 @@ def test_a_supernet_of_the_authors_on_pythonpath_is_found_where_python_finds_it(
     assert result.stdout == f"{spos / 'spos' / 'supernet.py'}\n", result.stderr
 
 
+@pytest.mark.slow
 def test_a_process_that_is_spawned_to_load_data_finds_the_same_names(spos):
     (spos / "spos" / "search.py").write_text(
         """
@@ -104,6 +106,7 @@ if __name__ == "__main__":
     assert result.stdout == "loaded supernet.retiarii.choices\n", result.stderr
 
 
+@pytest.mark.slow
 def test_safe_path_puts_no_directory_of_the_script_first_and_drops_none_of_pythons(tmp_path):
     if sys.version_info < (3, 11):
         pytest.skip("Python has -P from 3.11 on")

@@ -157,6 +157,7 @@ for refused in (lambda: strategy.Random(), lambda: pl.Classification(), lambda: 
 """
 
 
+@pytest.mark.slow
 def test_every_line_of_the_list_imports_and_what_could_never_run_says_so_when_used(tmp_path):
     result = python("import supernet.retiarii as r; r.install(); r.install()" + LINES, tmp_path)
     assert result.returncode == 0, result.stderr

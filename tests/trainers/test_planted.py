@@ -76,7 +76,7 @@ def negative_error(output, target):
         (RandomTrainer, {"num_samples": 200, "num_finalists": 3}),
     ],
 )
-@pytest.mark.parametrize("seeds", [range(3), pytest.param(range(3, 10), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [range(1), pytest.param(range(1, 10), marks=pytest.mark.slow)])
 def test_every_trainer_finds_the_planted_architecture_for_each_of_10_seeds(trainer_class, its_own, seeds):
     found = []
     for seed in seeds:

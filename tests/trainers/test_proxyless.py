@@ -429,7 +429,10 @@ def test_what_has_no_meaning_is_refused_at_construction_and_the_model_is_as_it_w
             small_trainer(model)
         assert isinstance(model.choice, InputChoice)
     for options, message in (
-        ({"cost": {"skip": {"0": 1.0}}}, "cost names 'skip', which is no LayerChoice of this space; it has: op, inner"),
+        (
+            {"cost": {"skip": {"0": 1.0}}},
+            "cost names 'skip', which is no choice of one option in this space; it has: op, inner",
+        ),
         (
             {"cost": {"op": {"flat": 1.0}}},
             "the cost of choice 'op' is given for flat; give a number for each of flat, deep",

@@ -222,6 +222,7 @@ def test_a_rerun_of_the_same_command_is_the_same(finished, capfd):
     assert (run.parent / "mine-rerun-1").exists()
 
 
+@pytest.mark.slow
 def test_a_rerun_of_a_changed_script_says_what_differs(finished, capfd):
     run, script, tests = finished
     script.write_text(textwrap.dedent(SCRIPT.format(tests=tests, seed=1)))

@@ -54,6 +54,7 @@ def check_signals(run_dir, processes, name, rng, signals):
     assert [one["differing"] for one in results(run_dir, processes)] == [[]] * processes
 
 
+@pytest.mark.slow
 def test_searches_of_two_processes_stopped_in_mid_epoch_end_bit_equal_in_both(tmp_path):
     check_cycles(tmp_path, 2, ["first order/plateau", "of each/plain", "enas/torchmetrics"], seed=0, stops=3)
 
