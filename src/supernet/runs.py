@@ -15,7 +15,7 @@ from supernet.errors import FileFormatError
 from supernet.space.files import read_architecture_file
 from supernet.training.options import NOT_COMPARED
 
-if TYPE_CHECKING:  # rich is imported where a table is made: with all of it `import supernet` takes a third longer
+if TYPE_CHECKING:  # rich is imported where a table is made, and not by all who import the library
     from rich.console import Console
     from rich.table import Table
 from supernet.training.run_directory import DESCRIPTION, is_in_use, read_description, read_metrics

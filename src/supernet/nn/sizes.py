@@ -80,7 +80,9 @@ class Sizes(nn.Module):
             self._modules[str(position)] = leaf  # its label may have dots, which no child's name has
         self._under: dict[tuple[Any, ...], dict[str, Any]] = {}
         # Numbers that have choices in common are decided together; those that do not are independent of each other.
-        self._components = _components({name: leaves_of([value]) for name, value in numbers.items()}, self._labels)
+        leaves = {name: leaves_of([value]) for name, value in numbers.items()}
+        self._components = _components(leaves, self._labels)
+        self._labels_of = {name: frozenset(str(leaf.label) for leaf in of_number) for name, of_number in leaves.items()}
 
     def __getitem__(self, name: str) -> Any:
         return self._numbers[name]
@@ -153,7 +155,7 @@ class Sizes(nn.Module):
             sizes = {
                 name: evaluated(value, decisions)
                 for name, value in self._numbers.items()
-                if all(str(leaf.label) in decisions for leaf in leaves_of([value]))
+                if self._labels_of[name] <= decisions.keys()
             }
             yield Joint(sizes, weight, any(one.is_detached for one in each))
 
@@ -205,7 +207,7 @@ class Sizes(nn.Module):
 
     def is_chosen(self, name: str) -> bool:
         """Say whether choices decide a number."""
-        return bool(leaves_of([self._numbers[name]]))
+        return bool(self._labels_of[name])
 
     def extra_repr(self) -> str:
         """Show the numbers."""

@@ -17,7 +17,7 @@ class ProgressBar:
     """A bar over the steps of a run, with a line of metrics for each epoch; silent without a terminal."""
 
     def __init__(self, title: str, num_epochs: int, *, shown: bool) -> None:
-        # Here, not above: with all of rich `import supernet` takes a third longer.
+        # Here, not above, so that not all who import the library import rich.
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
