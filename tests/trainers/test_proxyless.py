@@ -435,7 +435,7 @@ def test_what_has_no_meaning_is_refused_at_construction_and_the_model_is_as_it_w
         ),
         (
             {"cost": {"op": {"flat": 1.0}}},
-            "the cost of choice 'op' is given for flat; give a number for each of flat, deep",
+            "the cost of choice 'op' is given for 'flat'; give a number for each of 'flat', 'deep'",
         ),
         ({"estimator": "straight"}, "estimator is 'gates' or 'reinforce', not 'straight'"),
         ({"reward_function": max}, "a reward_function is what estimator='reinforce' takes"),
