@@ -3,9 +3,10 @@
 user's model with choices -> SearchSpace -> supernet -> trainer.fit() -> trainer.export() -> freeze -> plain network
 """
 
+from typing import TYPE_CHECKING, Any
+
 from supernet.execution import Supernet, replace_input_choice, replace_layer_choice, replace_value_choice, restore
 from supernet.nn import Cell, InputChoice, LayerChoice, NasBench101Cell, NasBench201Cell, Repeat, ValueChoice
-from supernet.nn.existing import choose, elastic, sort_channels
 from supernet.runs import load_runs
 from supernet.space import (
     Architecture,
@@ -29,6 +30,9 @@ from supernet.trainers import (
     load_weights,
 )
 from supernet.training.evaluation import evaluate, freeze, recalibrate, train
+
+if TYPE_CHECKING:
+    from supernet.nn.existing import choose, elastic, sort_channels
 
 __version__ = "0.1.0"
 
@@ -71,3 +75,16 @@ __all__ = [
     "sort_channels",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what makes models of others searchable when it is asked for: most users import it in vain."""
+    if name not in ("choose", "elastic", "sort_channels"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from supernet.nn import existing
+
+    return getattr(existing, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

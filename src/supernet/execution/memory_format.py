@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import nn
 
+from supernet.execution.structure import mapped, tensors_of
 from supernet.space.strides import give_back_strides, lay_out
 
 __all__ = ["agree", "channels_last_inputs", "choose_memory_format", "lay_out_weights"]
@@ -27,7 +27,7 @@ TOLERANCE = 1e-3
 
 def channels_last_inputs(X: Any) -> Any:
     """Return a batch with each image tensor (N, C, H, W) laid out as N, H, W, C."""
-    return apply_to_collection(X, torch.Tensor, lambda t: _channels_last(t) if _is_image(t) else t)
+    return mapped(X, lambda t: _channels_last(t) if _is_image(t) else t)
 
 
 def choose_memory_format(model: nn.Module, X: Any, run: Callable[[Any], Any]) -> bool:
@@ -45,9 +45,7 @@ def choose_memory_format(model: nn.Module, X: Any, run: Callable[[Any], Any]) ->
     """
     expected = run(X)
     weights = [p for p in model.parameters() if p.dim() == 4]
-    images: list[torch.Tensor] = []
-    apply_to_collection(X, torch.Tensor, lambda t: images.append(t) if _is_image(t) else None)
-    if not weights or not images:
+    if not weights or not any(map(_is_image, tensors_of(X))):
         return False
     original = [p.data for p in weights]
     lay_out_weights(model)
@@ -85,10 +83,7 @@ def _is_image(tensor: torch.Tensor) -> bool:
 
 def agree(expected: Any, got: Any, tolerance: float = TOLERANCE) -> bool:
     """Say whether two outputs are the same up to the order of their sums."""
-    first: list[torch.Tensor] = []
-    second: list[torch.Tensor] = []
-    apply_to_collection(expected, torch.Tensor, first.append)
-    apply_to_collection(got, torch.Tensor, second.append)
+    first, second = tensors_of(expected), tensors_of(got)
     return len(first) == len(second) and all(_agree(a, b, tolerance) for a, b in zip(first, second, strict=True))
 
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import nn
 
 from supernet.errors import ChoiceError
@@ -20,6 +19,7 @@ from supernet.execution.memory_format import TOLERANCE, agree
 from supernet.execution.plan import Plan
 from supernet.execution.selection import Selection, is_mixture, weights_of
 from supernet.execution.slot import Slot
+from supernet.execution.structure import tensors_of
 from supernet.nn.mutable import padded
 from supernet.space import SearchSpace
 
@@ -75,7 +75,7 @@ def check_one_hot(
 
         def differs(entries: Mapping[str, Any]) -> bool | None:
             found = output(entries)
-            of_path, of_mixture = _padded(expected, found), _tensors(found)
+            of_path, of_mixture = _padded(expected, found), tensors_of(found)
             if agree(of_path, of_mixture, tolerance) or _are_near(of_path, of_mixture):
                 return None
             return True
@@ -130,15 +130,9 @@ def _random_state() -> list[torch.Tensor]:
     return [torch.get_rng_state(), *on_gpus]
 
 
-def _tensors(output: Any) -> list[torch.Tensor]:
-    tensors: list[torch.Tensor] = []
-    apply_to_collection(output, torch.Tensor, tensors.append)
-    return tensors
-
-
 def _padded(expected: Any, found: Any) -> list[torch.Tensor]:
     """Return the tensors of what a path gives as wide as a mixture's: what comes out may itself be an elastic width."""
-    tensors, wide = _tensors(expected), _tensors(found)
+    tensors, wide = tensors_of(expected), tensors_of(found)
     if len(tensors) != len(wide):
         return tensors
     return [a if a.dim() != b.dim() else padded(a, list(b.shape)) for a, b in zip(tensors, wide, strict=True)]

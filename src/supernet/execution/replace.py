@@ -11,7 +11,6 @@ from torch.nn.parameter import is_lazy
 
 from supernet.errors import AlreadyReplacedError, ReplacementError, TrainingError
 from supernet.nn import Choice, InputChoice, LayerChoice, ValueChoice
-from supernet.nn.existing.undo import take_back
 from supernet.space.freeze import check_registered
 from supernet.space.original import (
     all_parents,
@@ -138,6 +137,8 @@ def restore(model: nn.Module, original: bool = False) -> nn.Module:
             put_back(parent, name)
     give_back_strides(model)
     if original:
+        from supernet.nn.existing.undo import take_back  # late, for most users make no layers elastic
+
         take_back(model.modules())
     return model
 

@@ -75,10 +75,14 @@ def leaves_of(value: Any) -> Iterator[Any]:
             yield from leaves_of(part)
 
 
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    """Return the tensors of a structure, in its order."""
+    return [leaf for leaf in leaves_of(value) if isinstance(leaf, torch.Tensor)]
+
+
 def are_finite(value: Any) -> bool:
     """Say whether no tensor of a structure holds NaN or an infinity."""
-    tensors = (leaf for leaf in leaves_of(value) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point())
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors_of(value) if tensor.is_floating_point())
 
 
 def noted(value: Any) -> list[tuple[Any, int]]:
