@@ -15,12 +15,13 @@ from torch.optim import SGD
 from torch.utils.data import TensorDataset
 
 import supernet
+import supernet.cost
 import supernet.search
 
 SOURCE = Path(supernet.__file__).parent
 
 # What an example may use without importing it.
-PUBLIC = (supernet.execution, supernet.nn, supernet.search, supernet.space, supernet.trainers, supernet)
+PUBLIC = (supernet.cost, supernet.execution, supernet.nn, supernet.search, supernet.space, supernet.trainers, supernet)
 NAMES = {name: getattr(room, name) for room in PUBLIC for name in room.__all__}
 NAMES |= {"supernet": supernet, "torch": torch, "nn": nn, "SGD": SGD, "TensorDataset": TensorDataset}
 

@@ -11,6 +11,7 @@ SupernetError
 ├── DataError              a dataset, loader or batch cannot be used as asked
 ├── TrainingError          a trainer or its arguments cannot work, or training broke down
 │   └── NonFiniteError     a loss or an architecture parameter is NaN or infinite
+├── CostError              a cost or a limit of costs cannot be, or no network keeps it
 ├── FileFormatError        a file is not what it should be
 ├── NameTakenError         a real nni is installed where its names are asked for
 └── MissingExtraError      an optional dependency is not installed
@@ -22,6 +23,7 @@ __all__ = [
     "AlreadyReplacedError",
     "ArchitectureError",
     "ChoiceError",
+    "CostError",
     "DataError",
     "FileFormatError",
     "MissingExtraError",
@@ -78,6 +80,10 @@ class TrainingError(SupernetError, RuntimeError):
 
 class NonFiniteError(TrainingError):
     """A loss or an architecture parameter became NaN or infinite."""
+
+
+class CostError(SupernetError, ValueError):
+    """A cost or a limit of costs cannot be, or no network keeps it."""
 
 
 class FileFormatError(SupernetError, ValueError):

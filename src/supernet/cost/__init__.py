@@ -1,1 +1,19 @@
-"""What an architecture costs, and how that depends on a distribution over architectures."""
+"""What an architecture costs, how that depends on a distribution over architectures, and limits of it."""
+
+from supernet.cost.cost import Cost, PartsCost
+from supernet.cost.counts import ArchitectureCost, LayerCost, Macs, Parameters, TableCost, WeightMemory
+from supernet.cost.limits import Limits
+from supernet.cost.parts import Parts
+
+__all__ = [
+    "ArchitectureCost",
+    "Cost",
+    "LayerCost",
+    "Limits",
+    "Macs",
+    "Parameters",
+    "Parts",
+    "PartsCost",
+    "TableCost",
+    "WeightMemory",
+]

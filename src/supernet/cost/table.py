@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 
 from supernet.checks import check_numbers
-from supernet.errors import ArchitectureError, TrainingError
+from supernet.errors import ArchitectureError, SupernetError, TrainingError
 from supernet.execution.selection import Selection, weights_of
 from supernet.nn.domain import Domain
 from supernet.space import SearchSpace
@@ -19,22 +19,22 @@ __all__: list[str] = []
 Table: TypeAlias = Mapping[str, Mapping[Any, float]]  # label -> candidate's name, or value -> its cost
 
 
-def checked_table(table: Table, space: SearchSpace) -> dict[str, dict[str, float]]:
-    """Return a table of costs that fits the space, by the names of options, or raise `TrainingError`."""
+def checked_table(
+    table: Table, space: SearchSpace, kind: type[SupernetError] = TrainingError
+) -> dict[str, dict[str, float]]:
+    """Return a table of costs that fits the space, by the names of options, or raise an error of a kind."""
     checked: dict[str, dict[str, float]] = {}
     for label, costs in table.items():
         domain = space.get(label)
         if domain is None or domain.is_set:
             known = ", ".join(other for other, d in space.items() if not d.is_set)
-            raise TrainingError(
-                f"cost names {label!r}, which is no choice of one option in this space; it has: {known}"
-            )
+            raise kind(f"cost names {label!r}, which is no choice of one option in this space; it has: {known}")
         try:
             by_name = {name if name in domain.options else _name_of(domain, name): cost for name, cost in costs.items()}
         except ArchitectureError:
             by_name = {}
         if len(costs) != len(domain.options) or set(by_name) != set(domain.options):
-            raise TrainingError(
+            raise kind(
                 f"the cost of choice {label!r} is given for {', '.join(map(repr, costs))}; give a number for each of "
                 f"{', '.join(map(repr, domain.outcomes))}"
             )

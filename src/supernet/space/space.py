@@ -498,6 +498,24 @@ class SearchSpace(Mapping[str, Domain]):
                 ahead += inside[_key(decided[label])]
         return {label: decided[label] for label in self._domains if label in decided}
 
+    def around(self, label: str) -> tuple[str, ...]:
+        """Return the labels of the choices on which it depends whether a choice is reached, outer ones first.
+
+        Args:
+            label: The label of a choice of the space.
+        """
+        found: set[str] = set()
+
+        def look(met: list[_Met], outside: frozenset[str]) -> None:
+            for at, inside in met:
+                if at == label:
+                    found.update(outside)
+                for further in _each_once([one for of_one in inside.values() for one in of_one]):
+                    look([further], outside | {at})
+
+        look(self._met, frozenset())
+        return tuple(other for other in self._domains if other in found)
+
     def summary(self, model: nn.Module, example: Any, *, num_samples: int = 100, seed: int = 0) -> SpaceSummary:
         """Return how many architectures there are, and parameters and MACs of the smallest, median and largest network.
 

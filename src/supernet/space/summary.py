@@ -89,8 +89,8 @@ def summarize(space: SearchSpace, model: nn.Module, example: Any, *, num_samples
     smallest, largest = ranked[0], ranked[-1]
     if not is_exact:
         everywhere = space.draw(generator)
-        smallest = _descended(space, smallest, everywhere, light.parameters)
-        largest = _descended(space, largest, everywhere, lambda architecture: -light.parameters(architecture))
+        smallest = descended(space, smallest, everywhere, light.parameters)
+        largest = descended(space, largest, everywhere, lambda architecture: -light.parameters(architecture))
     median = ranked[(len(ranked) - 1) // 2]
     rows = [NetworkSize(one, light.parameters(one), light.macs(one, example)) for one in (smallest, median, largest)]
     return SpaceSummary(size, rows[0], rows[1], rows[2], is_exact)
@@ -100,8 +100,8 @@ def _without_constraints(space: SearchSpace) -> dict[str, Any]:
     return {name: value for name, value in space.to_json().items() if name != "constraints"}
 
 
-def _descended(
-    space: SearchSpace, start: Architecture, everywhere: Mapping[str, Any], cost: Callable[[Architecture], int]
+def descended(
+    space: SearchSpace, start: Architecture, everywhere: Mapping[str, Any], cost: Callable[[Architecture], float]
 ) -> Architecture:
     """Return what changing one decision at a time leads to, as long as the cost falls."""
     best, least = start, cost(start)
@@ -136,7 +136,7 @@ class _Sizes:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._model, self._on_meta = model, _on_meta(model)
+        self._model, self._on_meta = model, on_meta(model)
         self._parameters: dict[str, int] = {}
 
     def parameters(self, architecture: Architecture) -> int:
@@ -149,12 +149,12 @@ class _Sizes:
     def macs(self, architecture: Architecture, example: Any) -> int:
         """Return the multiply-accumulates of the network for an example."""
         try:
-            return _macs(freeze(self._on_meta, architecture), _moved(example, "meta"))
+            return _macs(freeze(self._on_meta, architecture), moved(example, "meta"))
         except (RuntimeError, NotImplementedError):  # what needs values, such as `.item()`, or says what is wrong
             return _macs(freeze(self._model, architecture), example)
 
 
-def _on_meta(model: nn.Module) -> nn.Module:
+def on_meta(model: nn.Module) -> nn.Module:
     """Return a copy whose parameters and buffers have no values; those that are tied stay so."""
     without_values: dict[int, Any] = {}
     for p in model.parameters():
@@ -164,13 +164,13 @@ def _on_meta(model: nn.Module) -> nn.Module:
     return with_what_cannot_be_copied(lambda memo: copy.deepcopy(model, {**without_values, **memo}))
 
 
-def _moved(value: Any, device: str) -> Any:
+def moved(value: Any, device: str) -> Any:
     if isinstance(value, torch.Tensor):
         return value.to(device)
     if isinstance(value, Mapping):
-        return {name: _moved(inner, device) for name, inner in value.items()}
+        return {name: moved(inner, device) for name, inner in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(_moved(inner, device) for inner in value)
+        return type(value)(moved(inner, device) for inner in value)
     return value
 
 

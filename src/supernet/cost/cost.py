@@ -1,0 +1,151 @@
+"""What a cost is: a number of an architecture, and its mean under a distribution over architectures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from supernet.cost.joint import Joint, checked_probabilities, summed
+from supernet.cost.parts import Parts, Scope
+from supernet.cost.recording import Part
+from supernet.errors import CostError
+from supernet.space import SearchSpace
+
+__all__ = ["Cost", "PartsCost"]
+
+
+class Cost(ABC):
+    """What the network of an architecture costs.
+
+    A cost of your own says `of`, and `expected` where trainers that have probabilities are to keep a limit of it.
+
+    Attributes:
+        name: What limits and tables call it.
+        unit: Its unit, for people; empty for a mere count.
+        space: The space of its architectures.
+    """
+
+    name: str = "cost"
+    unit: str = ""
+    space: SearchSpace
+
+    @abstractmethod
+    def of(self, architecture: Mapping[str, Any]) -> float:
+        """Return what the network of an architecture costs.
+
+        Raises:
+            ArchitectureError: It is none of the space.
+        """
+
+    def expected(self, probabilities: Mapping[str, Tensor]) -> Tensor:
+        """Return the mean cost where each choice is decided on its own, differentiable in the probabilities.
+
+        Args:
+            probabilities: Label -> probability (K,) of each decision, in the order of its domain.
+
+        Raises:
+            CostError: This cost has no mean that can be computed, or a label lacks probabilities.
+        """
+        raise CostError(
+            f"the cost {self.name!r} has no mean under a distribution; define expected(), or use it in searches"
+        )
+
+
+class PartsCost(Cost):
+    """A cost that is the sum of what the parts of a network cost: exact, and known without building the network.
+
+    A subclass says by `of_part` what a part costs.
+
+    Args:
+        model: A module with choices, as written or replaced, a `Supernet`, or the `Parts` of one that costs share.
+        example: What the model is called with, such as a batch of one sample: a tuple of arguments, a dict of keyword
+            arguments, or one argument.
+
+    Attributes:
+        parts: What the model's networks are made of.
+    """
+
+    def __init__(self, model: nn.Module | Parts, example: Any = None) -> None:
+        self.parts = model if isinstance(model, Parts) else Parts(model, example)
+        self.space = self.parts.space
+        self._version = -1
+        self._tables: list[_Table] = []
+
+    @abstractmethod
+    def of_part(self, part: Part) -> float:
+        """Return what a part costs."""
+
+    def of(self, architecture: Mapping[str, Any]) -> float:
+        """Return what the network of an architecture costs.
+
+        Raises:
+            ArchitectureError: It is none of the space.
+        """
+        return self._of(self.space.canonical(architecture))
+
+    def _of(self, architecture: Mapping[str, Any]) -> float:
+        while True:
+            if self._version != self.parts.version:
+                self._make_tables()
+            total = 0.0
+            for scope, paths, known in self._tables:
+                key = self.parts.key(scope, architecture)
+                value = known.get(key)
+                if value is None:
+                    parts = [self.parts.part(path, architecture) for path in paths]
+                    if self._version != self.parts.version:  # some part depends on more than was known
+                        break
+                    value = known[key] = sum(self.of_part(part) for part in parts if part is not None)
+                total += value
+            else:
+                return total
+
+    def _make_tables(self) -> None:
+        paths: dict[Scope, list[str]] = {}
+        for path, scope in self.parts.scopes.items():
+            paths.setdefault(scope, []).append(path)
+        self._tables = [_Table(scope, of_scope, {}) for scope, of_scope in paths.items()]
+        self._joints: dict[Scope, Joint] = {}
+        self._version = self.parts.version
+
+    def expected(self, probabilities: Mapping[str, Tensor]) -> Tensor:
+        """Return the mean cost where each choice is decided on its own, differentiable in the probabilities.
+
+        It is exact: each part's mean is that over all that its choices decide together. What constraints rule out has
+        no share in it.
+
+        Args:
+            probabilities: Label -> probability (K,) of each decision, in the order of its domain.
+
+        Raises:
+            CostError: A label lacks probabilities, or a part depends on too many choices together.
+        """
+        given = checked_probabilities(self.space, probabilities)
+        while True:
+            if self._version != self.parts.version:
+                self._make_tables()
+            means = [self._mean(table, given) for table in self._tables]
+            if self._version == self.parts.version:
+                return summed(means, given)
+
+    def _mean(self, table: _Table, probabilities: Mapping[str, Tensor]) -> Tensor:
+        if table.scope not in self._joints:
+
+            def cost_of(architecture: Mapping[str, Any]) -> float:
+                parts = [self.parts.part(path, architecture) for path in table.paths]
+                return sum(self.of_part(part) for part in parts if part is not None)
+
+            what = f"the {self.name} of {table.paths[0] or 'the model'!r}"
+            self._joints[table.scope] = Joint(self.space, table.scope, cost_of, what, self.parts.generator)
+        return self._joints[table.scope].mean(probabilities)
+
+
+class _Table(NamedTuple):
+    """What the parts of one scope cost together, by the decisions of its choices."""
+
+    scope: Scope
+    paths: list[str]
+    known: dict[Any, float]

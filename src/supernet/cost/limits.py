@@ -1,0 +1,205 @@
+"""What a network may cost: limits of costs, which searches keep and trainers aim at."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from supernet.cost.cost import Cost
+from supernet.cost.counts import Macs, Parameters, WeightMemory
+from supernet.cost.parts import Parts
+from supernet.errors import CostError
+from supernet.space import Architecture, SearchSpace
+from supernet.space.summary import descended
+
+__all__ = ["Limit", "Limits"]
+
+Limit: TypeAlias = float | str | tuple[float | str | None, float | str | None]
+
+DRAWS, DESCENTS = 200, 20
+
+
+class Limits:
+    """Limits of what a network may cost; called with an architecture, it says whether that keeps them all.
+
+    So it is what searchers take as `constraint`.
+
+    Args:
+        model: A module with choices, as written or replaced, or a `Supernet`.
+        limits: Name of a cost -> the most that a network may cost; or (least, most), either None. A text such as "60%"
+            is that share of what the largest network costs. Names that are known: "parameters", "macs",
+            "weight_memory" (bytes), "peak_memory" (bytes), "latency_ms".
+        example: What the model is called with, such as a batch of one sample: a tuple of arguments, a dict of keyword
+            arguments, or one argument. Costs of what runs need it.
+        costs: Further costs by name, or others of the names that are known. Those that have no limit are reported too.
+
+    Attributes:
+        space: The space of the model.
+        costs: The costs by name.
+        bounds: Name -> (least, most) as numbers, of those that have a limit.
+
+    Raises:
+        CostError: A name is not known, a limit is none, or nothing that was found keeps all limits: names the nearest
+            architecture and its costs.
+
+    >>> width = ValueChoice([8, 16, 32], label="width")
+    >>> model = nn.Sequential(supernet.nn.Linear(4, width), supernet.nn.Linear(width, 2))
+    >>> limits = Limits(model, {"parameters": "60%"})
+    >>> limits.bounds, limits({"width": 16}), limits({"width": 32})
+    ({'parameters': (-inf, 135.6)}, True, False)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        limits: Mapping[str, Limit],
+        *,
+        example: Any = None,
+        costs: Mapping[str, Cost] | None = None,
+    ) -> None:
+        given = dict(costs or {})
+        for name, cost in given.items():
+            if not isinstance(cost, Cost):
+                raise CostError(
+                    f"the cost {name!r} is a Cost, not {cost!r:.80}; give ArchitectureCost(space, function)"
+                )
+        self.space = SearchSpace(model)
+        self.costs = {**_known_costs(model, [name for name in limits if name not in given], example), **given}
+        for name, cost in given.items():
+            if cost.space != self.space:
+                raise CostError(f"the cost {name!r} is of another space than the model's; make it of this model")
+        self.bounds = {name: self._bounds(name, limit) for name, limit in limits.items()}
+        self._extremes: dict[str, Architecture] = {}
+        self.sample(torch.Generator().manual_seed(0))  # what nothing keeps is better known now than after a training
+
+    # --- what an architecture costs ----------------------------------------------------------------------------
+
+    def costs_of(self, architecture: Mapping[str, Any]) -> dict[str, float]:
+        """Return name -> what the network of an architecture costs."""
+        return {name: cost.of(architecture) for name, cost in self.costs.items()}
+
+    def __call__(self, architecture: Mapping[str, Any]) -> bool:
+        """Say whether the network of an architecture keeps all limits."""
+        return all(low <= self.costs[name].of(architecture) <= high for name, (low, high) in self.bounds.items())
+
+    def excess(self, architecture: Mapping[str, Any]) -> dict[str, float]:
+        """Return name -> by which share of its limit a network is beyond it; only those that are."""
+        found = {}
+        for name, (low, high) in self.bounds.items():
+            cost = self.costs[name].of(architecture)
+            beyond = max(low - cost, cost - high)
+            if not beyond <= 0:  # NaN is beyond every limit
+                limit = high if not cost <= high else low
+                found[name] = beyond / max(abs(limit), 1e-12) if math.isfinite(beyond) else math.inf
+        return found
+
+    def check(self, architecture: Mapping[str, Any]) -> None:
+        """Raise unless an architecture keeps all limits.
+
+        Raises:
+            CostError: Names each cost that is beyond its limit.
+        """
+        if beyond := self.excess(architecture):
+            raise CostError(f"the architecture breaks limits: {self._shown(architecture, beyond)}")
+
+    # --- what keeps the limits ---------------------------------------------------------------------------------
+
+    def sample(self, generator: torch.Generator | None = None) -> Architecture:
+        """Return an architecture that keeps all limits: drawn as the space's until one does.
+
+        Where few do, one that was drawn is changed, one decision at a time, until it does; then small networks, or
+        whatever is rare, are drawn more often than the priors say.
+
+        Args:
+            generator: Where the random numbers come from, on the CPU. Default: a new one with the seed 0.
+
+        Raises:
+            CostError: None was found; names the nearest architecture, and what it costs.
+        """
+        generator = torch.Generator().manual_seed(0) if generator is None else generator
+        for _ in range(DRAWS):
+            drawn = self.space.sample(generator)
+            if self(drawn):
+                return drawn
+        nearest: Architecture | None = None
+        for _ in range(DESCENTS):
+            found = descended(self.space, self.space.sample(generator), self.space.draw(generator), self._total_excess)
+            if not self.excess(found):
+                return found
+            if nearest is None or self._total_excess(found) < self._total_excess(nearest):
+                nearest = found
+        assert nearest is not None
+        raise CostError(
+            f"no architecture was found that keeps the limits; the nearest has {self._shown(nearest, self.bounds)}, as "
+            f"{nearest}; raise a limit, or make the space larger"
+        )
+
+    def _total_excess(self, architecture: Mapping[str, Any]) -> float:
+        return sum(self.excess(architecture).values())
+
+    def _shown(self, architecture: Mapping[str, Any], names: Mapping[str, Any]) -> str:
+        costs = self.costs_of(architecture)
+        return ", ".join(f"{name} {costs[name]:,.6g} ({self.described(name)})" for name in names)
+
+    def described(self, name: str) -> str:
+        """Return a limit for people, such as "at most 60,000"."""
+        low, high = self.bounds[name]
+        unit = f" {self.costs[name].unit}" if self.costs[name].unit else ""
+        if low == -math.inf:
+            return f"at most {high:,.6g}{unit}"
+        return f"at least {low:,.6g}{unit}" if high == math.inf else f"{low:,.6g} to {high:,.6g}{unit}"
+
+    # --- limits as they are given ------------------------------------------------------------------------------
+
+    def _bounds(self, name: str, limit: Any) -> tuple[float, float]:
+        low, high = limit if isinstance(limit, tuple | list) and len(limit) == 2 else (None, limit)
+        if low is None and high is None:
+            raise CostError(
+                f"the limit of {name!r} is a number, a share such as '60%', or (least, most), not {limit!r}"
+            )
+        low = -math.inf if low is None else self._number(name, low, limit)
+        high = math.inf if high is None else self._number(name, high, limit)
+        if not low <= high:
+            raise CostError(f"the limit of {name!r} is (least, most), but {low:g} is more than {high:g}")
+        return low, high
+
+    def _number(self, name: str, number: Any, limit: Any) -> float:
+        if isinstance(number, str) and (match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", number)):
+            largest = self.largest(name)
+            if not math.isfinite(largest):
+                raise CostError(f"the limit of {name!r} is {number}, but the largest network costs {largest}")
+            return float(match[1]) / 100 * largest
+        if isinstance(number, bool) or not hasattr(number, "__float__") or not math.isfinite(number):
+            raise CostError(
+                f"the limit of {name!r} is a number, a share such as '60%', or (least, most), not {limit!r}"
+            )
+        return float(number)
+
+    def largest(self, name: str) -> float:
+        """Return what the largest network costs, as found from samples by changing one decision at a time."""
+        cost, generator = self.costs[name], torch.Generator().manual_seed(0)
+        best = max((self.space.sample(generator) for _ in range(20)), key=cost.of)
+        return cost.of(descended(self.space, best, self.space.draw(generator), lambda one: -cost.of(one)))
+
+
+def _known_costs(model: nn.Module, names: list[str], example: Any) -> dict[str, Cost]:
+    """Return the costs of names that are known, which share what the networks are made of."""
+    kinds: dict[str, Any] = {"parameters": Parameters, "macs": Macs, "weight_memory": WeightMemory}
+    for name in names:
+        if name not in kinds:
+            raise CostError(
+                f"there is no cost {name!r}; known are {', '.join(kinds)}: give others by costs={{{name!r}: ...}}"
+            )
+    if needing := [name for name in names if name == "macs" and example is None]:
+        raise CostError(
+            f"the cost {needing[0]!r} is of a network that runs; give example=, what the model is called with"
+        )
+    if not names:
+        return {}
+    parts = Parts(model, example)
+    return {name: kinds[name](parts) for name in names}
