@@ -3,13 +3,20 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all bench lint check format clean
+.PHONY: demo test test-trainers test-rest test-all bench lint check format clean
 
 demo: $(VENV)/.ready
 	$(BIN)/supernet demo
 
+# Each test uses one core, so two halves run side by side; each prints as a whole when it ends.
 test: $(VENV)/.ready
-	$(BIN)/pytest
+	$(MAKE) --jobs=2 --output-sync=target test-trainers test-rest
+
+test-trainers: $(VENV)/.ready
+	$(BIN)/pytest tests/trainers
+
+test-rest: $(VENV)/.ready
+	$(BIN)/pytest tests --ignore tests/trainers
 
 test-all: $(VENV)/.ready
 	$(BIN)/pytest -m "slow or not slow"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,8 +19,11 @@ from benchmarks import measuring
 from benchmarks.contestants import CLIP, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, Task
 from supernet import LayerChoice, SearchSpace, SinglePathTrainer, freeze
 from supernet.execution.memory_format import channels_last_inputs
+from supernet.hub import MobileNetV3
 
 SAMPLES = 10_000
+
+Case = tuple[Callable[[], nn.Module], torch.Tensor, torch.Tensor]
 
 
 def choices(label: str, candidates: dict[str, nn.Module]) -> LayerChoice:
@@ -30,12 +34,28 @@ def sgd(model: nn.Module) -> SGD:
     return SGD(model.parameters(), LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
 
 
-def step_rows(task: Task, paths: int, rounds: int) -> list[dict[str, Any]]:
-    """Return a row for each of some sampled paths: a trainer's step on it, and the step of its plain network."""
+def darts(depth: int, batch: int) -> Case:
+    """Return what makes DARTS's network of some cells, and a batch."""
+    task = Task("darts", depth, batch)
     trn_X, trn_y, _, _ = task.batches()
+    return partial(task.build, choices), trn_X, trn_y
+
+
+def mobilenetv3(batch: int) -> Case:
+    """Return what makes Once-for-All's MobileNetV3 for 10 classes, and a batch of images of 96 x 96."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch, 3, 96, 96, generator=generator)
+    return partial(MobileNetV3, 10, dropout=0.0), images, torch.randint(10, (batch,), generator=generator)
+
+
+def step_rows(name: str, case: Case, paths: int, rounds: int) -> list[dict[str, Any]]:
+    """Return a row for each of some sampled paths: a trainer's step on it, and the step of its plain network."""
+    make, trn_X, trn_y = case
+    batch = len(trn_X)
     rows = []
     for path in range(paths):
-        model = task.build(choices)
+        torch.manual_seed(0)
+        model = make()
         architecture = SearchSpace(model).sample(torch.Generator().manual_seed(path))
         plain = freeze(model, architecture).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         data, loss_of, optimizer = TensorDataset(trn_X, trn_y), nn.CrossEntropyLoss(), sgd(plain)
@@ -46,7 +66,7 @@ def step_rows(task: Task, paths: int, rounds: int) -> list[dict[str, Any]]:
                 return architecture
 
         trainer = OnePath(
-            model, loss_of, None, sgd(model), 1, data, valid_dataset=data, batch_size=task.batch, progress=False
+            model, loss_of, None, sgd(model), 1, data, valid_dataset=data, batch_size=batch, progress=False
         )
         trainer.model.train()
 
@@ -67,7 +87,8 @@ def step_rows(task: Task, paths: int, rounds: int) -> list[dict[str, Any]]:
         saved = {name: measuring.saved_by(run) for name, run in runs.items()}
         rows.append(
             {
-                "batch": task.batch,
+                "network": name,
+                "batch": batch,
                 "path": path,
                 "plain ms": 1e3 * min(seconds["plain"]),
                 "sampled / plain (median)": measuring.ratio(seconds["sampled"], seconds["plain"]),
@@ -79,9 +100,9 @@ def step_rows(task: Task, paths: int, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def sampling_rows(task: Task, rounds: int) -> list[dict[str, Any]]:
-    """Return what it takes to draw, check and change many architectures of DARTS's space."""
-    space, generator = SearchSpace(task.build(choices)), torch.Generator().manual_seed(0)
+def sampling_rows(name: str, make: Callable[[], nn.Module], rounds: int) -> list[dict[str, Any]]:
+    """Return what it takes to make a network, and to draw, check and change many architectures of its space."""
+    space, generator = SearchSpace(make()), torch.Generator().manual_seed(0)
 
     def sampled() -> list[Any]:
         return [space.sample(generator) for _ in range(SAMPLES)]
@@ -92,24 +113,32 @@ def sampling_rows(task: Task, rounds: int) -> list[dict[str, Any]]:
             space.canonical(architecture)
             space.mutate(architecture, generator)
 
-    seconds = measuring.interleaved({"sampled": sampled, "also validated, made canonical, mutated": all_of_it}, rounds)
-    return [{"what": name, "architectures": SAMPLES, "seconds (min)": min(s)} for name, s in seconds.items()]
+    runs = {"network made": make, "sampled": sampled, "also validated, made canonical, mutated": all_of_it}
+    seconds = measuring.interleaved(runs, rounds)
+    return [{"network": name, "what": what, "seconds (min)": min(s)} for what, s in seconds.items()]
 
 
 def main() -> None:
     """Measure what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--depth", type=int, default=8)
+    parser.add_argument("--network", nargs="+", choices=["darts", "mobilenetv3"], default=["darts", "mobilenetv3"])
+    parser.add_argument("--depth", type=int, default=8, help="cells of DARTS's network")
     parser.add_argument("--batch", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--paths", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(measuring.THREADS)
-    rows = [
-        row for b in options.batch for row in step_rows(Task("darts", options.depth, b), options.paths, options.rounds)
-    ]
-    measuring.report("sampled_step", f"A sampled step, DARTS's network of {options.depth} cells", rows)
-    measuring.report("sampling", "Drawing architectures", sampling_rows(Task("darts", options.depth, 1), 5))
+    steps, drawn = [], []
+    if "darts" in options.network:
+        for batch in options.batch:
+            steps += step_rows("DARTS", darts(options.depth, batch), options.paths, options.rounds)
+        drawn += sampling_rows("DARTS", darts(options.depth, 1)[0], 5)
+    if "mobilenetv3" in options.network:
+        for batch in options.batch:
+            steps += step_rows("MobileNetV3", mobilenetv3(batch), options.paths, options.rounds)
+        drawn += sampling_rows("MobileNetV3", mobilenetv3(1)[0], 5)
+    measuring.report("sampled_step", "A sampled step", steps)
+    measuring.report("sampling", f"Drawing {SAMPLES:,} architectures", drawn)
 
 
 if __name__ == "__main__":
