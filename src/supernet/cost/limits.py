@@ -23,6 +23,8 @@ Limit: TypeAlias = float | str | tuple[float | str | None, float | str | None]
 
 DRAWS, DESCENTS = 200, 20
 
+KNOWN: dict[str, Any] = {"parameters": Parameters, "macs": Macs, "weight_memory": WeightMemory}
+
 
 class Limits:
     """Limits of what a network may cost; called with an architecture, it says whether that keeps them all.
@@ -30,7 +32,8 @@ class Limits:
     So it is what searchers take as `constraint`.
 
     Args:
-        model: A module with choices, as written or replaced, or a `Supernet`.
+        model: A module with choices, as written or replaced, or a `Supernet`; or the space alone, where all costs are
+            given.
         limits: Name of a cost -> the most that a network may cost; or (least, most), either None. A text such as "60%"
             is that share of what the largest network costs. Names that are known: "parameters", "macs",
             "weight_memory" (bytes), "peak_memory" (bytes), "latency_ms".
@@ -56,7 +59,7 @@ class Limits:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | SearchSpace,
         limits: Mapping[str, Limit],
         *,
         example: Any = None,
@@ -68,8 +71,8 @@ class Limits:
                 raise CostError(
                     f"the cost {name!r} is a Cost, not {cost!r:.80}; give ArchitectureCost(space, function)"
                 )
-        self.space = SearchSpace(model)
-        self.costs = {**_known_costs(model, [name for name in limits if name not in given], example), **given}
+        self.space = model if isinstance(model, SearchSpace) else SearchSpace(model)
+        self.costs = {**known_costs(model, [name for name in limits if name not in given], example), **given}
         for name, cost in given.items():
             if cost.space != self.space:
                 raise CostError(f"the cost {name!r} is of another space than the model's; make it of this model")
@@ -187,13 +190,12 @@ class Limits:
         return cost.of(descended(self.space, best, self.space.draw(generator), lambda one: -cost.of(one)))
 
 
-def _known_costs(model: nn.Module, names: list[str], example: Any) -> dict[str, Cost]:
+def known_costs(model: nn.Module | SearchSpace, names: list[str], example: Any) -> dict[str, Cost]:
     """Return the costs of names that are known, which share what the networks are made of."""
-    kinds: dict[str, Any] = {"parameters": Parameters, "macs": Macs, "weight_memory": WeightMemory}
     for name in names:
-        if name not in kinds:
+        if name not in KNOWN:
             raise CostError(
-                f"there is no cost {name!r}; known are {', '.join(kinds)}: give others by costs={{{name!r}: ...}}"
+                f"there is no cost {name!r}; known are {', '.join(KNOWN)}: give others by costs={{{name!r}: ...}}"
             )
     if needing := [name for name in names if name == "macs" and example is None]:
         raise CostError(
@@ -201,5 +203,7 @@ def _known_costs(model: nn.Module, names: list[str], example: Any) -> dict[str, 
         )
     if not names:
         return {}
+    if isinstance(model, SearchSpace):
+        raise CostError(f"the cost {names[0]!r} is of networks, not of a space; give the model, or costs=")
     parts = Parts(model, example)
-    return {name: kinds[name](parts) for name in names}
+    return {name: KNOWN[name](parts) for name in names}

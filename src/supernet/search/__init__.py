@@ -1,8 +1,21 @@
 """Searching a space by a score of its architectures."""
 
 from supernet.search.evolution import EvolutionSearcher, evolve
+from supernet.search.front import Entry, Front
 from supernet.search.random_searcher import RandomSearcher
 from supernet.search.searcher import Scored, Searcher, search
+from supernet.search.searching import search_front
 from supernet.search.supernet_evaluator import SupernetEvaluator
 
-__all__ = ["EvolutionSearcher", "RandomSearcher", "Scored", "Searcher", "SupernetEvaluator", "evolve", "search"]
+__all__ = [
+    "Entry",
+    "EvolutionSearcher",
+    "Front",
+    "RandomSearcher",
+    "Scored",
+    "Searcher",
+    "SupernetEvaluator",
+    "evolve",
+    "search",
+    "search_front",
+]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 
 import torch
 
 from supernet.checks import check_counts, check_numbers
-from supernet.search.searcher import Constraint, Score, Scored, SpaceSearcher, ranked, search
+from supernet.search.searcher import Constraint, Score, Scored, SpaceSearcher, is_nan, ranked, search
 from supernet.space import Architecture, Decision, SearchSpace
 
 __all__ = ["EvolutionSearcher", "evolve"]
@@ -63,7 +62,7 @@ class EvolutionSearcher(SpaceSearcher):
         """
         check_counts(count=count)
         space, generator = self.space, self.generator
-        numbers = [one for one in self._scored.values() if not math.isnan(one.score)]
+        numbers = [one for one in self._scored.values() if not is_nan(one.score)]
         parents = [one.architecture for one in ranked(numbers)[: self.num_parents]]
 
         def parent() -> Architecture:

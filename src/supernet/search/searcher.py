@@ -5,28 +5,31 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 
 from supernet.checks import check_counts, check_functions
 from supernet.errors import ArchitectureError, NonFiniteError, SpaceError, TrainingError
+from supernet.search.dominance import order_of_several
 from supernet.space import Architecture, SearchSpace
 from supernet.space.space import check_space
 
 __all__ = ["AskTell", "Constraint", "Scored", "Searcher", "SpaceSearcher", "draw_allowed", "ranked", "search"]
 
 Constraint: TypeAlias = Callable[[Architecture], bool]
-Score: TypeAlias = Callable[[Sequence[Architecture]], Sequence[float]]
+Number: TypeAlias = float | tuple[float, ...]  # a score: of one objective, or one of each of several
+Score: TypeAlias = Callable[[Sequence[Architecture]], Sequence[Any]]
 
 MAX_DRAWS = 10_000  # for one architecture that is wanted
 
 
 class Scored(NamedTuple):
-    """An architecture and its score."""
+    """An architecture and its score: a number, or of several objectives a tuple with one for each."""
 
     architecture: Architecture
-    score: float
+    score: Any
 
 
 class AskTell(Protocol):
@@ -36,8 +39,11 @@ class AskTell(Protocol):
         """Return at most `count` architectures whose scores it wants, each only once; none where it knows no more."""
         ...
 
-    def tell(self, architectures: Sequence[Architecture], scores: Sequence[float]) -> None:
-        """Take in how good architectures are; higher is better, and NaN is no score."""
+    def tell(self, architectures: Sequence[Architecture], scores: Sequence[Any]) -> None:
+        """Take in how good architectures are; higher is better, and NaN is no score.
+
+        Where there are several objectives, the score of an architecture is a tuple of a number for each.
+        """
         ...
 
 
@@ -45,7 +51,7 @@ class Searcher(AskTell, Protocol):
     """What also knows which architectures were best, and can be saved and gone on with."""
 
     def ranked(self) -> list[Scored]:
-        """Return the architectures whose scores are known, best first."""
+        """Return the architectures whose scores are known, best first: see `supernet.search.searcher.ranked`."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -63,7 +69,7 @@ def search(searcher: AskTell, score: Score, budget: int) -> list[Scored]:
     Args:
         searcher: Says which architectures are scored: has `ask(count)` and `tell(architectures, scores)`. One that
             has `ranked()` says too what is returned.
-        score: Returns the score of each of some architectures; higher is better.
+        score: Returns the score of each of some architectures; higher is better. Of several objectives it is a tuple.
         budget: Number of architectures that are scored at most.
 
     Raises:
@@ -147,12 +153,13 @@ class SpaceSearcher:
         self._scored: dict[str, Scored] = {}
         self._is_allowed: dict[str, bool] = {}
 
-    def tell(self, architectures: Sequence[Architecture], scores: Sequence[float]) -> None:
+    def tell(self, architectures: Sequence[Architecture], scores: Sequence[Any]) -> None:
         """Take in how good architectures are; those that were not asked for, such as of an earlier search, too.
 
         Args:
             architectures: Architectures of the space.
-            scores: The score of each; higher is better. One whose score is NaN is never among the best.
+            scores: The score of each; higher is better. One whose score is NaN is never among the best. Of several
+                objectives it is a tuple of a number for each.
 
         Raises:
             ArchitectureError: One is not of the space.
@@ -160,12 +167,15 @@ class SpaceSearcher:
                 After either nothing has been taken in.
         """
         numbers = _numbers(architectures, scores)
+        _check_objectives([*(one.score for one in islice(self._scored.values(), 1)), *numbers])
         for one in [Scored(self.space.canonical(a), s) for a, s in zip(architectures, numbers, strict=True)]:
             name = json.dumps(one.architecture)
             self._known[name], self._scored[name] = one.architecture, one
 
     def ranked(self) -> list[Scored]:
         """Return what has been told, best first; of equal scores the one told first. NaN is left out.
+
+        Of several objectives those come first that no other beats in all, and of these those that are far from others.
 
         Raises:
             NonFiniteError: Every score is NaN.
@@ -184,7 +194,7 @@ class SpaceSearcher:
         return {
             "generator": self.generator.get_state(),
             "known": list(self._known.values()),
-            "scored": [[one.architecture, one.score] for one in self._scored.values()],
+            "scored": [[one.architecture, _as_list(one.score)] for one in self._scored.values()],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -194,7 +204,7 @@ class SpaceSearcher:
             ArchitectureError: It is the state of a search of another space.
         """
         known = [self.space.canonical(architecture) for architecture in state["known"]]
-        scored = [Scored(self.space.canonical(architecture), float(score)) for architecture, score in state["scored"]]
+        scored = [Scored(self.space.canonical(architecture), _number(score)) for architecture, score in state["scored"]]
         self._known = {json.dumps(architecture): architecture for architecture in known}
         self._scored = {json.dumps(one.architecture): one for one in scored}
         self.generator.set_state(state["generator"])
@@ -247,17 +257,28 @@ def draw_allowed(space: SearchSpace, constraint: Constraint | None, generator: t
 def ranked(scored: Iterable[Scored]) -> list[Scored]:
     """Return those whose score is a number, best first; of equal ones the first given.
 
+    Of several objectives those come first that none beats in all, then those that only these beat, and so on
+    (non-dominated sorting); among these, those that stand farther from their neighbours (crowding distance, of NSGA-II:
+    doi 10.1109/4235.996017).
+
     Raises:
         NonFiniteError: Every score is NaN.
     """
     scored = list(scored)
-    numbers = [one for one in scored if not math.isnan(one.score)]
+    numbers = [one for one in scored if not is_nan(one.score)]
     if scored and not numbers:
         raise NonFiniteError(
             f"the score of each of {len(scored)} architectures is NaN, so none of them is the best; look at what the "
             f"network of one gives on the validation part, say of {scored[0].architecture}"
         )
+    if numbers and isinstance(numbers[0].score, tuple):
+        return [numbers[i] for i in order_of_several([one.score for one in numbers])]
     return sorted(numbers, key=lambda one: -one.score)  # stable: the first stays first
+
+
+def is_nan(score: Number) -> bool:
+    """Say whether a score, or one of its numbers, is none."""
+    return any(map(math.isnan, score)) if isinstance(score, tuple) else math.isnan(score)
 
 
 def _none_allowed() -> SpaceError:
@@ -267,7 +288,7 @@ def _none_allowed() -> SpaceError:
     )
 
 
-def _numbers(architectures: Sequence[Architecture], scores: Any) -> list[float]:
+def _numbers(architectures: Sequence[Architecture], scores: Any) -> list[Number]:
     """Return the score of each architecture, if there is one."""
     try:
         count = len(scores)
@@ -280,8 +301,27 @@ def _numbers(architectures: Sequence[Architecture], scores: Any) -> list[float]:
     return [_number(score) for score in scores]
 
 
-def _number(score: Any) -> float:
+def _number(score: Any) -> Number:
+    if isinstance(score, tuple | list) and score:
+        return tuple(_one_number(one) for one in score)
+    return _one_number(score)
+
+
+def _one_number(score: Any) -> float:
     try:
         return float(score.__float__())  # not float(score), which reads texts too
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:  # an array's, a tensor's
         raise TrainingError(f"a score is a number, higher is better, not {score!r:.80}") from error
+
+
+def _check_objectives(scores: Sequence[Number]) -> None:
+    """Raise `TrainingError` unless all scores are of as many objectives."""
+    counts = {len(score) if isinstance(score, tuple) else 1 for score in scores}
+    if len(counts) > 1:
+        raise TrainingError(
+            f"scores are of as many objectives all, but some have {min(counts)} numbers and some {max(counts)}"
+        )
+
+
+def _as_list(score: Number) -> float | list[float]:
+    return list(score) if isinstance(score, tuple) else score

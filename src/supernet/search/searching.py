@@ -1,0 +1,169 @@
+"""Searching for a front: several objectives, under one set of limits after another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from supernet.checks import check_counts
+from supernet.cost import Cost, Limits
+from supernet.cost.limits import KNOWN, Limit, known_costs
+from supernet.errors import NonFiniteError, TrainingError
+from supernet.search.evaluator import Evaluator
+from supernet.search.evolution import EvolutionSearcher
+from supernet.search.front import Entry, Front, checked_objectives
+from supernet.search.searcher import AskTell, search
+from supernet.space import Architecture, SearchSpace
+
+__all__ = ["search_front"]
+
+Evaluate: TypeAlias = Callable[[Sequence[Architecture]], Sequence[Mapping[str, float]]]
+Budget: TypeAlias = Limits | Mapping[str, Limit]
+
+
+def search_front(
+    evaluate: Evaluator | Evaluate,
+    objectives: Mapping[str, str],
+    num_evaluations: int,
+    *,
+    limits: Budget | Sequence[Budget] | None = None,
+    costs: Mapping[str, Cost] | None = None,
+    example: Any = None,
+    model: nn.Module | SearchSpace | None = None,
+    searcher: Callable[..., AskTell] = EvolutionSearcher,
+    generator: torch.Generator | None = None,
+) -> Front:
+    """Search for the architectures that no other beats in all objectives, and return all that was measured.
+
+    Under several limits they are searched for one after another, and what was measured under the ones before is known
+    to the searches after.
+
+    Args:
+        evaluate: An evaluator, as `trainer.evaluator` is; or a function that returns a dict name -> number of each of
+            some architectures.
+        objectives: Name of a metric or a cost -> "max" or "min". The first is what `Front.best` goes by.
+        num_evaluations: Number of architectures that are measured at most, under each limits.
+        limits: Limits of costs, a dict as `supernet.cost.Limits` takes it or such an object; or a list of these, for
+            several budgets. What breaks them is not measured. Default: none.
+        costs: Further costs by name, for objectives, limits and reports.
+        example: What the model is called with, where a cost is of what runs: see `Limits`.
+        model: What is searched: the model with choices, or its space where all costs are given. Default: the
+            evaluator's supernet.
+        searcher: Makes a searcher: is called as `searcher(space, generator=generator, constraint=constraint)`, so
+            `functools.partial` gives it other options. Default: `EvolutionSearcher`.
+        generator: Source of the random numbers. Default: a new one with the seed 0.
+
+    Raises:
+        TrainingError: An argument cannot be, or an evaluation lacks an objective.
+        CostError: A limit or cost cannot be, or nothing keeps the limits.
+        NonFiniteError: Of all that was measured an objective is NaN.
+
+    >>> model = nn.Sequential(LayerChoice({"linear": nn.Linear(4, 4), "skip": nn.Identity()}, label="op"))
+    >>> def evaluate(architectures):
+    ...     return [{"accuracy": 0.9 if one["op"] == "linear" else 0.6} for one in architectures]
+    >>> print(search_front(evaluate, {"accuracy": "max", "parameters": "min"}, 10, model=model))
+    accuracy  parameters  architecture
+         0.6           0  op=skip
+         0.9          20  op=linear
+    """
+    check_counts(num_evaluations=num_evaluations)
+    objectives = checked_objectives(objectives)
+    if not callable(searcher) or (hasattr(searcher, "tell") and not isinstance(searcher, type)):
+        raise TrainingError(
+            f"searcher makes a searcher, such as EvolutionSearcher or partial(EvolutionSearcher, population=20), and "
+            f"is not {searcher!r:.80}"
+        )
+    if model is None:
+        if not isinstance(evaluate, Evaluator):
+            raise TrainingError("evaluate is a function, which knows no model; give model=, the model with choices")
+        model = evaluate.supernet.model
+    space = model if isinstance(model, SearchSpace) else SearchSpace(model)
+    budgets = [limits] if limits is None or isinstance(limits, Limits | Mapping) else list(limits)
+    all_costs = _costs(model, space, objectives, budgets, costs or {}, example)
+    constraints = [_limits(space, budget, all_costs) for budget in budgets]
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    measure = evaluate.evaluate_many if isinstance(evaluate, Evaluator) else evaluate
+    front = Front(space, objectives, budgets=[limits.bounds for limits in constraints if limits is not None])
+    known: dict[str, Entry] = {}
+
+    def scores(architectures: Sequence[Architecture]) -> list[Any]:
+        for architecture, metrics in zip(architectures, _measured(measure, architectures), strict=True):
+            canonical = space.canonical(architecture)
+            if lacking := [name for name in objectives if name not in metrics and name not in all_costs]:
+                raise TrainingError(
+                    f"the objective {lacking[0]!r} is neither measured nor a cost; measured are {', '.join(metrics)}, "
+                    f"costs are {', '.join(all_costs) or 'none'}"
+                )
+            entry = Entry(canonical, metrics, {name: cost.of(canonical) for name, cost in all_costs.items()})
+            known.setdefault(_name(canonical), entry)
+        return scores_of(known[_name(space.canonical(architecture))] for architecture in architectures)
+
+    def scores_of(entries: Iterable[Entry]) -> list[Any]:
+        tuples = map(front.scores, entries)
+        return [score if len(objectives) > 1 else score[0] for score in tuples]
+
+    for constraint in constraints:
+        searching = searcher(space, generator=generator, constraint=constraint)
+        allowed = [entry for entry in known.values() if constraint is None or constraint(entry.architecture)]
+        if allowed:
+            searching.tell([entry.architecture for entry in allowed], scores_of(allowed))
+        search(searching, scores, num_evaluations)
+    front.entries = list(known.values())
+    if not front.nondominated:
+        raise NonFiniteError(
+            f"an objective of each of {len(known)} architectures is NaN; look at what the network of one gives, say of "
+            f"{front.entries[0].architecture}"
+        )
+    return front
+
+
+def _name(architecture: Architecture) -> str:
+    return json.dumps(architecture)
+
+
+def _costs(
+    model: nn.Module | SearchSpace,
+    space: SearchSpace,
+    objectives: Mapping[str, str],
+    budgets: Sequence[Budget | None],
+    given: Mapping[str, Cost],
+    example: Any,
+) -> dict[str, Cost]:
+    """Return all costs that are known of, given, or asked for by a name that is known."""
+    given = dict(given)
+    for budget in budgets:
+        if isinstance(budget, Limits):
+            given = {**budget.costs, **given}
+    of_limits = [name for budget in budgets if not isinstance(budget, Limits) for name in budget or {}]
+    of_objectives = [name for name in objectives if name in KNOWN]
+    names = [name for name in dict.fromkeys([*of_objectives, *of_limits]) if name not in given]
+    return {**known_costs(model, names, example), **given}
+
+
+def _limits(space: SearchSpace, budget: Budget | None, costs: Mapping[str, Cost]) -> Limits | None:
+    if budget is None or isinstance(budget, Limits):
+        return budget
+    if not isinstance(budget, Mapping):
+        raise TrainingError(f"limits are a dict such as {{'parameters': 60_000}}, or Limits, not {budget!r:.80}")
+    return Limits(space, budget, costs=costs)
+
+
+def _measured(measure: Evaluate, architectures: Sequence[Architecture]) -> list[dict[str, float]]:
+    """Return what was measured of each, if these are numbers by name."""
+    measured = measure(architectures)
+    if not isinstance(measured, list | tuple) or len(measured) != len(architectures):
+        raise TrainingError(
+            f"evaluate returns a list of a dict for each of {len(architectures)} architectures, not {measured!r:.80}"
+        )
+    for metrics in measured:
+        if not isinstance(metrics, Mapping) or not all(_is_number(value) for value in metrics.values()):
+            raise TrainingError(f"evaluate returns dicts name -> number, not {metrics!r:.80}")
+    return [{str(name): float(value) for name, value in metrics.items()} for metrics in measured]
+
+
+def _is_number(value: Any) -> bool:
+    return hasattr(value, "__float__") and not isinstance(value, bool) and getattr(value, "ndim", 0) == 0
