@@ -4,6 +4,7 @@ from supernet.cost.cost import Cost, PartsCost
 from supernet.cost.counts import ArchitectureCost, LayerCost, Macs, Parameters, TableCost, WeightMemory
 from supernet.cost.limits import Limits
 from supernet.cost.parts import Parts
+from supernet.cost.terms import Term
 
 __all__ = [
     "ArchitectureCost",
@@ -15,5 +16,6 @@ __all__ = [
     "Parts",
     "PartsCost",
     "TableCost",
+    "Term",
     "WeightMemory",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from supernet.cost.joint import Joint, checked_probabilities, summed
 from supernet.cost.parts import Parts, Scope
 from supernet.cost.recording import Part
+from supernet.cost.terms import Term, forms
 from supernet.errors import CostError
 from supernet.space import SearchSpace
 
@@ -39,6 +41,17 @@ class Cost(ABC):
         Raises:
             ArchitectureError: It is none of the space.
         """
+
+    def terms(self) -> list[Term]:
+        """Return what the cost is the sum of, each term decided by a few choices, for integer programs.
+
+        Raises:
+            CostError: This cost is no such sum, or a term depends on too many choices together.
+        """
+        raise CostError(
+            f"the cost {self.name!r} ({type(self).__name__}) is not known as a sum of what a few choices decide, which "
+            "an integer program is made of; define terms(), or use another search"
+        )
 
     def expected(self, probabilities: Mapping[str, Tensor]) -> Tensor:
         """Return the mean cost where each choice is decided on its own, differentiable in the probabilities.
@@ -111,6 +124,27 @@ class PartsCost(Cost):
         self._joints: dict[Scope, Joint] = {}
         self._version = self.parts.version
 
+    def terms(self) -> list[Term]:
+        """Return what the cost is the sum of: see `Cost.terms`.
+
+        Raises:
+            CostError: A part depends on too many choices together.
+        """
+        while True:
+            if self._version != self.parts.version:
+                self._make_tables()
+            terms = []
+            for table in self._tables:
+                what = f"the {self.name} of {table.paths[0] or 'the model'!r}"
+                every = forms(self.space, table.scope, what, self.parts.generator)
+                terms.append(Term(table.scope, {key: self._cost_of_parts(table, one) for key, one in every}))
+            if self._version == self.parts.version:  # else some part depends on more than was known
+                return terms
+
+    def _cost_of_parts(self, table: _Table, architecture: Mapping[str, Any]) -> float:
+        parts = [self.parts.part(path, architecture) for path in table.paths]
+        return sum(self.of_part(part) for part in parts if part is not None)
+
     def expected(self, probabilities: Mapping[str, Tensor]) -> Tensor:
         """Return the mean cost where each choice is decided on its own, differentiable in the probabilities.
 
@@ -133,12 +167,7 @@ class PartsCost(Cost):
 
     def _mean(self, table: _Table, probabilities: Mapping[str, Tensor]) -> Tensor:
         if table.scope not in self._joints:
-
-            def cost_of(architecture: Mapping[str, Any]) -> float:
-                parts = [self.parts.part(path, architecture) for path in table.paths]
-                return sum(self.of_part(part) for part in parts if part is not None)
-
-            what = f"the {self.name} of {table.paths[0] or 'the model'!r}"
+            cost_of, what = partial(self._cost_of_parts, table), f"the {self.name} of {table.paths[0] or 'the model'!r}"
             self._joints[table.scope] = Joint(self.space, table.scope, cost_of, what, self.parts.generator)
         return self._joints[table.scope].mean(probabilities)
 

@@ -15,6 +15,7 @@ from supernet.cost.joint import Joint, checked_probabilities, summed
 from supernet.cost.parts import Parts
 from supernet.cost.recording import Part, Shape
 from supernet.cost.table import Table, checked_table, cost_of
+from supernet.cost.terms import Term
 from supernet.errors import CostError
 from supernet.space import SearchSpace
 
@@ -199,6 +200,25 @@ class TableCost(Cost):
             ArchitectureError: It is none of the space.
         """
         return self.constant + cost_of(self.table, self.space, architecture)
+
+    def terms(self) -> list[Term]:
+        """Return what the cost is the sum of: see `Cost.terms`."""
+        return [
+            Term((), {(): self.constant}),
+            *(
+                Term(
+                    (label,),
+                    {
+                        (None,): 0.0,
+                        **{
+                            (d,): costs[name]
+                            for name, d in zip(self.space[label].options, self.space[label].outcomes, strict=True)
+                        },
+                    },
+                )
+                for label, costs in self.table.items()
+            ),
+        ]
 
     def expected(self, probabilities: Mapping[str, Tensor]) -> Tensor:
         """Return the mean cost where each choice is decided on its own: see `Cost.expected`.

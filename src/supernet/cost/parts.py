@@ -18,6 +18,7 @@ from torch import nn
 
 from supernet.cost.joint import completed
 from supernet.cost.recording import Part, Recorder
+from supernet.cost.terms import key_of
 from supernet.errors import CostError
 from supernet.execution.state import derive_seed
 from supernet.nn import Choice, Mutable
@@ -87,7 +88,7 @@ class Parts:
 
     def key(self, scope: Scope, architecture: Mapping[str, Any]) -> Key:
         """Return the decisions of some choices, None for those that are not reached."""
-        return tuple(tuple(d) if type(d) is list else d for d in map(architecture.get, scope))
+        return key_of(scope, architecture)
 
     def _decisions(self, label: str) -> list[Any]:
         if label not in self._known_decisions:

@@ -20,7 +20,7 @@ from supernet.execution.supernet import Supernet
 from supernet.nn import Choice, Mutable, Sizes
 from supernet.space import Architecture, SearchSpace
 from supernet.space.copying import with_what_cannot_be_copied
-from supernet.space.original import model_itself, original_children, original_modules
+from supernet.space.original import model_itself, original_children, original_modules, replaced_children
 from supernet.space.summary import called_with, moved, on_meta
 
 __all__ = ["Call", "Part", "Recorder"]
@@ -88,6 +88,9 @@ class Recorder:
         self._calls: dict[str, list[Call]] = {}
         self._counter = FlopCounterMode(display=False)
         self._supernet = Supernet(self._model) if self.space else None
+        parents = [module for _, module in original_modules(self._model)]
+        replaced = [one for parent in parents for one in replaced_children(parent).values()]
+        self._choices: dict[int, nn.Module] = {id(one.module): one.choice for one in replaced}
         if example is not None:
             for path, module in original_modules(self._model):
                 if isinstance(module, Mutable):
@@ -196,6 +199,7 @@ class Recorder:
 
     def _plain_modules(self, module: nn.Module, path: str, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
         """Yield the modules of the frozen network, each with the path of the one in the model that it stands for."""
+        module = self._choices.get(id(module), module)  # for a Repeat resolves to its blocks as they are now
         if id(module) in seen or isinstance(module, Sizes):
             return
         seen.add(id(module))

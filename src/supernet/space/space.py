@@ -197,7 +197,15 @@ class SearchSpace(Mapping[str, Domain]):
 
     def allows(self, architecture: Mapping[str, Any]) -> bool:
         """Say whether an architecture in the form that the space writes keeps the constraints."""
-        return all(self._keeps(architecture, constraint) for constraint in self._constraints)
+        return self.broken_by(architecture) is None
+
+    def broken_by(self, architecture: Mapping[str, Any]) -> Constraint | None:
+        """Return the first constraint that an architecture in that form breaks; None if it keeps all."""
+        return next((one for one in self._constraints if not self._keeps(architecture, one)), None)
+
+    def requirements(self) -> list[Requirement]:
+        """Return the constraints that are expressions."""
+        return [one for one in self._constraints if isinstance(one, Requirement)]
 
     def _keeps(self, architecture: Mapping[str, Any], constraint: Constraint) -> bool:
         try:
@@ -209,6 +217,14 @@ class SearchSpace(Mapping[str, Domain]):
                 f"constraint {constraint.text} asks for {error.label!r}, but the space has no choice of that label; it "
                 f"has: {', '.join(self)}"
             ) from None
+
+    def rules_out(self, decided: Mapping[str, Any]) -> bool:
+        """Say whether some decisions that are reached break a required expression, whatever else is decided.
+
+        Args:
+            decided: Label -> decision in the form that we write, of some choices.
+        """
+        return not all(one.allows(decided) for one in self.requirements())
 
     def constrained(self, constraints: Sequence[Constraint]) -> SearchSpace:
         """Return the space of those architectures that keep some more constraints."""
@@ -255,7 +271,7 @@ class SearchSpace(Mapping[str, Domain]):
 
     def _none_found(self) -> SpaceError:
         """Return the error that says which constraints conflict, if that can be known."""
-        requirements = [one for one in self._constraints if isinstance(one, Requirement)]
+        requirements = self.requirements()
         found = f"none of {MAX_DRAWS:,} architectures drawn keeps {in_words(self._constraints)}"
         try:
             for count in range(1, len(requirements) + 1):
@@ -280,7 +296,7 @@ class SearchSpace(Mapping[str, Domain]):
         if not self._constraints:
             return self._counter.count(self._roots)
         if self._size is None:
-            requirements = [one for one in self._constraints if isinstance(one, Requirement)]
+            requirements = self.requirements()
             most = self._count(requirements)
             if len(requirements) == len(self._constraints):
                 self._size = most
@@ -480,6 +496,11 @@ class SearchSpace(Mapping[str, Domain]):
         """
         self.canonical(architecture)
 
+    @property
+    def nodes(self) -> Nodes:
+        """What every architecture meets: nodes, each a label with what is met next for each of its decisions."""
+        return self._roots
+
     def follow(self, decide: Callable[[str], Decision]) -> Architecture:
         """Return the decisions on all choices that are reached when each is decided as `decide` says.
 
@@ -567,7 +588,7 @@ class SearchSpace(Mapping[str, Domain]):
     def describe(self) -> str:
         """Return the size and every choice, a line each; `print(space)` leaves out the middle where they are many."""
         # No function is asked of architectures to print a space.
-        requirements = [one for one in self._constraints if isinstance(one, Requirement)]
+        requirements = self.requirements()
         at_most = "" if len(requirements) == len(self._constraints) else "at most "
         try:
             size = self._count(requirements) if at_most else self.size
