@@ -40,6 +40,7 @@ class DataSplit:
         share: Factor by which the loss of the batch that was given last counts in the mean of the processes' losses:
             the number of its samples over the mean number of the processes'. One process has 1.0. 0.0 where the process
             had none left, and is given some of another's.
+        taught: Function of X and y that returns what stands in y's place; None where y does.
         round: Pass over the data that `cycle` is in, from 0 on.
         position: Number of batches of that round that `cycle` has given.
     """
@@ -63,6 +64,7 @@ class DataSplit:
         self._progress: tuple[int, int, bool] | None = None  # round, batches that it has given, whether it is over
         self._entered: Mapping[str, Any] | None = None
         self.share = 1.0
+        self.taught: Callable[[Any, Any], Any] | None = None
         self.enter(0, 0)
 
     @property
@@ -84,7 +86,8 @@ class DataSplit:
         for batch, self.share in opened(round, start, seed_of, entered):
             given += 1
             self._progress = round, start + given, False
-            yield self._split(self._to_device(batch))
+            X, y = self._split(self._to_device(batch))
+            yield X, y if self.taught is None else self.taught(X, y)
         self._progress = round, start + given, True
 
     def _opened_rounds(

@@ -14,9 +14,11 @@ from supernet.trainers.subnet_search import SampledOptions, SubnetSearchTrainer
 from supernet.trainers.supernet_trainer import SupernetTrainer
 from supernet.training.callbacks import Callback, CsvFile, TensorBoard
 from supernet.training.config import FabricConfig, LoopOptions, TrainerArguments, TrainingConfig
+from supernet.training.distillation import Distillation, Taught, kl_divergence
 from supernet.training.health import DartsPlusStopping, StableStopping
 from supernet.training.metrics import accuracy
 from supernet.training.run_directory import Checkpointing
+from supernet.training.stored_logits import WithLogits, store_logits
 
 __all__ = [
     "BaseOneShotTrainer",
@@ -26,6 +28,7 @@ __all__ = [
     "CsvFile",
     "DartsPlusStopping",
     "DartsTrainer",
+    "Distillation",
     "EnasController",
     "EnasTrainer",
     "FabricConfig",
@@ -38,9 +41,13 @@ __all__ = [
     "StableStopping",
     "SubnetSearchTrainer",
     "SupernetTrainer",
+    "Taught",
     "TensorBoard",
     "TrainerArguments",
     "TrainingConfig",
+    "WithLogits",
     "accuracy",
+    "kl_divergence",
     "load_weights",
+    "store_logits",
 ]

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from torch import nn
 
+from supernet.cost import Parameters
+from supernet.cost.extremes import extremes
 from supernet.data.loaders import Data, loaders_of_two_parts
 from supernet.errors import MixtureError, TrainingError
 from supernet.execution import Plan
@@ -111,6 +113,12 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
             raise MixtureError(f"{error}; trainers that sample are {', '.join(_that_sample())}") from error
         self.evaluator = TrainerEvaluator(self)
         self._ours.add("evaluator")
+
+    def teacher_in_place(self, teacher: Any) -> Architecture:
+        """Return the architecture that teaches: the one that is given, or that of the most parameters for "largest"."""
+        if isinstance(teacher, Mapping):
+            return self.space.canonical(teacher)
+        return extremes(self.space, Parameters(self.model).of).largest
 
     def explain(self) -> None:
         """Print how each choice runs: which candidates the fast way, and which as they are and why."""

@@ -57,6 +57,7 @@ def what_is_given(trainer: Preparation) -> dict[str, Any]:
         **_of_data("the training part", trainer.train_part),
         **_of_data("the validation part", trainer.valid_part),
         **parameters,
+        **({} if trainer.teaching is None else {"the teacher": trainer.teaching.identity["teacher"]}),
         "parameters outside of the model": [list(p.shape) for p in trainer.parameters_outside()],
     }
 
@@ -179,22 +180,24 @@ def _of_data(name: str, part: DataSplit) -> dict[str, Any]:
 
 
 def _digest_of_samples(part: DataSplit, trainer: Preparation) -> str | None:
-    """Return a digest of what the first, a middle and the last sample hold, drawn alike in all processes.
-
-    None where that says nothing: they cannot be read by number, differ from one reading to the next, or are of a
-    dataset with a state, which reading would move.
-    """
-    dataset = given_dataset(part.loader)
-    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized) or not len(dataset):
+    if stateful_dataset(part.loader) is not None:  # which reading would move
         return None
-    if stateful_dataset(part.loader) is not None:
+    return digest_of_samples(given_dataset(part.loader), trainer.seed, trainer.device)
+
+
+def digest_of_samples(dataset: Any, seed: int, device: torch.device) -> str | None:
+    """Return a digest of what the first, a middle and the last sample hold, drawn with the same random numbers.
+
+    None where that says nothing: they cannot be read by number, or differ from one reading to the next.
+    """
+    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized) or not len(dataset):
         return None
     positions = sorted({0, len(dataset) // 2, len(dataset) - 1})
     digests = []
     for _ in range(2):
         result = hashlib.sha256()
         try:
-            with seeded(trainer.seed, trainer.device):
+            with seeded(seed, device):
                 for position in positions:
                     _take_in(result, dataset[position])  # type: ignore[index]
         except Exception:  # whatever a dataset raises whose samples have other names than numbers

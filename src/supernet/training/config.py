@@ -26,6 +26,7 @@ from supernet.data.loaders import Data
 from supernet.errors import TrainingError
 from supernet.processes.fabric import TIMEOUT, new_fabric
 from supernet.training.callbacks import Callback
+from supernet.training.distillation import Distillation
 from supernet.training.forward import ForwardFn, LossFn
 from supernet.training.metrics import Metrics
 from supernet.training.run_directory import Checkpointing
@@ -116,6 +117,12 @@ def _callbacks(name: str, value: Any) -> tuple[Callback, ...]:
                 f"override what it needs of {', '.join(moments)}"
             )
     return found
+
+
+def _distillation(name: str, value: Any) -> Any:
+    if value is not None and not isinstance(value, Distillation):
+        raise TrainingError(f"{name} is a supernet.Distillation or None, not {value!r:.80}; give Distillation(teacher)")
+    return value
 
 
 def _stop_or_skip(name: str, value: Any) -> Any:
@@ -298,6 +305,10 @@ class TrainingConfig(_Checked):
             check=_stop_or_skip,
         ),
     )
+    distillation: Distillation | None = field(
+        default=None,
+        metadata=_about("What teaches the weights, beside the targets. Default: nothing.", check=_distillation),
+    )
     progress: bool = field(
         default=True,
         metadata=_about("Whether to show a bar where there is a terminal.", Same.NOWHERE),
@@ -384,6 +395,7 @@ class LoopOptions(TypedDict, total=False):
     callbacks: Sequence[Callback]
     stop_when: Sequence[StoppingRule]
     on_nonfinite: Literal["stop", "skip"]
+    distillation: Distillation | None
     progress: bool
     device: str | torch.device | None
     devices: int | None

@@ -47,11 +47,16 @@ class Forward:
         if forward_fn is not None and loss_fn is not None:
             raise TrainingError("loss_fn runs the model itself, so it goes without forward_fn; give one of them")
         self._name, self._forward_fn, self._loss_fn = type(model).__name__, forward_fn, loss_fn
+        self.takes_whole_batches = loss_fn is not None
         try:
             self._signature: inspect.Signature | None = inspect.signature(model.forward)
         except (TypeError, ValueError):  # such as one that is not written in Python
             self._signature = None
         self._calls: dict[Any, Callable[[Any, Any], Any]] = {}  # form of X -> how the model is called, once it was
+
+    def of(self, model: nn.Module) -> Forward:
+        """Return what runs batches in the same way through another model."""
+        return Forward(model, self._forward_fn, self._loss_fn)
 
     def split(self, batch: Any) -> tuple[Any, Any]:
         """Return what `__call__` takes, and what loss and metrics take beside the output."""

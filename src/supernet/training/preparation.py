@@ -29,6 +29,7 @@ from supernet.training.arguments import NOTED, Noted, noting_arguments, with_opt
 from supernet.training.callbacks import ShowProgress
 from supernet.training.config import FIELDS, TrainingConfig, unknown_argument
 from supernet.training.description import as_json, schedule, settings
+from supernet.training.distillation import DistilledLoss, TaughtMeter, Teaching, check_is_taught
 from supernet.training.distributed import DistributedSupernet
 from supernet.training.forward import Forward, ForwardFn, LossFn, check_judged, checked_loss
 from supernet.training.metrics import Means, Meter, Metrics
@@ -96,6 +97,8 @@ class Preparation(Steps):
         self._check_model(model)
         check_initialized(model)
         loss = checked_loss(loss, loss_fn)
+        taught = None if config.distillation is None else DistilledLoss(loss, config.distillation)
+        loss = loss if taught is None else taught
         self._forward = Forward(model, forward_fn, loss_fn)
         check_optimizer(optimizer, model, loss)
         check_counts(num_epochs=num_epochs)
@@ -117,6 +120,8 @@ class Preparation(Steps):
         self._skips_gradients = self.on_nonfinite == "skip" and self.precision != "16-mixed"
         self.metrics = metrics
         self.meters = {part: Meter(metrics, self.device) for part in ("train", "valid")}
+        if taught is not None:
+            self.meters["train"] = TaughtMeter(metrics, self.device, taught)
         self.means = Means()
         self.history: list[dict[str, Any]] = []
         self.epoch = self.step = self.global_step = self.skipped_steps = 0
@@ -136,6 +141,7 @@ class Preparation(Steps):
         self._recalibration_part = self.train_part.unsharded(shuffle=True)
         self._evaluation_part = self.valid_part.unsharded(shuffle=False)
         self._loss_changes_targets = False  # found by the trial
+        self.teaching = None if config.distillation is None else Teaching(config.distillation, self)
         self.given_options: dict[str, Any] = {
             **{name: arguments.given[name] for name in arguments.given if name in arguments.ours},
             **{name: as_json(option) for name, option in {**task, **config.flat()}.items()},
@@ -211,6 +217,8 @@ class Preparation(Steps):
                 lambda: self.loss_of(self.forward(self._trial_X, _detached(plan)), self._trial_y)
             )
         del self._trial_X, self._trial_y
+        if self.teaching is not None:
+            self.teaching.begin()
 
     def _trial(self, X: Any) -> tuple[Any, Any]:
         """Run model and loss as a training step would, and return the outputs in training and in eval form."""
@@ -220,6 +228,10 @@ class Preparation(Steps):
             trained = self._forward(self.model, X)
             if not is_as_noted(X, before):
                 X = untouched
+            if self.teaching is None:
+                check_is_taught(self._trial_y)
+            else:
+                self._trial_y = self.teaching.first(X, self._trial_y, trained)
             target = copied(self._trial_y)
             before = noted(target)
             loss = self.loss(trained, target)
@@ -234,9 +246,17 @@ class Preparation(Steps):
             )
         return trained, evaluated
 
+    def teacher_in_place(self, teacher: Any) -> dict[str, Any]:
+        """Return the architecture that teaches, of a supernet; a plain network has none, and that is refused."""
+        raise TrainingError(
+            f"teacher={teacher!r} is an architecture of a supernet, and {type(self.model).__name__} is none; give a "
+            "module, or 'stored'"
+        )
+
     def identity(self) -> dict[str, Any]:
         """Return what two runs must have in common for one to go on where the other ended."""
         return {
+            **({} if self.teaching is None else self.teaching.identity),
             "trainer": type(self).__name__,
             "data": [self.train_part.digest(), self.valid_part.digest()],
             "seed": self.seed,

@@ -70,6 +70,11 @@ def _check_epoch(trainer: TrainingLoop, metrics: Mapping[str, float], steps: int
         raise TrainingError(
             "an epoch had no step: the training part has fewer samples than one batch; lower batch_size"
         )
+    if trainer.teaching is not None and "train_task_loss" not in metrics:
+        raise TrainingError(
+            f"no step of epoch {trainer.epoch + 1} was taught, though there is a distillation; let steps take batches "
+            "from train_part, as `train_epoch` does, and their loss from compute_loss"
+        )
     if trainer.on_nonfinite == "stop":  # a gradient of the last step may have been none that is finite
         for name, p in trainer.model.named_parameters():
             if p.requires_grad and not torch.isfinite(p).all():
