@@ -1,11 +1,11 @@
 """Spaces of the hub: their papers' numbers of architectures; paths, mixtures and frozen networks compute the same."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import pytest
 import torch
+from tests.hub.small_spaces import SMALL
 from torch import nn
 
 from supernet import SearchSpace, Supernet, fixed_architecture, freeze
@@ -21,23 +21,6 @@ SIZES = [
     (ShuffleNetV2, 4**20),
     (MobileNetV3, (9**2 + 9**3 + 9**4) ** 5),  # a stage of 2, 3 or 4 blocks, each of 3 kernels and 3 expansions
 ]
-
-
-def small_mobilenet(**options):
-    return MobileNetV3(4, 1, (8, 8, 8, 16, 16, 8), (1, 2), (1, 2, 2), dropout=0, **options)
-
-
-# Small settings: what makes the model, and the shape of a batch.
-SMALL = {
-    "Darts": (lambda: Darts(4, channels=4, layers=3), (2, 3, 8, 8)),
-    "NasBench201": (lambda: NasBench201(4, channels=4, cells=1), (2, 3, 8, 8)),
-    "NasBenchMacro": (lambda: NasBenchMacro(4, channels=4, head_channels=8), (2, 3, 16, 16)),
-    "ProxylessNas": (lambda: ProxylessNas(4, 1, (4, 4, 4, 8, 8), (2, 2), (1, 2, 2)), (2, 1, 8, 8)),
-    "FBNet": (lambda: FBNet(4, 1, (4, 4, 8, 8), (2, 2), (1, 1, 2)), (2, 1, 8, 8)),
-    "MobileNetV3": (small_mobilenet, (2, 1, 8, 8)),
-    "MobileNetV3 with kernel transforms": (partial(small_mobilenet, kernel_transform=True), (2, 1, 8, 8)),
-    "ShuffleNetV2": (lambda: ShuffleNetV2(4, 1, (4, 8, 16, 16), (2, 2), stride=1, dropout=0), (2, 1, 8, 8)),
-}
 
 
 @pytest.mark.parametrize(("make", "size"), SIZES, ids=lambda value: getattr(value, "__name__", ""))

@@ -3,6 +3,7 @@
 from supernet.nn.domain import Decision, Domain
 from supernet.space.files import load_architecture, save_architecture
 from supernet.space.freeze import fixed_architecture, freeze
+from supernet.space.profile import SpaceProfile
 from supernet.space.require import require
 from supernet.space.space import Architecture, SearchSpace
 from supernet.space.summary import NetworkSize, SpaceSummary
@@ -13,6 +14,7 @@ __all__ = [
     "Domain",
     "NetworkSize",
     "SearchSpace",
+    "SpaceProfile",
     "SpaceSummary",
     "fixed_architecture",
     "freeze",

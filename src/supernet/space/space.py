@@ -35,6 +35,7 @@ from supernet.space.counting import Counter, Node, Nodes, node_of
 from supernet.space.original import original_branches, original_children, original_modules, pinned_choices
 
 if TYPE_CHECKING:
+    from supernet.space.profile import LimitsOfCosts, SpaceProfile
     from supernet.space.summary import SpaceSummary
 
 __all__ = ["Architecture", "SearchSpace"]
@@ -566,6 +567,29 @@ class SearchSpace(Mapping[str, Domain]):
         from supernet.space.summary import summarize  # which freezes, and so stands above
 
         return summarize(self, model, example, num_samples=num_samples, seed=seed)
+
+    def profile(self, limits: LimitsOfCosts, *, num_samples: int = 1_000, seed: int = 0) -> SpaceProfile:
+        """Return whether limits of costs can be kept, and how often random architectures do: before any training.
+
+        Args:
+            limits: The limits, a `supernet.cost.Limits` of the model that the space was made of.
+            num_samples: Number of random architectures that are looked at. Default: 1,000.
+            seed: Seed of the sample. Default: 0.
+
+        Raises:
+            SpaceError: The limits are of another space.
+            CostError: Nothing that was found keeps them; names the nearest.
+
+        >>> width = ValueChoice(list(range(8, 40, 8)), label="width")
+        >>> model = nn.Sequential(supernet.nn.Linear(4, width), supernet.nn.Linear(width, 2))
+        >>> print(SearchSpace(model).profile(Limits(model, {"parameters": "60%"})))
+        50.0% of 1,000 random architectures keep all limits
+                            limit  keep it  least  5 %  median  95 %  most
+        parameters  at most 135.6    50.0%     58   58     142   226   226
+        """
+        from supernet.space.profile import profiled  # late, for it looks at spaces from outside
+
+        return profiled(self, limits, num_samples=num_samples, seed=seed)
 
     def to_json(self) -> dict[str, Any]:
         """Return what can be decided, as JSON has it: the choices by label, and which stand inside which."""
