@@ -1,9 +1,10 @@
 """What an architecture costs, how that depends on a distribution over architectures, and limits of it."""
 
 from supernet.cost.cost import Cost, PartsCost
-from supernet.cost.counts import ArchitectureCost, LayerCost, Macs, Parameters, TableCost, WeightMemory
+from supernet.cost.counts import ArchitectureCost, LayerCost, Macs, Parameters, WeightMemory
 from supernet.cost.limits import Limits
 from supernet.cost.parts import Parts
+from supernet.cost.table_cost import TableCost, fit_table
 from supernet.cost.terms import Term
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "TableCost",
     "Term",
     "WeightMemory",
+    "fit_table",
 ]

@@ -53,6 +53,10 @@ class Cost(ABC):
             "an integer program is made of; define terms(), or use another search"
         )
 
+    def of_canonical(self, architecture: Mapping[str, Any]) -> float:
+        """Return the same of an architecture in the form that the space writes, which need not be checked again."""
+        return self.of(architecture)
+
     def expected(self, probabilities: Mapping[str, Tensor]) -> Tensor:
         """Return the mean cost where each choice is decided on its own, differentiable in the probabilities.
 
@@ -67,7 +71,23 @@ class Cost(ABC):
         )
 
 
-class PartsCost(Cost):
+class CanonicalCost(Cost):
+    """A cost that looks at architectures in the form that the space writes."""
+
+    def of(self, architecture: Mapping[str, Any]) -> float:
+        """Return what the network of an architecture costs.
+
+        Raises:
+            ArchitectureError: It is none of the space.
+        """
+        return self.of_canonical(self.space.canonical(architecture))
+
+    @abstractmethod
+    def of_canonical(self, architecture: Mapping[str, Any]) -> float:
+        """Return the same of an architecture in the form that the space writes."""
+
+
+class PartsCost(CanonicalCost):
     """A cost that is the sum of what the parts of a network cost: exact, and known without building the network.
 
     A subclass says by `of_part` what a part costs.
@@ -91,15 +111,8 @@ class PartsCost(Cost):
     def of_part(self, part: Part) -> float:
         """Return what a part costs."""
 
-    def of(self, architecture: Mapping[str, Any]) -> float:
-        """Return what the network of an architecture costs.
-
-        Raises:
-            ArchitectureError: It is none of the space.
-        """
-        return self._of(self.space.canonical(architecture))
-
-    def _of(self, architecture: Mapping[str, Any]) -> float:
+    def of_canonical(self, architecture: Mapping[str, Any]) -> float:
+        """Return what the network of an architecture costs, in the form that the space writes."""
         while True:
             if self._version != self.parts.version:
                 self._make_tables()

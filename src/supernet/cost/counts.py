@@ -1,25 +1,21 @@
-"""Costs that are counted: parameters, multiply-accumulates, bytes of weights; and those that you say for each layer."""
+"""Costs that are counted: parameters, multiply-accumulates, bytes of weights; and those that your functions say."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from supernet.checks import check_functions
-from supernet.cost.cost import Cost, PartsCost
-from supernet.cost.joint import Joint, checked_probabilities, summed
+from supernet.cost.cost import CanonicalCost, PartsCost
 from supernet.cost.parts import Parts
 from supernet.cost.recording import Part, Shape
-from supernet.cost.table import Table, checked_table, cost_of
-from supernet.cost.terms import Term
 from supernet.errors import CostError
 from supernet.space import SearchSpace
 
-__all__ = ["ArchitectureCost", "LayerCost", "Macs", "Parameters", "TableCost", "WeightMemory"]
+__all__ = ["ArchitectureCost", "LayerCost", "Macs", "Parameters", "WeightMemory"]
 
 
 class Parameters(PartsCost):
@@ -127,7 +123,7 @@ class LayerCost(PartsCost):
         return total
 
 
-class ArchitectureCost(Cost):
+class ArchitectureCost(CanonicalCost):
     """A cost that a function of an architecture says, such as one that asks a file or a board.
 
     Args:
@@ -148,90 +144,18 @@ class ArchitectureCost(Cost):
         self.space, self.function, self.name, self.unit = space, function, name, unit
         self._known: dict[str, float] = {}
 
-    def of(self, architecture: Mapping[str, Any]) -> float:
+    def of_canonical(self, architecture: Mapping[str, Any]) -> float:
         """Return what the function says of an architecture.
 
         Raises:
-            ArchitectureError: It is none of the space.
             CostError: The function returns no number.
         """
-        canonical = self.space.canonical(architecture)
-        key = repr(canonical)
+        key = repr(architecture)
         if key not in self._known:
-            value: Any = self.function(dict(canonical))
+            value: Any = self.function(dict(architecture))
             if hasattr(value, "item"):
                 value = value.item()
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise CostError(f"the cost {self.name!r} is a number, but its function returned {value!r:.80}")
             self._known[key] = float(value)
         return self._known[key]
-
-
-class TableCost(Cost):
-    """A cost that is the sum of what a table says of the options that are decided for and reached.
-
-    Args:
-        space: The space of the architectures.
-        table: Label -> (candidate's name, or value -> its cost), for each option of each choice that it names. Choices
-            of sets have none.
-        constant: What every network costs beside. Default: 0.
-        name: What limits and tables call the cost. Default: "cost".
-        unit: Its unit. Default: none.
-
-    Raises:
-        CostError: The table names other choices or options than the space has.
-
-    >>> space = SearchSpace(nn.Sequential(LayerChoice({"conv": nn.ReLU(), "skip": nn.Identity()}, label="op")))
-    >>> TableCost(space, {"op": {"conv": 2.5, "skip": 0.5}}, unit="ms").of({"op": "conv"})
-    2.5
-    """
-
-    def __init__(
-        self, space: SearchSpace, table: Table, *, constant: float = 0.0, name: str = "cost", unit: str = ""
-    ) -> None:
-        self.space, self.table, self.constant = space, checked_table(table, space, CostError), constant
-        self.name, self.unit = name, unit
-        self._joints: list[Joint] | None = None
-
-    def of(self, architecture: Mapping[str, Any]) -> float:
-        """Return the sum of the table's entries.
-
-        Raises:
-            ArchitectureError: It is none of the space.
-        """
-        return self.constant + cost_of(self.table, self.space, architecture)
-
-    def terms(self) -> list[Term]:
-        """Return what the cost is the sum of: see `Cost.terms`."""
-        return [
-            Term((), {(): self.constant}),
-            *(
-                Term(
-                    (label,),
-                    {
-                        (None,): 0.0,
-                        **{
-                            (d,): costs[name]
-                            for name, d in zip(self.space[label].options, self.space[label].outcomes, strict=True)
-                        },
-                    },
-                )
-                for label, costs in self.table.items()
-            ),
-        ]
-
-    def expected(self, probabilities: Mapping[str, Tensor]) -> Tensor:
-        """Return the mean cost where each choice is decided on its own: see `Cost.expected`.
-
-        Raises:
-            CostError: A label lacks probabilities, or a choice stands inside too many others.
-        """
-        given = checked_probabilities(self.space, probabilities)
-        if self._joints is None:
-            generator = torch.Generator().manual_seed(0)
-            self._joints = []
-            for label, costs in self.table.items():
-                scope = (*self.space.around(label), label)
-                cost = partial(cost_of, {label: costs}, self.space)
-                self._joints.append(Joint(self.space, scope, cost, f"the {self.name} of {label!r}", generator))
-        return summed([joint.mean(given) for joint in self._joints], given) + self.constant

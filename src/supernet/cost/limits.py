@@ -84,17 +84,19 @@ class Limits:
 
     def costs_of(self, architecture: Mapping[str, Any]) -> dict[str, float]:
         """Return name -> what the network of an architecture costs."""
-        return {name: cost.of(architecture) for name, cost in self.costs.items()}
+        canonical = self.space.canonical(architecture)  # once for all
+        return {name: cost.of_canonical(canonical) for name, cost in self.costs.items()}
 
     def __call__(self, architecture: Mapping[str, Any]) -> bool:
         """Say whether the network of an architecture keeps all limits."""
-        return all(low <= self.costs[name].of(architecture) <= high for name, (low, high) in self.bounds.items())
+        canonical = self.space.canonical(architecture)
+        return all(low <= self.costs[name].of_canonical(canonical) <= high for name, (low, high) in self.bounds.items())
 
     def excess(self, architecture: Mapping[str, Any]) -> dict[str, float]:
         """Return name -> by which share of its limit a network is beyond it; only those that are."""
-        found = {}
+        canonical, found = self.space.canonical(architecture), {}
         for name, (low, high) in self.bounds.items():
-            cost = self.costs[name].of(architecture)
+            cost = self.costs[name].of_canonical(canonical)
             beyond = max(low - cost, cost - high)
             if not beyond <= 0:  # NaN is beyond every limit
                 limit = high if not cost <= high else low

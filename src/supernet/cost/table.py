@@ -38,7 +38,10 @@ def checked_table(
                 f"the cost of choice {label!r} is given for {', '.join(map(repr, costs))}; give a number for each of "
                 f"{', '.join(map(repr, domain.outcomes))}"
             )
-        check_numbers(-math.inf, **{f"the cost of {name!r} in choice {label!r}": c for name, c in by_name.items()})
+        try:
+            check_numbers(-math.inf, **{f"the cost of {name!r} in choice {label!r}": c for name, c in by_name.items()})
+        except TrainingError as error:
+            raise kind(str(error)) from None
         checked[label] = {name: float(cost) for name, cost in by_name.items()}
     return checked
 
