@@ -28,6 +28,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.mixture --network nas_bench_201 --batch 16 64
 	$(BIN)/python -m benchmarks.mixture --network transformer --batch 16 64
 	$(BIN)/python -m benchmarks.sampled
+	$(BIN)/python -m benchmarks.evaluating
 	$(BIN)/python -m benchmarks.elastic
 	$(BIN)/python -m benchmarks.building
 	$(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 2 -m benchmarks.processes
