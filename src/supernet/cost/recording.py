@@ -110,7 +110,7 @@ class Recorder:
             self._run()
         parts: dict[str, _Counts] = {}
         seen: set[Any] = set()
-        for path, plain in self._plain_modules(self._model, "", set()):
+        for path, plain in self._plain_modules(self._model, "", {}):
             counts = parts.setdefault(path, _Counts([], []))
             counts.parameters.extend(_sizes(plain._parameters, seen))
             saved = {n: b for n, b in plain._buffers.items() if n not in plain._non_persistent_buffers_set}
@@ -140,7 +140,7 @@ class Recorder:
         return (t for t in every if isinstance(t, torch.Tensor) and t.device.type == "meta")
 
     def _pass(self) -> None:
-        for _ in self._plain_modules(self._model, "", set()):
+        for _ in self._plain_modules(self._model, "", {}):
             pass  # what depends on values is frozen now: making a weight may take products that no network has
         self._model.eval()
         self._counter.flop_counts.clear()
@@ -197,12 +197,14 @@ class Recorder:
             plain.eval()
         return plain
 
-    def _plain_modules(self, module: nn.Module, path: str, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
+    def _plain_modules(
+        self, module: nn.Module, path: str, seen: dict[int, nn.Module]
+    ) -> Iterator[tuple[str, nn.Module]]:
         """Yield the modules of the frozen network, each with the path of the one in the model that it stands for."""
         module = self._choices.get(id(module), module)  # for a Repeat resolves to its blocks as they are now
         if id(module) in seen or isinstance(module, Sizes):
             return
-        seen.add(id(module))
+        seen[id(module)] = module  # which must live on: what a choice resolves to may be made anew, in its memory
         path = self._paths.get(id(module), path)
         if isinstance(module, Choice):
             yield from self._plain_modules(module.resolve(self._decided[str(module.label)]), path, seen)
