@@ -4,7 +4,9 @@ from supernet.search.additive import AdditiveScore, FittedScore, fit_scores
 from supernet.search.evolution import EvolutionSearcher, evolve
 from supernet.search.front import Entry, Front
 from supernet.search.integer_program import maximize
+from supernet.search.process_workers import ProcessWorkers
 from supernet.search.random_searcher import RandomSearcher
+from supernet.search.ray_workers import RayWorkers
 from supernet.search.searcher import Scored, Searcher, search
 from supernet.search.searching import search_front
 from supernet.search.supernet_evaluator import SupernetEvaluator
@@ -15,7 +17,9 @@ __all__ = [
     "EvolutionSearcher",
     "FittedScore",
     "Front",
+    "ProcessWorkers",
     "RandomSearcher",
+    "RayWorkers",
     "Scored",
     "Searcher",
     "SupernetEvaluator",

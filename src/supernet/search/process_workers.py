@@ -1,0 +1,109 @@
+"""Workers that are processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple
+
+import torch
+
+from supernet.errors import TrainingError
+from supernet.search.workers import Answer, Answerer, MakeEvaluation, Workers
+from supernet.space import Architecture
+
+__all__ = ["ProcessWorkers"]
+
+GRACE = 5.0  # seconds that a process has to end
+CONTEXT: Any = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+
+
+class _Process(NamedTuple):
+    process: multiprocessing.process.BaseProcess
+    connection: Connection
+
+
+class ProcessWorkers(Workers[_Process]):
+    """Evaluates architectures in several processes of this machine; called with some, it returns metrics of each.
+
+    So it is what `search_front` takes as `evaluate`. A process that dies, however it does, is started again, and its
+    architecture evaluated again. What has been evaluated is remembered, and not evaluated again. The processes end with
+    the `with` statement, by `close()`, or with this process.
+
+    Each process is a new Python that imports the module in which `make` stands; so a script that uses this needs
+    `if __name__ == "__main__":`. It has an equal share of the threads that torch has here.
+
+    Args:
+        make: Function `make(worker) -> evaluation` at the top of a module, called once in each process with its number
+            from 0, which may say the GPU. It loads model and weights, and returns what is called for each architecture
+            and returns a dict name -> number, such as a `SupernetEvaluator`.
+        count: Number of processes.
+        retries: Number of times that an architecture whose process has died is evaluated again. Default: 2.
+
+    Attributes:
+        evaluations: What has been evaluated, by the JSON of the architecture.
+
+    Raises:
+        TrainingError: `make` cannot be sent to another process.
+    """
+
+    def __init__(self, make: MakeEvaluation, count: int, *, retries: int = 2) -> None:
+        super().__init__(make, count, retries=retries)
+        try:
+            pickle.dumps(make)
+        except Exception as error:  # whatever its parts raise
+            raise TrainingError(
+                f"make cannot be sent to another process ({error}); give a function at the top of a module"
+            ) from error
+
+    def _start(self, number: int) -> _Process:
+        ours, theirs = CONTEXT.Pipe()
+        threads = max(1, torch.get_num_threads() // self.count)
+        process = CONTEXT.Process(
+            target=_work, args=(self.make, number, theirs, threads), name=f"supernet-worker-{number}", daemon=True
+        )
+        process.start()
+        theirs.close()
+        return _Process(process, ours)
+
+    def _send(self, worker: _Process, architecture: Architecture) -> None:
+        with suppress(OSError):  # it has died, which `_receive` finds
+            worker.connection.send(architecture)
+
+    def _receive(self, workers: Mapping[int, _Process]) -> list[tuple[int, Answer]]:
+        ready = wait([worker.connection for worker in workers.values()])
+        answers = []
+        for number, worker in workers.items():
+            if worker.connection in ready:
+                try:
+                    answers.append((number, Answer(*worker.connection.recv())))
+                except (EOFError, OSError):
+                    worker.process.join(GRACE)
+                    answers.append((number, Answer()))
+        return answers
+
+    def _end(self, worker: _Process) -> str:
+        worker.connection.close()
+        if worker.process.exitcode is None:
+            worker.process.terminate()
+            worker.process.join(GRACE)
+        if worker.process.exitcode is None:
+            worker.process.kill()
+            worker.process.join()
+        code = worker.process.exitcode or 0
+        worker.process.close()
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _work(make: MakeEvaluation, number: int, connection: Connection, threads: int) -> None:
+    """Answer one architecture after another, until nobody is there who asks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks, which ends this one
+    torch.set_num_threads(threads)
+    answerer = Answerer(make, number)
+    with suppress(EOFError, OSError):
+        while True:
+            connection.send(answerer.answer(connection.recv()))

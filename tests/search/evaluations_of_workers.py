@@ -1,0 +1,40 @@
+"""What workers of the tests do; a module of its own, for they import it."""
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+
+def note(directory, worker, architecture):
+    """Note an evaluation, and return how many there were of the architecture by then."""
+    name = "".join(architecture.values())
+    with (Path(directory) / name).open("a") as file:
+        file.write(f"{worker} {os.getpid()}\n")
+    return len((Path(directory) / name).read_text().splitlines())
+
+
+def evaluated(directory, worker, architecture):
+    note(directory, worker, architecture)
+    return {"loss": sum(map(int, architecture.values())) / 2}
+
+
+def killing(deadly, times, directory, worker, architecture):
+    """Kill the worker in the middle of some architectures, so many times each."""
+    if note(directory, worker, architecture) <= times and architecture in deadly:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"loss": sum(map(int, architecture.values())) / 2}
+
+
+def failing(directory, worker, architecture):
+    if architecture["layer0"] == "1":
+        raise ValueError("no such thing")
+    return "no metrics" if architecture["layer1"] == "1" else {"loss": 0.0}
+
+
+def make(evaluation, directory, worker):
+    return partial(evaluation, directory, worker)
+
+
+def cannot_make(worker):
+    raise RuntimeError("there is no model")
