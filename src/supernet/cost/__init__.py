@@ -1,5 +1,6 @@
 """What an architecture costs, how that depends on a distribution over architectures, and limits of it."""
 
+from supernet.cost.bins import CostBins
 from supernet.cost.cost import Cost, PartsCost
 from supernet.cost.counts import ArchitectureCost, LayerCost, Macs, Parameters, WeightMemory
 from supernet.cost.limits import Limits
@@ -10,6 +11,7 @@ from supernet.cost.terms import Term
 __all__ = [
     "ArchitectureCost",
     "Cost",
+    "CostBins",
     "LayerCost",
     "Limits",
     "Macs",

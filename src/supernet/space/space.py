@@ -341,6 +341,23 @@ class SearchSpace(Mapping[str, Domain]):
             return self.until_allowed(lambda: self._draw_all(generator))
         return self._draw_all(generator)
 
+    def redraw(
+        self, decisions: Mapping[str, Decision], probability: float, generator: torch.Generator | None = None
+    ) -> Architecture:
+        """Return a decision for every choice, each drawn anew with some probability, and else as it is.
+
+        A walk by such steps has the distribution of `draw` where that has no constraints; these are not looked at.
+
+        Args:
+            decisions: A decision for every choice.
+            probability: The probability that a decision is drawn anew, by its choice's prior.
+            generator: Where the random numbers come from. Default: torch's global generator.
+        """
+        drawn = self._draw_all(generator)
+        numbers = torch.rand(len(self._domains), generator=generator, dtype=torch.float64).tolist()
+        anew = zip(self._domains, numbers, strict=True)
+        return {label: drawn[label] if number < probability else decisions[label] for label, number in anew}
+
     def _draw_all(self, generator: torch.Generator | None) -> Architecture:
         uniforms = self._uniforms(generator)
         # `Domain.draw` of one option is written out here: a call for each label would take longer than all the rest.

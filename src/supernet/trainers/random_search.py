@@ -30,6 +30,7 @@ class RandomTrainer(SampledTrainer):
         num_finalists: Number of them that are evaluated on the whole part. Default: 10.
         constraint: Says which architectures are trained and may be exported, such as those under a budget of FLOPs.
             Default: all.
+        sandwich, cost_bins, sampling_cost: The same as `SampledTrainer` takes by these names.
         recalibration_samples, score: The same as `SubnetSearchTrainer` takes by these names.
         batch_size, seed, run_dir, config: Like all other arguments by name, the same as `SupernetTrainer` takes.
 
@@ -52,13 +53,9 @@ class RandomTrainer(SampledTrainer):
         check_functions(constraint=constraint)
         super().__init__(*task, **config)
         self.num_samples, self.num_finalists = num_samples, num_finalists
-        self.constraint = constraint
+        self.constraint = self.training_constraint = constraint
         draw_allowed(self.space, constraint, torch.Generator().manual_seed(self.seed))
         self.build_path_supernet()
-
-    def sample(self) -> Architecture:
-        """Return an architecture drawn by the priors from those that keep the constraint."""
-        return draw_allowed(self.space, self.constraint, self.generator)
 
     def export(self) -> Architecture:
         """Return the best architecture found; it is searched for once, at the end of `fit`.

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
+from supernet.checks import check_counts
+from supernet.cost import Cost, CostBins, Parameters
+from supernet.cost.extremes import Extremes, extremes
 from supernet.data.loaders import derive_seed
-from supernet.execution import InputSlot, LayerSlot
+from supernet.errors import CostError, TrainingError
+from supernet.execution import InputSlot, LayerSlot, Plan
+from supernet.execution.structure import mapped
+from supernet.nn import InputChoice, LayerChoice
+from supernet.search.searcher import Constraint, draw_allowed
 from supernet.space import Architecture
 from supernet.trainers.subnet_search import SubnetSearchTrainer
 from supernet.trainers.supernet_trainer import SupernetTrainer
+from supernet.training.distillation import Taught
+from supernet.training.forward import judged
+from supernet.training.steps import SkippedStep
 
 __all__ = ["SampledTrainer"]
 
@@ -25,31 +37,94 @@ class SampledTrainer(SubnetSearchTrainer):
 
     Args:
         model, loss, metrics, optimizer, num_epochs, dataset: The same as `SupernetTrainer` takes by these names.
+        sandwich: Number of sampled paths that a step trains beside the largest and the smallest architecture, all on
+            one batch, down the sum of their losses (the sandwich rule, arXiv 1903.05134; 2003.11142 takes 2).
+            `Distillation("largest")` then takes no pass more: the largest learns from the targets alone, and teaches
+            the others. Default: none, and a step trains one sampled path.
+        cost_bins: Number of bins of cost, or their edges, each of which is equally likely where a path is sampled: see
+            `supernet.cost.CostBins`. Default: paths are as likely as the space has them.
+        sampling_cost: The `Cost` by which architectures are small or large for these two. Default: the number of
+            parameters.
         recalibration_samples, score: The same as `SubnetSearchTrainer` takes by these names.
         batch_size, seed, run_dir, config: Like all other arguments by name, the same as `SupernetTrainer` takes.
 
     Attributes:
         generator: Source of the paths; the same in all processes.
+        extremes: The smallest and the largest architecture of those that are trained, where a step trains them.
+        training_constraint: Says which architectures may be trained; None where all may.
+
+    Raises:
+        CostError: The cost is of another space, or the bins cannot be.
     """
 
     leaves_parameters_unused = True
+    training_constraint: Constraint | None = None
 
-    def __init__(self, *task: Any, **config: Any) -> None:
+    def __init__(
+        self,
+        *task: Any,
+        sandwich: int | None = None,
+        cost_bins: int | Sequence[float] | None = None,
+        sampling_cost: Cost | None = None,
+        **config: Any,
+    ) -> None:
+        check_counts(0, sandwich=sandwich or 0)
+        if sampling_cost is not None and not isinstance(sampling_cost, Cost):
+            raise TrainingError(f"sampling_cost is a supernet.cost.Cost or None, not {sampling_cost!r:.80}")
+        if cost_bins is not None and type(self).sample is not SampledTrainer.sample:
+            raise TrainingError(
+                f"cost_bins says how paths are sampled, which {type(self).__name__} does in its own way; leave it out"
+            )
         super().__init__(*task, **config)
         self.generator = torch.Generator().manual_seed(derive_seed(self.seed, 2))
         self.training_steps = 0  # of this epoch, once they are done
+        self.sandwich = sandwich
+        self.extremes: Extremes | None = None
+        self.cost_bins: CostBins | None = None
+        self._sampling, self._largest_teaches = (cost_bins, sampling_cost), False
+        self._ours |= {"sandwich", "extremes", "_sampling", "_largest_teaches"}  # which do not change
 
     def stateful(self) -> dict[str, Any]:
         """Return what a checkpoint holds of the algorithm: see `SupernetTrainer`."""
-        return {**super().stateful(), "generator": self.generator, "training_steps": self.training_steps}
+        bins = {} if self.cost_bins is None else {"cost_bins": self.cost_bins}
+        return {**super().stateful(), "generator": self.generator, "training_steps": self.training_steps, **bins}
+
+    def build_supernet(
+        self,
+        layer: Callable[[LayerChoice, Plan], nn.Module],
+        input: Callable[[InputChoice, Plan], nn.Module],
+        plan: dict[str, Any],
+    ) -> None:
+        """Do what `SupernetTrainer.build_supernet` does, and know which architectures are small and large."""
+        bins, cost = self._sampling
+        if self.sandwich is not None or bins is not None:
+            cost = Parameters(self.model) if cost is None else cost
+            if cost.space != self.space:
+                raise CostError("sampling_cost is of another space than the model's; make it of this model")
+            if bins is not None:
+                self.cost_bins = CostBins(cost, bins, allows=self.training_constraint, sample=self._sample_by_priors)
+            if self.sandwich is not None:
+                self.extremes = extremes(self.space, cost.of, self._sample_by_priors, self.training_constraint)
+        if self.teaching is not None and self.extremes is not None and self.teaching.distillation.teacher == "largest":
+            self.teaching.architecture = self.extremes.largest
+        super().build_supernet(layer, input, plan)
+        if self.teaching is not None and self.extremes is not None:
+            self._largest_teaches = self.teaching.architecture == self.extremes.largest
+            if self._largest_teaches:
+                self.train_part.taught = None  # in its step it gives its output anyway
 
     def build_path_supernet(self) -> None:
         """Let the model's choices follow the path that the plan has."""
         self.build_supernet(LayerSlot, InputSlot, self.space.draw(torch.Generator().manual_seed(self.seed)))
 
     def sample(self) -> Architecture:
-        """Return the architecture that is trained next: by default each choice uniform, or by its prior."""
-        return self.space.sample(self.generator)
+        """Return the architecture that is trained next: by default each choice uniform, or by its prior, or by bins."""
+        return (
+            self._sample_by_priors(self.generator) if self.cost_bins is None else self.cost_bins.sample(self.generator)
+        )
+
+    def _sample_by_priors(self, generator: torch.Generator) -> Architecture:
+        return draw_allowed(self.space, self.training_constraint, generator)
 
     # --- training ------------------------------------------------------------------------------------------
 
@@ -72,10 +147,29 @@ class SampledTrainer(SubnetSearchTrainer):
         return None
 
     def train_model_weight(self, trn_X: Any, trn_y: Any) -> None:
-        """Take a step of the weights of one sampled path on a training batch."""
+        """Take a step of the weights on a training batch: of one sampled path, or of those of a sandwich."""
         self.forget_evaluations()
+        if self.extremes is not None:
+            return self._train_sandwich(self.extremes, trn_X, trn_y)
         output = self.forward(trn_X, self.sample())
-        self.optimizer_step(self.compute_loss("train", output, trn_y), self.optimizer, clip=self.grad_clip)
+        return self.optimizer_step(self.compute_loss("train", output, trn_y), self.optimizer, clip=self.grad_clip)
+
+    def _train_sandwich(self, extremes: Extremes, trn_X: Any, trn_y: Any) -> None:
+        """Take a step down the sum of the losses of the largest, the smallest and sampled architectures."""
+        sampled = [self.sample() for _ in range(self.sandwich or 0)]
+        paths = [extremes.largest, extremes.smallest, *sampled]
+        try:
+            with self.more_passes_follow():
+                for path in paths[:-1]:
+                    output = self.forward(trn_X, path)
+                    self.add_gradient(self.compute_loss("train", output, trn_y), self.optimizer)
+                    if self._largest_teaches and path is extremes.largest:
+                        trn_y = Taught(trn_y, mapped(judged(output, trn_y)[0], torch.Tensor.detach))
+            output = self.forward(trn_X, paths[-1])
+            self.optimizer_step(self.compute_loss("train", output, trn_y), self.optimizer, clip=self.grad_clip)
+        except SkippedStep:
+            self._steps.drop(self.optimizer)  # no part of a step is taken; of several batches, none
+            raise
 
     def use_validation_batch(self, val_X: Any, val_y: Any) -> None:
         """Measure one sampled path on a validation batch, by the batch's own statistics, and move nothing."""

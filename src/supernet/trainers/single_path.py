@@ -31,6 +31,7 @@ class SinglePathTrainer(SampledTrainer):
         num_parents: Number of the best so far from which the next generation comes. Default: 10.
         mutation_probability: Probability that a decision of a mutated architecture is drawn anew. Default: 0.1.
         constraint: Says which architectures may be exported, such as those under a budget of FLOPs. Default: all.
+        sandwich, cost_bins, sampling_cost: The same as `SampledTrainer` takes by these names.
         recalibration_samples, score: The same as `SubnetSearchTrainer` takes by these names.
         batch_size, seed, run_dir, config: Like all other arguments by name, the same as `SupernetTrainer` takes.
 

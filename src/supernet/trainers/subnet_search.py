@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from supernet.checks import check_counts, check_functions
+from supernet.cost import Cost
 from supernet.errors import SpaceError
 from supernet.search import Scored
 from supernet.search.searcher import ranked
@@ -23,8 +24,11 @@ logger = logging.getLogger("supernet")
 
 
 class SampledOptions(LoopOptions, total=False):
-    """The keyword arguments of `SubnetSearchTrainer`; they are described there and in `SupernetTrainer`."""
+    """The keyword arguments of `SampledTrainer`; they are described there and in the classes that it inherits."""
 
+    sandwich: int | None
+    cost_bins: int | Sequence[float] | None
+    sampling_cost: Cost | None
     recalibration_samples: int
     score: Callable[[Mapping[str, float]], float] | None
 

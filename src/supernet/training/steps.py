@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,13 +56,26 @@ class OptimizerSteps:
 
     def add(self, loss: torch.Tensor, optimizer: Any, clip: float | None) -> None:
         """Add the gradient of one batch's loss; a loss without one counts as a batch that moves nothing."""
-        _, batches = self._pending.get(optimizer, (clip, 0))
-        if not batches:
+        batches = self._pending[optimizer][1] if optimizer in self._pending else 0
+        if optimizer not in self._pending:
             optimizer.zero_grad()
         self._pending[optimizer] = clip, batches + 1
         self.losses[optimizer, loss.requires_grad] += 1
         if loss.requires_grad:
             self._backward(loss if self._accumulate == 1 else loss / self._accumulate)
+
+    def add_pass(self, loss: torch.Tensor, optimizer: Any) -> None:
+        """Add the gradient of a pass over a batch that has further passes; the last one's is added by `add`."""
+        if optimizer not in self._pending:
+            optimizer.zero_grad()
+            self._pending[optimizer] = None, 0
+        self.losses[optimizer, loss.requires_grad] += 1
+        if loss.requires_grad:
+            self._backward(loss if self._accumulate == 1 else loss / self._accumulate)
+
+    def drop(self, optimizer: Any) -> None:
+        """Forget what has been added since the optimizer's last step."""
+        self._pending.pop(optimizer, None)
 
     def apply(self, optimizer: Any, *, synced: bool = True) -> torch.Tensor:
         """Take the optimizer's step, and return the norm of its gradient before clipping.
@@ -165,6 +178,7 @@ class Steps:
     step: int
     skipped_steps: int
     weights_moved: bool = False  # since somebody set it back
+    _more_passes: bool = False  # over the batch, whose gradients are of the same step
     _steps: OptimizerSteps
     _forwards: Callable[[Any, Any], Any] | None  # how the model is called with X, where that is not model(X)
     _loss_changes_targets: bool
@@ -227,6 +241,22 @@ class Steps:
         if self.accumulate == 1 or self._completes_a_step():
             self._end_step(optimizer, self._steps.apply(optimizer))
 
+    @contextmanager
+    def more_passes_follow(self) -> Iterator[None]:
+        """Let passes in this context be some of a batch, after which others follow: see `add_gradient`."""
+        self._more_passes = True
+        try:
+            yield
+        finally:
+            self._more_passes = False
+
+    def add_gradient(self, loss: torch.Tensor, optimizer: Any) -> None:
+        """Add the gradient of one pass over a batch to the step that `optimizer_step` takes by the last pass over it.
+
+        It stands, as its forward pass does, in `more_passes_follow`. The step is down the sum of these losses.
+        """
+        self._steps.add_pass(loss, optimizer)
+
     def apply_gradients(self, optimizer: Any, *, clip: float | None = None) -> None:
         """Take one step of an optimizer by the gradients that its parameters have, which come from no `optimizer_step`.
 
@@ -262,7 +292,8 @@ class Steps:
 
     def _completes_a_step(self) -> bool:
         """Say whether this batch is the last of those whose gradients make one step."""
-        return (self.step + 1) % self.accumulate == 0 or self.step + 1 == self.train_part.length
+        is_last = (self.step + 1) % self.accumulate == 0 or self.step + 1 == self.train_part.length
+        return is_last and not self._more_passes
 
     def frozen_weights(self) -> AbstractContextManager[None]:
         """Compute no gradient of the weights in this context, and bring running statistics back after it.
