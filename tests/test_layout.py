@@ -21,7 +21,8 @@ RANKS = [
     {"training"},
     {"search"},
     {"trainers"},
-    {"demo", "rerun", "runs", "testing"},
+    {"compare", "rerun", "runs", "testing"},
+    {"demo"},
     {"cli", "retiarii"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
