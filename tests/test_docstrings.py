@@ -16,12 +16,22 @@ from torch.utils.data import TensorDataset
 
 import supernet
 import supernet.cost
+import supernet.deploy
 import supernet.search
 
 SOURCE = Path(supernet.__file__).parent
 
 # What an example may use without importing it.
-PUBLIC = (supernet.cost, supernet.execution, supernet.nn, supernet.search, supernet.space, supernet.trainers, supernet)
+PUBLIC = (
+    supernet.cost,
+    supernet.deploy,
+    supernet.execution,
+    supernet.nn,
+    supernet.search,
+    supernet.space,
+    supernet.trainers,
+    supernet,
+)
 NAMES = {name: getattr(room, name) for room in PUBLIC for name in room.__all__}
 NAMES |= {"supernet": supernet, "torch": torch, "nn": nn, "SGD": SGD, "TensorDataset": TensorDataset}
 

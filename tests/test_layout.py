@@ -21,7 +21,7 @@ RANKS = [
     {"training"},
     {"search"},
     {"trainers"},
-    {"compare", "rerun", "runs", "testing"},
+    {"compare", "deploy", "rerun", "runs", "testing"},
     {"demo"},
     {"cli", "retiarii"},
 ]

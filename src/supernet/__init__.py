@@ -3,6 +3,7 @@
 user's model with choices -> SearchSpace -> supernet -> trainer.fit() -> trainer.export() -> freeze -> plain network
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from supernet.execution import Supernet, replace_input_choice, replace_layer_choice, replace_value_choice, restore
@@ -36,6 +37,7 @@ from supernet.trainers import (
 from supernet.training.evaluation import evaluate, freeze, recalibrate, train
 
 if TYPE_CHECKING:
+    from supernet.deploy import export_network, load_network
     from supernet.nn.existing import choose, elastic, sort_channels
 
 __version__ = "0.1.0"
@@ -66,10 +68,12 @@ __all__ = [
     "choose",
     "elastic",
     "evaluate",
+    "export_network",
     "fixed_architecture",
     "freeze",
     "kl_divergence",
     "load_architecture",
+    "load_network",
     "load_runs",
     "load_weights",
     "recalibrate",
@@ -85,13 +89,18 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import what makes models of others searchable when it is asked for: most users import it in vain."""
-    if name not in ("choose", "elastic", "sort_channels"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from supernet.nn import existing
+# What most users import in vain is imported when it is asked for.
+_LATE = {
+    **dict.fromkeys(("choose", "elastic", "sort_channels"), "supernet.nn.existing"),
+    **dict.fromkeys(("export_network", "load_network"), "supernet.deploy"),
+}
 
-    return getattr(existing, name)
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for late."""
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATE[name]), name)
 
 
 def __dir__() -> list[str]:

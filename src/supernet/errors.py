@@ -12,6 +12,7 @@ SupernetError
 ├── TrainingError          a trainer or its arguments cannot work, or training broke down
 │   └── NonFiniteError     a loss or an architecture parameter is NaN or infinite
 ├── CostError              a cost or a limit of costs cannot be, or no network keeps it
+├── ExportError            a network cannot be written for other runtimes, or what was written computes something else
 ├── FileFormatError        a file is not what it should be
 ├── NameTakenError         a real nni is installed where its names are asked for
 └── MissingExtraError      an optional dependency is not installed
@@ -25,6 +26,7 @@ __all__ = [
     "ChoiceError",
     "CostError",
     "DataError",
+    "ExportError",
     "FileFormatError",
     "MissingExtraError",
     "MixtureError",
@@ -84,6 +86,10 @@ class NonFiniteError(TrainingError):
 
 class CostError(SupernetError, ValueError):
     """A cost or a limit of costs cannot be, or no network keeps it."""
+
+
+class ExportError(SupernetError, RuntimeError):
+    """A network cannot be written as asked, or what was written does not compute what the network does."""
 
 
 class FileFormatError(SupernetError, ValueError):

@@ -65,7 +65,7 @@ class NetworkTrainer(TrainingLoop):
         self._set_up(_no_choice, _no_choice, {})
 
     def _check_model(self, model: nn.Module) -> None:
-        _check_has_no_choices(model)
+        check_has_no_choices(model)
 
     def _loaders(self, dataset: Data, valid_dataset: Data | None, **how: Any) -> tuple[Any, Any]:
         nothing: DataLoader[Any] = DataLoader([])  # type: ignore[arg-type]  # a list is a map-style dataset too
@@ -187,7 +187,7 @@ def evaluate(
     >>> evaluate(nn.Identity(), None, accuracy, data)
     {'accuracy': 0.5}
     """
-    _check_has_no_choices(network)
+    check_has_no_choices(network)
     loss, run = checked_loss(loss, loss_fn, may_lack=True), Forward(network, forward_fn, loss_fn)
     fabric = new_fabric(device, precision)
     loader = loader_of(dataset, batch_size=batch_size, workers=workers, seed=0, shuffle=False)
@@ -236,7 +236,7 @@ def recalibrate(
     >>> recalibrate(nn.BatchNorm1d(1), TensorDataset(torch.tensor([[1.0], [3.0]]), torch.zeros(2))).running_mean
     tensor([2.])
     """
-    _check_has_no_choices(network)
+    check_has_no_choices(network)
     run = Forward(network, forward_fn, loss_fn)
     fabric = new_fabric(device, precision)
     part = DataSplit(
@@ -296,7 +296,8 @@ def freeze(
 _recalibrate = recalibrate  # where an argument has its name
 
 
-def _check_has_no_choices(network: nn.Module) -> None:
+def check_has_no_choices(network: nn.Module) -> None:
+    """Raise `UnresolvedChoiceError` if a network still has choices."""
     space = SearchSpace(network)
     if space:
         raise UnresolvedChoiceError(
