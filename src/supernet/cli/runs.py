@@ -1,30 +1,25 @@
-"""The command line: `supernet demo`, `supernet runs`, `supernet rerun`."""
+"""`supernet demo`, `supernet runs`, `supernet rerun`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
 from supernet.demo import run_demo
-from supernet.errors import SupernetError
 from supernet.printable import printable
 from supernet.rerun import rerun
 from supernet.runs import load_runs, print_runs
 
-__all__ = ["main"]
+__all__: list[str] = []
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status."""
-    parser = argparse.ArgumentParser(prog="supernet", description="One-shot neural architecture search on PyTorch.")
-    parser.add_argument("--version", action="version", version=f"supernet {version('supernet')}")
-    commands = parser.add_subparsers(dest="command", required=True)
+def add_to(commands: Any) -> None:
+    """Add the commands."""
     demo = commands.add_parser(
         "demo",
         help="search a network for real handwritten digits, and compare it with random ones (about 3 minutes)",
@@ -32,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "found from new weights, train random architectures in the same way, and print how they compare.",
     )
     demo.add_argument("--runs", type=Path, default=Path("runs"), help="where the run directory is made (default: runs)")
+    demo.set_defaults(run=_demo)
     again = commands.add_parser(
         "rerun",
         help="run a run again by its directory, and say whether the result is the same",
@@ -46,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="run it though its script is not the file that made the run, or may run any code that it is given",
     )
+    again.set_defaults(run=_rerun)
     runs = commands.add_parser(
         "runs",
         help="print what runs have found, side by side",
@@ -59,25 +56,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="PATH",
         help="run directories, or directories with some below them",
     )
-    options = parser.parse_args(arguments)
-    try:
-        if options.command == "runs":
-            # Whoever reads from a pipe wants whole lines.
-            print_runs(load_runs(options.paths), Console(width=None if sys.stdout.isatty() else 400))
-            return 0
-        if options.command == "rerun":
-            return _rerun(options.run_dir, options.into, options.trust)
-        # Its images are so small that a second thread gains nothing, and loses much where cores are shared.
-        torch.set_num_threads(1)
-        run_demo(runs=options.runs)
-    except SupernetError as error:
-        print(printable(f"supernet: {error}"), file=sys.stderr)
-        return 1
+    runs.set_defaults(run=_runs)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    # Its images are so small that a second thread gains nothing, and loses much where cores are shared.
+    torch.set_num_threads(1)
+    run_demo(runs=options.runs)
     return 0
 
 
-def _rerun(run_dir: Path, into: Path | None, trust: bool) -> int:
-    differing = rerun(run_dir, into, trust=trust)
+def _runs(options: argparse.Namespace) -> int:
+    # Whoever reads from a pipe wants whole lines.
+    print_runs(load_runs(options.paths), Console(width=None if sys.stdout.isatty() else 400))
+    return 0
+
+
+def _rerun(options: argparse.Namespace) -> int:
+    run_dir = options.run_dir
+    differing = rerun(run_dir, options.into, trust=options.trust)
     if differing:
         print(printable("\n  ".join([f"not the same as {run_dir}:", *differing])))
         return 1

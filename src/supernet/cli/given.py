@@ -1,0 +1,279 @@
+"""What several commands are given: a run, its model, data, limits; and how they say what they found."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from supernet.cli.importing import UsageError, called, imported
+from supernet.cost import Cost, Limits
+from supernet.cost.limits import KNOWN, known_costs
+from supernet.errors import FileFormatError, TrainingError
+from supernet.execution.supernet import Supernet
+from supernet.files.checkpoint import read_checkpoint
+from supernet.files.weights import load_weights
+from supernet.printable import printable
+from supernet.space import Architecture, SearchSpace, load_architecture
+from supernet.training.evaluation import freeze
+from supernet.training.run_directory import WEIGHTS, RunDirectory, read_description
+from supernet.training.state_of_processes import state_of
+
+__all__: list[str] = []
+
+COUNTED = ("parameters", "weight_memory")  # without running a network
+OF_A_PASS = ("macs", "peak_memory")
+
+
+# --- options -------------------------------------------------------------------------------------------------
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Let a command be given a run and its model."""
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the directory of a search")
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="MODULE:NAME",
+        help="the model with choices that was searched: a class or function without arguments that makes it, by "
+        "MODULE:NAME or FILE.py:NAME",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
+
+
+def add_architecture(parser: argparse.ArgumentParser) -> None:
+    """Let a command be given another architecture than the run's."""
+    parser.add_argument(
+        "--architecture",
+        metavar="FILE",
+        help='a file of another architecture, or JSON such as \'{"op": "conv"}\' (default: what the run has found)',
+    )
+
+
+def add_costs(parser: argparse.ArgumentParser) -> None:
+    """Let a command be given what costs are of."""
+    parser.add_argument(
+        "--example",
+        metavar="SHAPE",
+        help="what the model is called with, for costs of what runs: a shape such as 1,3,32,32, or MODULE:NAME",
+    )
+    parser.add_argument(
+        "--costs", metavar="MODULE:NAME", help="costs of your own: a function of the model that returns name -> Cost"
+    )
+
+
+def add_data(parser: argparse.ArgumentParser, what: str) -> None:
+    """Let a command be given data, and what is measured of them."""
+    parser.add_argument("--data", required=True, metavar="MODULE:NAME", help=what)
+    parser.add_argument(
+        "--metrics",
+        default="supernet:accuracy",
+        metavar="MODULE:NAME",
+        help="a function (output, target) -> number or dict of numbers, or a torchmetrics Metric (default: accuracy)",
+    )
+    parser.add_argument(
+        "--loss", metavar="MODULE:NAME", help="a loss, such as torch.nn:CrossEntropyLoss (default: none is measured)"
+    )
+    parser.add_argument("--batch-size", type=_count, default=256, metavar="N", help="samples in a batch (default: 256)")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
+
+
+def limits_of(text: str) -> dict[str, Any]:
+    """Return the limits that a text says, as `--limits` takes it."""
+    limits: dict[str, Any] = {}
+    for part in text.split(","):
+        name, equals, limit = part.partition("=")
+        low, colon, high = limit.partition(":")
+        if not equals or not name.strip() or not (low.strip() or high.strip()):
+            raise argparse.ArgumentTypeError(
+                f"limits are NAME=MOST, NAME=LEAST: or NAME=LEAST:MOST, with commas between, not {text!r}"
+            )
+        limits[name.strip()] = (_bound(low), _bound(high)) if colon else _bound(low)
+    return limits
+
+
+def _bound(text: str) -> float | str | None:
+    text = text.strip().replace("_", "")
+    if not text or text.endswith("%"):
+        return text or None
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number, nor a share such as 60%") from None
+
+
+# --- a run ---------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """A run directory with the model that it searched.
+
+    Args:
+        options: What was given on the command line.
+
+    Raises:
+        UsageError: The model is none.
+        FileFormatError: The directory is that of no run, or of a run of another space.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.directory, self._options = options.run_dir, options
+        description = read_description(self.directory)
+        model = imported(options.model, "--model")
+        if not isinstance(model, nn.Module):
+            model = called(model, options.model)
+        if not isinstance(model, nn.Module):
+            raise UsageError(f"--model is a model or makes one, but {options.model} gives {type(model).__name__}")
+        self.model, self.space = model, SearchSpace(model)
+        known = description.get("space")
+        if known not in (None, self.space.fingerprint):
+            raise FileFormatError(
+                f"{self.directory} is a run of another space (fingerprint {str(known)[:12]}, that of {options.model} "
+                f"has {self.space.fingerprint[:12]}); give the model that it searched"
+            )
+
+    def architecture(self) -> Architecture:
+        """Return the architecture that was given, or else what the run has found."""
+        given = getattr(self._options, "architecture", None)
+        if given is None:
+            try:
+                return load_architecture(self.directory / "architecture.json", self.space)
+            except FileNotFoundError as error:
+                raise TrainingError(
+                    f"{self.directory} has no architecture.json, so its search has not finished; give --architecture"
+                ) from error
+        if not given.lstrip().startswith("{"):
+            try:
+                return load_architecture(given, self.space)
+            except FileNotFoundError as error:
+                raise UsageError(f"--architecture: there is no file {given}") from error
+        try:
+            decided = json.loads(given)
+        except ValueError as error:
+            raise UsageError(f"--architecture is no JSON: {error}") from error
+        return self.space.canonical(decided)
+
+    def network(self) -> nn.Module:
+        """Return the network that the run has found, with its weights."""
+        network = freeze(self.model, self.architecture())
+        try:
+            load_weights(network, self.directory / WEIGHTS)
+        except FileNotFoundError as error:
+            raise TrainingError(f"{self.directory} has no {WEIGHTS}, so its search has not finished") from error
+        return network
+
+    def supernet(self) -> Supernet:
+        """Return the supernet with the weights of the newest checkpoint.
+
+        Raises:
+            TrainingError: There is no checkpoint.
+            FileFormatError: It is broken, or of another model.
+        """
+        path = RunDirectory(self.directory).newest_checkpoint()
+        if path is None:
+            raise TrainingError(f"{self.directory} has no checkpoint, so there are no weights of a supernet")
+        state = read_checkpoint(path)
+        if "processes" in state:
+            state |= state_of(state["processes"], 0, (), torch.device("cpu"))
+        supernet = Supernet(self.model)
+        for what, here in (("parameters", self.model.named_parameters()), ("buffers", self.model.named_buffers())):
+            tensors, saved = dict(here), state[what]
+            differing = [name for name in tensors.keys() | saved.keys() if _shape(tensors, name) != _shape(saved, name)]
+            if differing:
+                raise FileFormatError(
+                    f"{path} holds the weights of another model than {self._options.model}: {what} differ at "
+                    f"{', '.join(sorted(differing)[:3])}"
+                )
+            with torch.no_grad():
+                for name, tensor in tensors.items():
+                    tensor.copy_(saved[name])
+        return supernet
+
+    def example(self) -> Any:
+        """Return what the model is called with; None where nothing was given."""
+        given = self._options.example
+        if given is None:
+            return None
+        if re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", given):
+            return torch.zeros([int(size) for size in given.split(",")])
+        made = imported(given, "--example")
+        return called(made, given) if callable(made) and not isinstance(made, torch.Tensor) else made
+
+    def costs(self) -> dict[str, Cost]:
+        """Return the costs that the user has given."""
+        given = self._options.costs
+        if given is None:
+            return {}
+        function = imported(given, "--costs")
+        costs = called(lambda: function(self.model), given)
+        if not isinstance(costs, Mapping):
+            raise UsageError(f"--costs returns a dict name -> Cost, but {given} returns {type(costs).__name__}")
+        return dict(costs)
+
+    def limits(self, limits: Mapping[str, Any]) -> Limits:
+        """Return limits of this model, which know the costs that are reported beside."""
+        given, example = self.costs(), self.example()
+        names = [*COUNTED, *(OF_A_PASS if example is not None else ()), *(name for name in limits if name in KNOWN)]
+        names = [name for name in dict.fromkeys(names) if name in KNOWN and name not in given]
+        return Limits(self.model, limits, example=example, costs={**known_costs(self.model, names, example), **given})
+
+
+def data_of(options: argparse.Namespace) -> Any:
+    """Return the data that were given: of a function, what it returns."""
+    data = imported(options.data, "--data")
+    return called(data, options.data) if callable(data) else data
+
+
+def measured_by(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Return loss and metrics that were given; classes are made."""
+    found = []
+    for option, path in (("--loss", options.loss), ("--metrics", options.metrics)):
+        given = None if path is None else imported(path, option)
+        found.append(called(given, path) if isinstance(given, type) else given)
+    return found[0], found[1]
+
+
+def _shape(tensors: Mapping[str, torch.Tensor], name: str) -> Any:
+    return tensors[name].shape if name in tensors else None
+
+
+# --- what is printed -------------------------------------------------------------------------------------------
+
+
+def print_found(options: argparse.Namespace, found: Any, text: str) -> None:
+    """Print what was found: as JSON for programs, or a text for people."""
+    print(json.dumps(_as_json(found), indent=2) if options.json else printable(text))
+
+
+def _as_json(value: Any) -> Any:
+    """Return a tree as JSON has it: numbers that are not finite are texts, such as "inf"."""
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def table(rows: list[list[str]]) -> str:
+    """Return rows as a table, the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

@@ -1,0 +1,76 @@
+"""`supernet search`: search the supernet that a run has trained, under limits, for a front of networks."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+
+from supernet.cli.given import Run, add_costs, add_data, add_run, data_of, limits_of, measured_by, print_found
+from supernet.cli.importing import UsageError
+from supernet.search import EvolutionSearcher, RandomSearcher, SupernetEvaluator, search_front
+
+__all__: list[str] = []
+
+FRONT = "front.json"
+SEARCHERS = {"evolution": EvolutionSearcher, "random": RandomSearcher}
+
+
+def add_to(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "search",
+        help="search the supernet that a run has trained, under limits",
+        description="Search the supernet that a run has trained, with the weights of its newest checkpoint, for the "
+        "architectures that no other beats in all objectives. Each is measured with BatchNorm's statistics of its own. "
+        f"What was measured is written to {FRONT} in the run directory, which supernet front shows.",
+    )
+    add_run(parser)
+    add_data(parser, "a function that returns (training data, validation data), each a Dataset or DataLoader")
+    add_costs(parser)
+    parser.add_argument(
+        "--objective",
+        dest="objectives",
+        action="append",
+        required=True,
+        metavar="NAME=max|min",
+        help="a metric or a cost, and which way is better; may be given several times, the first is what the best has",
+    )
+    parser.add_argument(
+        "--limits",
+        type=limits_of,
+        action="append",
+        metavar="NAME=MOST,...",
+        help="limits of costs: parameters=60000,macs=60%% or NAME=LEAST:MOST; given again, another budget",
+    )
+    parser.add_argument(
+        "--evaluations", type=int, default=1000, metavar="N", help="measured at most, for each budget (default: 1000)"
+    )
+    parser.add_argument("--searcher", choices=sorted(SEARCHERS), default="evolution", help="(default: evolution)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    objectives = {}
+    for text in options.objectives:
+        name, _, way = text.partition("=")
+        if way not in ("max", "min"):
+            raise UsageError(f"--objective is NAME=max or NAME=min, not {text!r}")
+        objectives[name] = way
+    run, data = Run(options), data_of(options)
+    loss, metrics = measured_by(options)
+    budgets = [run.limits(limits) for limits in options.limits or [{}]]
+    evaluator = SupernetEvaluator(run.supernet(), data, loss=loss, metrics=metrics, batch_size=options.batch_size)
+    front = search_front(
+        evaluator,
+        objectives,
+        options.evaluations,
+        limits=budgets,
+        searcher=SEARCHERS[options.searcher],
+        generator=torch.Generator().manual_seed(options.seed),
+    )
+    front.save(run.directory / FRONT)
+    print_found(options, front.to_json(), str(front))
+    return 0
