@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from supernet.cost.joint import Joint, checked_probabilities, summed
+from supernet.cost.joint import Joint, Means, checked_probabilities
 from supernet.cost.parts import Parts, Scope
 from supernet.cost.recording import Part
 from supernet.cost.terms import Term, forms
@@ -134,7 +134,7 @@ class PartsCost(CanonicalCost):
         for path, scope in self.parts.scopes.items():
             paths.setdefault(scope, []).append(path)
         self._tables = [_Table(scope, of_scope, {}) for scope, of_scope in paths.items()]
-        self._joints: dict[Scope, Joint] = {}
+        self._means: Means | None = None
         self._version = self.parts.version
 
     def terms(self) -> list[Term]:
@@ -174,15 +174,16 @@ class PartsCost(CanonicalCost):
         while True:
             if self._version != self.parts.version:
                 self._make_tables()
-            means = [self._mean(table, given) for table in self._tables]
-            if self._version == self.parts.version:
-                return summed(means, given)
+            if self._means is None:
+                means = Means(self.space, [self._joint(table) for table in self._tables])
+                if self._version != self.parts.version:  # some part depends on more than was known
+                    continue
+                self._means = means
+            return self._means.sum(given)
 
-    def _mean(self, table: _Table, probabilities: Mapping[str, Tensor]) -> Tensor:
-        if table.scope not in self._joints:
-            cost_of, what = partial(self._cost_of_parts, table), f"the {self.name} of {table.paths[0] or 'the model'!r}"
-            self._joints[table.scope] = Joint(self.space, table.scope, cost_of, what, self.parts.generator)
-        return self._joints[table.scope].mean(probabilities)
+    def _joint(self, table: _Table) -> Joint:
+        what = f"the {self.name} of {table.paths[0] or 'the model'!r}"
+        return Joint(self.space, table.scope, partial(self._cost_of_parts, table), what, self.parts.generator)
 
 
 class _Table(NamedTuple):

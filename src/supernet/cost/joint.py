@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from supernet.errors import CostError
 from supernet.space import Architecture, SearchSpace
@@ -38,6 +38,10 @@ class Joint:
         what: Of what the cost is, for a message.
         generator: What decides all other choices.
 
+    Attributes:
+        positions_JL: The positions of the decisions of each row.
+        costs_J: What each row costs.
+
     Raises:
         CostError: They decide too much together.
     """
@@ -65,19 +69,57 @@ class Joint:
             if architecture is not None:
                 positions.append(at)
                 costs.append(cost_of(architecture))
-        self._positions_JL = torch.tensor(positions).reshape(len(positions), len(scope))
-        self._costs_J = torch.tensor(costs, dtype=torch.float64)
+        self.positions_JL = torch.tensor(positions).reshape(len(positions), len(scope))
+        self.costs_J = torch.tensor(costs, dtype=torch.float64)
 
-    def mean(self, probabilities: Mapping[str, Tensor]) -> Tensor:
-        """Return the mean cost (), differentiable in the probabilities; what constraints rule out has no share."""
-        if not self.scope:
-            return self._costs_J.sum()
-        factors = [
-            probabilities[label].double()[self._positions_JL[:, place].to(probabilities[label].device)]
-            for place, label in enumerate(self.scope)
-        ]
-        share_J = math.prod(factors[1:], start=factors[0])
-        return (share_J * self._costs_J.to(share_J)).sum() / share_J.sum()
+
+class Means:
+    """The sum of the mean costs of several joints, by a few operations on all of them at once.
+
+    Args:
+        space: The space of the choices.
+        joints: What choices decide together, and what that costs.
+    """
+
+    # P probabilities of all decisions of the space, J rows of all joints, S joints, L places of a row
+
+    def __init__(self, space: SearchSpace, joints: Sequence[Joint]) -> None:
+        first, start = {}, 0
+        for label, domain in space.items():
+            first[label], start = start, start + domain.size
+        most = max([1, *(len(joint.scope) for joint in joints)])
+        rows = []
+        for joint in joints:
+            at_JL = joint.positions_JL + torch.tensor([first[label] for label in joint.scope], dtype=torch.long)
+            # Places that a joint does not use point to a number that is 1.
+            rows.append(nn.functional.pad(at_JL, (0, most - len(joint.scope)), value=start))
+        lengths = torch.tensor([len(of_joint) for of_joint in rows])
+        self._on: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
+        self._tables = (
+            torch.cat([torch.zeros((0, most), dtype=torch.long), *rows]),
+            torch.arange(len(joints)).repeat_interleave(lengths) if rows else torch.zeros(0, dtype=torch.long),
+            torch.cat([torch.zeros(0, dtype=torch.float64), *(joint.costs_J for joint in joints)]),
+        )
+        self._count = len(joints)
+
+    def sum(self, probabilities: Mapping[str, Tensor]) -> Tensor:
+        """Return the sum of the means (), differentiable in the probabilities; what constraints rule out has no share.
+
+        Args:
+            probabilities: The probabilities of all decisions of all choices of the space, in their order.
+        """
+        given = [p.double() if p.device.type != "mps" else p.cpu().double() for p in probabilities.values()]
+        like = next(iter(probabilities.values()), torch.zeros(()))
+        p_P = torch.cat([*given, torch.ones(1, dtype=torch.float64, device=given[0].device if given else None)])
+        if p_P.device not in self._on:
+            at_JL, of_J, costs_J = (table.to(p_P.device) for table in self._tables)
+            self._on[p_P.device] = at_JL, of_J, costs_J
+        at_JL, of_J, costs_J = self._on[p_P.device]
+        share_J = math.prod([p_P[at_J] for at_J in at_JL.unbind(1)], start=torch.ones_like(costs_J))
+        of_all, of_costs = (
+            p_P.new_zeros(self._count).index_add(0, of_J, each) for each in (share_J, share_J * costs_J)
+        )
+        return (of_costs / of_all).sum().to(like)
 
 
 def checked_probabilities(space: SearchSpace, probabilities: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -93,9 +135,3 @@ def checked_probabilities(space: SearchSpace, probabilities: Mapping[str, Tensor
             )
         checked[label] = given
     return checked
-
-
-def summed(means: list[Tensor], probabilities: Mapping[str, Tensor]) -> Tensor:
-    """Return the sum of means (), of the dtype and on the device of the probabilities."""
-    like = next(iter(probabilities.values()), torch.zeros(()))
-    return torch.stack([torch.zeros((), dtype=torch.float64), *(mean.cpu() for mean in means)]).sum().to(like)

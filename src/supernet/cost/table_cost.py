@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from supernet.cost.cost import CanonicalCost
-from supernet.cost.joint import Joint, checked_probabilities, summed
+from supernet.cost.joint import Joint, Means, checked_probabilities
 from supernet.cost.table import Table, checked_table, cost_of
 from supernet.cost.terms import Term
 from supernet.errors import CostError, FileFormatError
@@ -55,7 +55,7 @@ class TableCost(CanonicalCost):
             (label, dict(zip(space[label].outcomes, map(costs.__getitem__, space[label].options), strict=True)))
             for label, costs in self.table.items()
         ]
-        self._joints: list[Joint] | None = None
+        self._means: Means | None = None
 
     def of_canonical(self, architecture: Mapping[str, Any]) -> float:
         """Return the sum of the table's entries."""
@@ -75,14 +75,15 @@ class TableCost(CanonicalCost):
             CostError: A label lacks probabilities, or a choice stands inside too many others.
         """
         given = checked_probabilities(self.space, probabilities)
-        if self._joints is None:
+        if self._means is None:
             generator = torch.Generator().manual_seed(0)
-            self._joints = []
+            joints = []
             for label, costs in self.table.items():
                 scope = (*self.space.around(label), label)
                 cost = partial(cost_of, {label: costs}, self.space)
-                self._joints.append(Joint(self.space, scope, cost, f"the {self.name} of {label!r}", generator))
-        return summed([joint.mean(given) for joint in self._joints], given) + self.constant
+                joints.append(Joint(self.space, scope, cost, f"the {self.name} of {label!r}", generator))
+            self._means = Means(self.space, joints)
+        return self._means.sum(given) + self.constant
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table to a JSON file, with the fingerprint of its space.

@@ -95,6 +95,10 @@ class DecisionDistribution(Relaxation):
         ]
         return torch.stack(terms).sum()
 
+    def log_probs(self) -> dict[str, torch.Tensor]:
+        """Return label -> the logarithm of the probability of each decision (D,): see `Relaxation.log_probs`."""
+        return {label: torch.log_softmax(logits_D, -1) for label, logits_D in self.logits.items()}
+
     def probabilities(self) -> dict[str, torch.Tensor]:
         """Return label -> the probability of each option; of inputs as shares that sum to 1 where k are chosen."""
         shares = {}

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -147,3 +148,19 @@ def _log_sums(logits_K: torch.Tensor, most: int) -> list[torch.Tensor]:
         both = [torch.logaddexp(a, b) for a, b in zip(sums[1:], with_it[:-1], strict=True)]
         sums = [sums[0], *both, with_it[-1]][: most + 1]
     return sums
+
+
+def log_probs_of(domain: Domain, logits_K: torch.Tensor) -> torch.Tensor:
+    """Return the same of every decision, in the order of the domain (D,)."""
+    if not domain.is_set:
+        return torch.log_softmax(logits_K, -1)
+    return torch.log_softmax(_chosen(domain).to(logits_K) @ logits_K, -1)
+
+
+@functools.lru_cache(64)
+def _chosen(domain: Domain) -> torch.Tensor:
+    """Return whether each decision chooses each option, as 1 and 0 (D, K)."""
+    chosen_DK = torch.zeros(domain.size, len(domain.options))
+    for row, decision in enumerate(domain):
+        chosen_DK[row, list(domain.positions(decision))] = 1
+    return chosen_DK

@@ -129,6 +129,10 @@ class EnasController(Relaxation):
         """Return none: those of a decision depend on the decisions before it."""
         return {}
 
+    def log_probs(self) -> dict[str, torch.Tensor]:
+        """Return none, for the same reason."""
+        return {}
+
     def log_prob(self, architecture: Mapping[str, Any]) -> torch.Tensor:
         """Return the logarithm of an architecture's probability, differentiable in the parameters."""
         return self(architecture).log_prob

@@ -10,7 +10,15 @@ import torch
 from torch import nn
 
 from supernet.execution.state import derive_seed
-from supernet.relaxations.logits import Logits, activation_of, log_prob_of, most_probable, new_logits, probabilities
+from supernet.relaxations.logits import (
+    Logits,
+    activation_of,
+    log_prob_of,
+    log_probs_of,
+    most_probable,
+    new_logits,
+    probabilities,
+)
 from supernet.space import Architecture, SearchSpace
 
 __all__ = ["Relaxation"]
@@ -93,6 +101,14 @@ class Relaxation(nn.Module):
         """Return the logarithm of an architecture's probability, differentiable in the parameters."""
         path, scores = self.space.canonical(architecture), self.scores()
         return torch.stack([log_prob_of(self.space[label], scores[label], path[label]) for label in path]).sum()
+
+    def log_probs(self) -> dict[str, torch.Tensor]:
+        """Return label -> the logarithm of the probability of each decision, in the order of its domain (D,).
+
+        They are differentiable, and add up to what `log_prob` says of an architecture. A distribution whose `log_prob`
+        does not follow from `scores` writes this anew too; one whose decisions depend on each other returns none.
+        """
+        return {label: log_probs_of(self.space[label], scores_K) for label, scores_K in self.scores().items()}
 
     def derive(self) -> Architecture:
         """Return the architecture of the most probable decision of each label; of equal ones the first counts."""

@@ -73,7 +73,7 @@ class EvolutionSearcher(SpaceSearcher):
             mutated = min(count, self.population // 2)
             self._fill(generation, mutated, lambda: _mutated(space, parent(), self.mutation_probability, generator))
             self._fill(generation, min(count, self.population), lambda: _crossed(space, parent(), parent(), generator))
-        self._fill(generation, min(count, self.population), lambda: space.sample(generator))
+        self._fill(generation, min(count, self.population), self._drawn)
         return self._asked(generation.values() or self._draw_new())
 
     def _fill(self, generation: dict[str, Architecture], wanted: int, draw: Callable[[], Architecture]) -> None:

@@ -32,7 +32,7 @@ class RandomSearcher(SpaceSearcher):
             SpaceError: No architecture that keeps the constraint was found.
         """
         check_counts(count=count)
-        drawn = [draw_allowed(self.space, self._allows, self.generator) for _ in range(count)]
+        drawn = [draw_allowed(self._source, self._allows, self.generator) for _ in range(count)]
         new = [architecture for architecture in drawn if json.dumps(architecture) not in self._known]
         return self._asked(new or self._draw_new())
 

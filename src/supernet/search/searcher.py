@@ -135,7 +135,8 @@ class SpaceSearcher:
         space: The space that is searched.
         generator: Source of the random numbers. Default: a new one with the seed 0.
         constraint: Says whether an architecture may be asked for. It is called once for each that is drawn, so it
-            must always say the same. Default: all may.
+            must always say the same. One that can draw what it allows, by `sample(generator)`, as
+            `supernet.cost.Limits` can, is asked for that. Default: all may.
     """
 
     def __init__(
@@ -148,6 +149,7 @@ class SpaceSearcher:
         check_space(space)
         check_functions(constraint=constraint)
         self.space, self.constraint = space, constraint
+        self._source = source_of(space, constraint)
         self.generator = torch.Generator().manual_seed(0) if generator is None else generator
         self._known: dict[str, Architecture] = {}  # asked for, or told
         self._scored: dict[str, Scored] = {}
@@ -226,13 +228,17 @@ class SpaceSearcher:
         Raises:
             SpaceError: None of these keeps the constraint, and neither did any before.
         """
-        for _ in range(MAX_DRAWS):
-            architecture = self.space.sample(self.generator)
+        # What draws only what it allows takes longer for each, and has given those that are easily drawn.
+        for _ in range(MAX_DRAWS if self._source is self.space else MAX_DRAWS // 10):
+            architecture = self._drawn()
             if self._is_new(architecture, json.dumps(architecture)):
                 return [architecture]
         if not self._known:
             raise _none_allowed()
         return []
+
+    def _drawn(self) -> Architecture:
+        return self._source.sample(self.generator)
 
     def _asked(self, architectures: Iterable[Architecture]) -> list[Architecture]:
         """Return the architectures, which are asked for now."""
@@ -241,14 +247,28 @@ class SpaceSearcher:
         return [dict(architecture) for architecture in new.values()]
 
 
-def draw_allowed(space: SearchSpace, constraint: Constraint | None, generator: torch.Generator) -> Architecture:
-    """Return an architecture drawn by the priors from those that keep the constraint.
+class Source(Protocol):
+    """What draws architectures."""
+
+    def sample(self, generator: torch.Generator) -> Architecture:
+        """Return an architecture."""
+        ...
+
+
+def source_of(space: Source, constraint: Any) -> Source:
+    """Return what architectures are drawn from: the constraint, if it draws what it allows, for that may be rare."""
+    return constraint if hasattr(constraint, "sample") else space
+
+
+def draw_allowed(space: Source, constraint: Constraint | None, generator: torch.Generator) -> Architecture:
+    """Return an architecture that keeps the constraint, drawn by the priors or, if it can, by the constraint itself.
 
     Raises:
         SpaceError: None of many that were drawn keeps it.
     """
+    source = source_of(space, constraint)
     for _ in range(MAX_DRAWS):
-        architecture = space.sample(generator)
+        architecture = source.sample(generator)
         if constraint is None or constraint(architecture):
             return architecture
     raise _none_allowed()

@@ -421,7 +421,12 @@ class SearchSpace(Mapping[str, Domain]):
                 if not self._constraints or self.allows(architecture):
                     yield architecture
 
-    def best(self, first: Callable[[str], Decision], scores: Callable[[str], Sequence[float]]) -> Architecture:
+    def best(
+        self,
+        first: Callable[[str], Decision],
+        scores: Callable[[str], Sequence[float]],
+        allows: Callable[[Architecture], bool] | None = None,
+    ) -> Architecture:
         """Return the architecture whose decisions have the largest sum of scores; of equal ones the first.
 
         It is that of the best decision of each choice, reached or not; where that breaks a constraint, the next best in
@@ -431,25 +436,30 @@ class SearchSpace(Mapping[str, Domain]):
             first: Returns the best decision of a choice, by its label.
             scores: Returns the scores of all decisions of a choice, in the order of its domain. It is asked only where
                 there are constraints.
+            allows: What must hold beside the constraints. Default: nothing.
 
         Raises:
             SpaceError: none that keeps the constraints was found among 100,000 beginnings of one.
         """
+
+        def is_allowed(architecture: Architecture) -> bool:
+            return self.allows(architecture) and (allows is None or allows(architecture))
+
         best = {label: first(label) for label in self._domains}
         architecture = self.follow(best.__getitem__)
-        if not self._constraints or self.allows(architecture):
+        if is_allowed(architecture):
             return architecture
-        labels = self._decisive()
+        labels = self._decisive() if allows is None else list(self._domains)
         ranked = [
             sorted(zip(scores(label), self._domains[label], strict=True), key=lambda pair: -pair[0]) for label in labels
         ]
         for decided in in_falling_order(labels, ranked, self._known_early(labels)):
             architecture = self.follow({**best, **decided}.__getitem__)
-            if self.allows(architecture):
+            if is_allowed(architecture):
                 return architecture
+        what = in_words(self._constraints) if allows is None else "what is asked for"
         raise SpaceError(
-            f"the best architecture that keeps {in_words(self._constraints)} was not found among {MAX_EXPANDED:,}; "
-            "loosen a constraint"
+            f"the best architecture that keeps {what} was not found among {MAX_EXPANDED:,}; loosen a constraint"
         )
 
     def _decisive(self) -> list[str]:

@@ -44,6 +44,7 @@ def check_relaxation(make: Make, space: SearchSpace | None = None) -> None:
       there are none, where a decision depends on others. These, `log_prob` and `derive` draw nothing.
     - They are those of `log_prob`: of a choice of one option, or of any number of inputs, the probability of an option
       is that of all architectures with it, among those that reach the choice.
+    - `log_probs` of each choice, one for each decision, add up to `log_prob`; or there are none.
     - The probabilities of all architectures sum to 1, and so the gradient of that sum is 0.
     - `derive` is of a single choice the decision of the largest `log_prob`.
     - Where a plan is an architecture, it is drawn as `log_prob` says: each decision as often as it is probable.
@@ -232,6 +233,13 @@ def _check_sum(relaxation: Relaxation, space: SearchSpace) -> None:
     largest = max((float(g.abs().max()) for g in gradients if g is not None), default=0.0)
     promise = "the gradient of the sum of all architectures' probabilities is 0"
     promised(promise, largest < 1e-6, f"one of its numbers is {largest}")
+    log_probs, positions = relaxation.log_probs(), {label: list(domain) for label, domain in space.items()}
+    for architecture, p in zip(architectures, p_A.tolist(), strict=True) if log_probs else ():
+        of_each = [log_probs[label][positions[label].index(d)] for label, d in architecture.items()]
+        added = math.exp(float(torch.stack(of_each).sum().detach()))
+        same = math.isclose(added, p, rel_tol=1e-4, abs_tol=1e-9)
+        seen = f"of {architecture} one says {added}, the other {p}"
+        promised("log_probs() of each decision add up to log_prob()", same, seen)
     _check_marginals(relaxation, space, list(zip(architectures, p_A.tolist(), strict=True)))
 
 
