@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -55,6 +55,14 @@ class Cost(ABC):
 
     def of_canonical(self, architecture: Mapping[str, Any]) -> float:
         """Return the same of an architecture in the form that the space writes, which need not be checked again."""
+        return self.of(architecture)
+
+    def labels(self) -> Iterable[str]:
+        """Return the labels of the choices on which it depends. Default: all of the space."""
+        return self.space
+
+    def of_network(self, network: nn.Module, architecture: Mapping[str, Any]) -> float:
+        """Return what the frozen network of an architecture costs. Default: what is known of the architecture."""
         return self.of(architecture)
 
     def expected(self, probabilities: Mapping[str, Tensor]) -> Tensor:
@@ -110,6 +118,14 @@ class PartsCost(CanonicalCost):
     @abstractmethod
     def of_part(self, part: Part) -> float:
         """Return what a part costs."""
+
+    def labels(self) -> Iterable[str]:
+        """Return the labels of the choices on which some part depends."""
+        return {label for scope in self.parts.scopes.values() for label in scope}
+
+    def of_network(self, network: nn.Module, architecture: Mapping[str, Any]) -> float:
+        """Return what the frozen network of an architecture costs, counted in that itself."""
+        return float(sum(self.of_part(part) for _, part in Parts(network, self.parts.example).of({})))
 
     def of_canonical(self, architecture: Mapping[str, Any]) -> float:
         """Return what the network of an architecture costs, in the form that the space writes."""

@@ -69,7 +69,7 @@ class Joint:
             if architecture is not None:
                 positions.append(at)
                 costs.append(cost_of(architecture))
-        self.positions_JL = torch.tensor(positions).reshape(len(positions), len(scope))
+        self.positions_JL = torch.tensor(positions, dtype=torch.long).reshape(len(positions), len(scope))
         self.costs_J = torch.tensor(costs, dtype=torch.float64)
 
 

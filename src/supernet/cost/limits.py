@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 from supernet.cost.cost import Cost
 from supernet.cost.counts import Macs, Parameters, WeightMemory
 from supernet.cost.parts import Parts
-from supernet.errors import CostError
+from supernet.errors import CostError, SpaceError
 from supernet.space import Architecture, SearchSpace
 from supernet.space.summary import descended
 
@@ -22,6 +22,8 @@ __all__ = ["Limit", "Limits"]
 Limit: TypeAlias = float | str | tuple[float | str | None, float | str | None]
 
 DRAWS, DESCENTS = 200, 20
+MAX_EXPANDED = 10_000  # beginnings of architectures that are looked at for the best one
+PENALTIES = tuple(2.0**k for k in range(-4, 12))  # of what is beyond limits, from light to heavy
 
 KNOWN: dict[str, Any] = {"parameters": Parameters, "macs": Macs, "weight_memory": WeightMemory}
 
@@ -94,9 +96,14 @@ class Limits:
 
     def excess(self, architecture: Mapping[str, Any]) -> dict[str, float]:
         """Return name -> by which share of its limit a network is beyond it; only those that are."""
-        canonical, found = self.space.canonical(architecture), {}
+        canonical = self.space.canonical(architecture)
+        return self.beyond({name: self.costs[name].of_canonical(canonical) for name in self.bounds})
+
+    def beyond(self, costs: Mapping[str, float]) -> dict[str, float]:
+        """Return the same of costs that are known, name -> number."""
+        found = {}
         for name, (low, high) in self.bounds.items():
-            cost = self.costs[name].of_canonical(canonical)
+            cost = costs[name]
             beyond = max(low - cost, cost - high)
             if not beyond <= 0:  # NaN is beyond every limit
                 limit = high if not cost <= high else low
@@ -143,6 +150,56 @@ class Limits:
             f"no architecture was found that keeps the limits; the nearest has {self._shown(nearest, self.bounds)}, as "
             f"{nearest}; raise a limit, or make the space larger"
         )
+
+    def best(self, scores: Mapping[str, Sequence[float]]) -> tuple[Architecture, bool]:
+        """Return the architecture whose decisions have the largest sum of scores among those that keep all limits.
+
+        It is looked for from the best one downward. Where the limits are far from that, the best one that was found by
+        changing one decision at a time is returned.
+
+        Args:
+            scores: The scores of all decisions of each choice, in the order of its domain.
+
+        Returns:
+            The architecture, and whether it is known to be the best.
+
+        >>> model = nn.Sequential(LayerChoice({"big": nn.Linear(9, 9), "small": nn.Identity()}, label="op"))
+        >>> Limits(model, {"parameters": 50}).best({"op": [1.0, 0.0]})
+        ({'op': 'small'}, True)
+        """
+        decisions = {label: list(domain) for label, domain in self.space.items()}
+        first = {label: decisions[label][max(range(len(of)), key=of.__getitem__)] for label, of in scores.items()}
+        asked_of = {label for name in self.bounds for label in self.costs[name].labels()}
+        try:
+            found = self.space.best(first.__getitem__, scores.__getitem__, self, asked_of, MAX_EXPANDED)
+            return found, True
+        except SpaceError:
+            pass
+
+        def lack(architecture: Architecture) -> float:
+            """Return by how much its decisions are worse than the best ones."""
+            of_each = (
+                max(scores[label]) - scores[label][decisions[label].index(decision)]
+                for label, decision in architecture.items()
+            )
+            return sum(of_each)
+
+        def lack_within(architecture: Architecture) -> float:
+            return lack(architecture) if self(architecture) else math.inf
+
+        generator, everywhere = torch.Generator().manual_seed(0), first
+        best = descended(self.space, self.sample(generator), everywhere, lack_within)
+        start = self.space.follow(first.__getitem__)
+        for weight in PENALTIES:
+
+            def lack_and_excess(architecture: Architecture, weight: float = weight) -> float:
+                return lack(architecture) + weight * self._total_excess(architecture)
+
+            start = descended(self.space, start, everywhere, lack_and_excess)
+            if self(start):
+                best = min(best, descended(self.space, start, everywhere, lack_within), key=lack)
+                break
+        return best, False
 
     def _total_excess(self, architecture: Mapping[str, Any]) -> float:
         return sum(self.excess(architecture).values())

@@ -48,13 +48,14 @@ class Parts:
 
     Attributes:
         space: The space of the model.
+        example: What the model is called with; None if nothing is run.
         scopes: Path in the model -> labels of the choices on which it depends what stands there.
         generator: What draws the architectures that are looked at.
         version: Changes when a scope does, so that what was made of these is made anew.
     """
 
     def __init__(self, model: nn.Module, example: Any = None, *, seed: int = 0) -> None:
-        self._recorder = Recorder(model, example)
+        self._recorder, self.example = Recorder(model, example), example
         self.space: SearchSpace = self._recorder.space
         self.generator = torch.Generator().manual_seed(derive_seed(seed, 5))
         self.scopes: dict[str, Scope] = {}

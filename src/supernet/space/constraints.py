@@ -286,7 +286,10 @@ class Diagrams:
 
 
 def in_falling_order(
-    labels: Sequence[str], ranked: Sequence[Sequence[tuple[float, Any]]], known: Mapping[str, Sequence[Constraint]]
+    labels: Sequence[str],
+    ranked: Sequence[Sequence[tuple[float, Any]]],
+    known: Mapping[str, Sequence[Constraint]],
+    most: int = MAX_EXPANDED,
 ) -> Iterator[dict[str, Any]]:
     """Yield label -> decision by the sum of their scores, the largest first; of equal ones the first decisions.
 
@@ -297,10 +300,11 @@ def in_falling_order(
         labels: Labels, in the order in which they are decided.
         ranked: Score and decision of each, best first.
         known: Constraints that are known once the labels up to one are decided; what breaks them is left out.
+        most: Number of beginnings that are looked at. Default: 100,000.
     """
     # What it lacks; of equal ones what is nearer to its end, then what is of earlier ranks.
     heap: list[tuple[float, int, tuple[int, ...]]] = [(0.0, 0, ())]
-    for _ in range(MAX_EXPANDED):
+    for _ in range(most):
         if not heap:
             return
         lack, _, ranks = heapq.heappop(heap)

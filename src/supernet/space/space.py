@@ -426,6 +426,8 @@ class SearchSpace(Mapping[str, Domain]):
         first: Callable[[str], Decision],
         scores: Callable[[str], Sequence[float]],
         allows: Callable[[Architecture], bool] | None = None,
+        asked_of: Iterable[str] | None = None,
+        most: int = MAX_EXPANDED,
     ) -> Architecture:
         """Return the architecture whose decisions have the largest sum of scores; of equal ones the first.
 
@@ -437,9 +439,11 @@ class SearchSpace(Mapping[str, Domain]):
             scores: Returns the scores of all decisions of a choice, in the order of its domain. It is asked only where
                 there are constraints.
             allows: What must hold beside the constraints. Default: nothing.
+            asked_of: Labels of the choices on which that depends. Default: all.
+            most: Number of beginnings of architectures that are looked at. Default: 100,000.
 
         Raises:
-            SpaceError: none that keeps the constraints was found among 100,000 beginnings of one.
+            SpaceError: none that keeps the constraints was found among so many beginnings of one.
         """
 
         def is_allowed(architecture: Architecture) -> bool:
@@ -449,11 +453,14 @@ class SearchSpace(Mapping[str, Domain]):
         architecture = self.follow(best.__getitem__)
         if is_allowed(architecture):
             return architecture
-        labels = self._decisive() if allows is None else list(self._domains)
+        labels = self._decisive()
+        if allows is not None:
+            among = self.keys() if asked_of is None else {*asked_of, *labels}
+            labels = [label for label in self._domains if label in among]
         ranked = [
             sorted(zip(scores(label), self._domains[label], strict=True), key=lambda pair: -pair[0]) for label in labels
         ]
-        for decided in in_falling_order(labels, ranked, self._known_early(labels)):
+        for decided in in_falling_order(labels, ranked, self._known_early(labels), most):
             architecture = self.follow({**best, **decided}.__getitem__)
             if is_allowed(architecture):
                 return architecture

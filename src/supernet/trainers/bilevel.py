@@ -14,6 +14,7 @@ import torch
 from torch.optim import Adam, Optimizer
 
 from supernet.checks import check_counts
+from supernet.cost import Limits
 from supernet.errors import TrainingError
 from supernet.execution import InputSlot, LayerSlot
 from supernet.execution.structure import mapped
@@ -29,6 +30,7 @@ from supernet.trainers.given_relaxation import (
     new_relaxation,
     what_follows_progress,
 )
+from supernet.trainers.keeping_limits import LimitsTerm, Penalty, check_relaxation, described
 from supernet.trainers.supernet_trainer import SupernetTrainer
 from supernet.trainers.unrolled import check_looks_through, check_unrolled, take_unrolled_gradient
 
@@ -57,6 +59,10 @@ class BilevelTrainer(SupernetTrainer):
             torch: what has no gradient would move nothing, and is refused. Default: none.
         architecture_optimizer: `parameters -> Optimizer`, of the relaxation's. Default: DARTS's
             Adam(3e-4, betas (0.5, 0.999), weight decay 1e-3).
+        limit_penalty: What being beyond `limits` costs while the architecture is trained, as a share of each limit:
+            "hinge" (arXiv 1812.00332) or "log_ratio" (arXiv 1812.03443, 1905.09717), of the mean cost or that of the
+            most probable architecture, whichever is further beyond. Default: "hinge".
+        limit_strength: What the penalty is multiplied by at the end of the search; it rises from 0. Default: 10.
         warmup_epochs: Number of first epochs in which the weights alone are trained. Default: 0.
         unrolled: Whether the architecture's gradient looks through one virtual step of the weights, which is of second
             order. Their optimizer must be `torch.optim.SGD`. Default: first order.
@@ -81,6 +87,8 @@ class BilevelTrainer(SupernetTrainer):
         *task: Any,
         relaxation: Callable[..., Relaxation],
         terms: Sequence[Term] = (),
+        limit_penalty: Penalty = "hinge",
+        limit_strength: float = 10.0,
         architecture_optimizer: Callable[[Iterable[torch.nn.Parameter]], Optimizer] = PAPER_ADAM,
         warmup_epochs: int = 0,
         unrolled: bool = False,
@@ -101,7 +109,11 @@ class BilevelTrainer(SupernetTrainer):
                 "warmup_epochs=%d of %d epochs: the architecture is not trained, and what is exported is noise",
                 *(warmup_epochs, self.num_epochs),
             )
-        self.terms, self.warmup_epochs, self.unrolled = terms, warmup_epochs, bool(unrolled)
+        # What leads to limits is a term like others, but that policies take it apart from the reward.
+        self.limit_terms: tuple[LimitsTerm, ...] = ()
+        if self.limits is not None and self.limits.bounds:
+            self.limit_terms = (LimitsTerm(self.limits, limit_penalty, limit_strength),)
+        self.terms, self.warmup_epochs, self.unrolled = (*terms, *self.limit_terms), warmup_epochs, bool(unrolled)
         dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.get_default_dtype())
         self.relaxation = new_relaxation(relaxation, self.space, seed=self.seed, dtype=dtype, device=self.device)
         self.architecture_optimizer: Any = self.fabric.setup_optimizers(
@@ -111,7 +123,9 @@ class BilevelTrainer(SupernetTrainer):
         hooks, kind = ("begin_step", "stepping", "weights_plan"), type(self.relaxation)
         self._hooks = [name for name in hooks if getattr(kind, name) is not getattr(Relaxation, name)]
         self._length = self.steps_of_an_epoch() or math.inf
-        self._ours |= {"_hooks", "_length"}
+        self._ours |= {"_hooks", "_length", "limit_terms"}
+        if self.limits is not None:
+            check_relaxation(self.relaxation, self.space)
         trial = copy.deepcopy(self.relaxation)  # so that nothing of the search's is drawn
         with torch.enable_grad():
             plan = trial.plan(0.0)
@@ -202,9 +216,9 @@ class BilevelTrainer(SupernetTrainer):
         parameters = [p.flatten() for group in self.architecture_optimizer.param_groups for p in group["params"]]
         self.check_finite(torch.cat(parameters), "an architecture parameter")
 
-    def with_terms(self, loss: Any, plan: Mapping[str, Any]) -> Any:
-        """Return the loss with the further ones of the architecture's parameters."""
-        for term in self.terms:
+    def with_terms(self, loss: Any, plan: Mapping[str, Any], terms: Sequence[Term] | None = None) -> Any:
+        """Return the loss with the further ones of the architecture's parameters, or with some of them."""
+        for term in self.terms if terms is None else terms:
             value = term(self.relaxation, plan, self.fraction_done)
             if self.on_nonfinite == "stop":  # else its gradient decides
                 self.check_finite(torch.as_tensor(value, device=self.device), f"the term {name_of_function(term)}")
@@ -215,7 +229,7 @@ class BilevelTrainer(SupernetTrainer):
         return self.relaxation.stepping() if optimizer is self.architecture_optimizer else nullcontext()
 
     def export(self, epoch: int | Literal["best"] | None = None) -> Architecture:
-        """Return the most probable architecture.
+        """Return the most probable architecture that keeps the limits, where there are some.
 
         Args:
             epoch: After which epoch, from 1 on; "best" is that of the least validation loss. Default: as it is now.
@@ -223,7 +237,35 @@ class BilevelTrainer(SupernetTrainer):
         Raises:
             TrainingError: There is no such epoch.
         """
-        return self.relaxation.derive() if epoch is None else self.architecture_of(epoch)
+        if epoch is not None:
+            return self.architecture_of(epoch)
+        derived = self.relaxation.derive()
+        return derived if self.limits is None or self.limits(derived) else self._most_probable_within(self.limits)[0]
+
+    def _most_probable_within(self, limits: Limits) -> tuple[Architecture, bool]:
+        """Return the most probable architecture found that keeps limits, and whether it is known to be the most."""
+        return limits.best({label: log_p_D.tolist() for label, log_p_D in self.relaxation.log_probs().items()})
+
+    def _note_costs(self, limits: Limits) -> None:
+        derived = self.relaxation.derive()
+        if beyond := limits.excess(derived):
+            costs = limits.costs_of(derived)
+            what = "the most probable" if self._most_probable_within(limits)[1] else "the most probable found"
+            logger.warning(
+                "the most probable architecture breaks limits: it has %s; exported is %s that keeps them",
+                *(described(limits, {name: costs[name] for name in beyond}), what),
+            )
+        super()._note_costs(limits)
+
+    def _record_of_choices(self) -> dict[str, Any]:
+        record = super()._record_of_choices()
+        if self.limits is not None:
+            log_probs = self.relaxation.log_probs()
+            p_D = {label: log_p_D.detach().exp() for label, log_p_D in log_probs.items()}
+            known = self.limit_terms[0].bounds if self.limit_terms else ()
+            record["mean_costs"] = {name: float(self.limits.costs[name].expected(p_D)) for name in known}
+            record["most_probable_keeps_limits"] = self.limits(self.relaxation.derive())
+        return record
 
     def derive(self) -> Architecture:
         """Return what `export` returns, a subclass's own too."""

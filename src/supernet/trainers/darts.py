@@ -27,7 +27,8 @@ class DartsTrainer(BilevelTrainer):
         model, loss, metrics, optimizer, num_epochs, dataset: The same as `SupernetTrainer` takes by these names.
         arc_learning_rate: Learning rate of Adam(betas (0.5, 0.999), weight decay 1e-3), which trains the alphas.
             Default: 3e-4.
-        terms, warmup_epochs, unrolled, memory: The same as `BilevelTrainer` takes by these names.
+        terms, limit_penalty, limit_strength, warmup_epochs, unrolled, memory: The same as `BilevelTrainer`
+            takes by these names.
         batch_size, seed, run_dir, config: Like all other arguments by name, the same as `SupernetTrainer` takes.
 
     Raises:

@@ -104,4 +104,4 @@ class EnasTrainer(PolicyByEpochsTrainer):
 
     def _evaluate_drawn(self) -> Architecture:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, 3))
-        return self.best([self.controller.sample(generator) for _ in range(self.num_samples)], 1)[0]
+        return self.best([self.drawn(generator)[0] for _ in range(self.num_samples)], 1)[0]

@@ -20,6 +20,8 @@ from supernet.training.metrics import Meter
 
 __all__: list[str] = []
 
+TRIES = 10  # draws of a policy before limits draw in its place
+
 
 class Rewarded(SupernetTrainer):
     """The part of a trainer of a policy that makes rewards of what comes out, and advantages of rewards.
@@ -88,10 +90,11 @@ class PolicyGradientTrainer(Rewarded, BilevelTrainer):
         with torch.no_grad(), self.frozen_weights():
             output = self.forward(val_X, path)
             loss = self.compute_loss("valid", output, val_y)
-            reward = self.reward_of(output, val_y, loss) - float(self.with_terms(0.0, path))
-        self.optimizer_step(
-            -self.advantage_of(reward, path) * self.relaxation.log_prob(path), self.architecture_optimizer
-        )
+            of_path = [term for term in self.terms if term not in self.limit_terms]
+            reward = self.reward_of(output, val_y, loss) - float(self.with_terms(0.0, path, of_path))
+        loss = -self.advantage_of(reward, path) * self.relaxation.log_prob(path)
+        # What the distribution says of limits has a gradient of its own, which needs no reward.
+        self.optimizer_step(self.with_terms(loss, path, self.limit_terms), self.architecture_optimizer)
         self.check_architecture()
 
 
@@ -108,8 +111,13 @@ class PolicyByEpochsTrainer(Rewarded, SampledTrainer):
         config: Like all other arguments by name, the same as `Rewarded` and `SampledTrainer` take; `score` is the
             reward by default.
 
+    Where there are limits, all that runs keeps them: the policy draws until it does, a few times at most, and then
+    they draw. What the policy draws beyond them does not run, and counts in its next step as what had the worst reward
+    so far, so that it comes to draw what keeps them.
+
     Attributes:
         pending: Architectures and advantages of the policy's next step.
+        worst_reward: The worst reward so far. It is None before the first.
     """
 
     controller: Any
@@ -119,28 +127,47 @@ class PolicyByEpochsTrainer(Rewarded, SampledTrainer):
         check_counts(ctrl_steps_aggregate=ctrl_steps_aggregate)
         super().__init__(*task, **{"score": _reward, **config})
         self.ctrl_steps_aggregate, self.pending = int(ctrl_steps_aggregate), list[dict[str, Any]]()
+        self.worst_reward: float | None = None
+        if self.limits is None:  # then it is no state, and older checkpoints have none
+            self._ours.add("worst_reward")
 
     def stateful(self) -> dict[str, Any]:
         """Return what a checkpoint holds of the algorithm: see `SupernetTrainer`."""
         policy = {"controller": self.controller, "controller_optimizer": self.controller_optimizer}
         # A callback may change how many are aggregated while it trains.
         steps = {"pending": self.pending, "ctrl_steps_aggregate": self.ctrl_steps_aggregate}
-        return {**super().stateful(), **policy, **steps}
+        worst = {} if self.limits is None else {"worst_reward": self.worst_reward}
+        return {**super().stateful(), **policy, **steps, **worst}
 
     def sample(self) -> Architecture:
         """Return an architecture that the policy draws."""
-        return self.controller.sample(self.generator)
+        return self.drawn(self.generator)[0]
+
+    def drawn(self, generator: torch.Generator) -> tuple[Architecture, list[Architecture]]:
+        """Return an architecture that keeps the limits, and those that the policy drew before it, beyond them."""
+        beyond: list[Architecture] = []
+        while self.limits is not None and len(beyond) < TRIES:
+            path = self.controller.sample(generator)
+            if self.limits(path):
+                return path, beyond
+            beyond.append(path)
+        return (self.controller if self.limits is None else self.limits).sample(generator), beyond
 
     def use_validation_batch(self, val_X: Any, val_y: Any) -> None:
         """Take the reward of an architecture on a validation batch, and every so often a step of the policy."""
-        architecture = self.sample()
+        architecture, beyond = self.drawn(self.generator)
         with self._forms.evaluating(self.loss):
             output = self.distributed.forward_local(val_X, architecture)
         with torch.no_grad():
             reward = self.reward_of(output, val_y, self.compute_loss("valid", output, val_y))
-        self.pending.append({"architecture": architecture, "advantage": self.advantage_of(reward, architecture)})
+        advantage = self.advantage_of(reward, architecture)
+        self.worst_reward = min(reward, reward if self.worst_reward is None else self.worst_reward)
+        if len(beyond) < TRIES:  # else it is not the policy that has drawn it
+            self.pending.append({"architecture": architecture, "advantage": advantage})
+        assert self.baseline is not None, "which has taken in a reward"
+        self.pending += [{"architecture": path, "advantage": self.worst_reward - self.baseline} for path in beyond]
         is_last = self.valid_part.length is not None and self.step + 1 - self.training_steps == self.valid_part.length
-        if len(self.pending) == self.ctrl_steps_aggregate or is_last:
+        if len(self.pending) >= self.ctrl_steps_aggregate or is_last:
             self.train_controller()
 
     def train_controller(self) -> None:

@@ -49,7 +49,8 @@ class ProxylessTrainer(PolicyGradientTrainer):
         cost: What choosing an option costs, `label -> candidate or value -> number`, say its latency in ms. It counts
             where the choice is reached; choices that are not named cost nothing. Default: none.
         cost_weight: What one unit of cost adds to the loss. Default: 1.
-        warmup_epochs, memory: The same as `BilevelTrainer` takes; while the weights warm up, paths are uniform.
+        limit_penalty, limit_strength, warmup_epochs, memory: The same as `BilevelTrainer` takes; while the weights warm
+            up, paths are uniform.
         batch_size, seed, run_dir, config: Like all other arguments by name, the same as `SupernetTrainer` takes.
 
     Attributes:

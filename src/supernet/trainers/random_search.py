@@ -53,8 +53,8 @@ class RandomTrainer(SampledTrainer):
         check_functions(constraint=constraint)
         super().__init__(*task, **config)
         self.num_samples, self.num_finalists = num_samples, num_finalists
-        self.constraint = self.training_constraint = constraint
-        draw_allowed(self.space, constraint, torch.Generator().manual_seed(self.seed))
+        self.constraint = self.training_constraint = self.within_limits(constraint)
+        draw_allowed(self.space, self.constraint, torch.Generator().manual_seed(self.seed))
         self.build_path_supernet()
 
     def export(self) -> Architecture:

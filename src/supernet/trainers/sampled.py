@@ -51,7 +51,7 @@ class SampledTrainer(SubnetSearchTrainer):
     Attributes:
         generator: Source of the paths; the same in all processes.
         extremes: The smallest and the largest architecture of those that are trained, where a step trains them.
-        training_constraint: Says which architectures may be trained; None where all may.
+        training_constraint: Says which architectures may be trained, such as the limits; None where all may.
 
     Raises:
         CostError: The cost is of another space, or the bins cannot be.
@@ -78,11 +78,17 @@ class SampledTrainer(SubnetSearchTrainer):
         super().__init__(*task, **config)
         self.generator = torch.Generator().manual_seed(derive_seed(self.seed, 2))
         self.training_steps = 0  # of this epoch, once they are done
-        self.sandwich = sandwich
+        self.sandwich, self.training_constraint = sandwich, self.limits
         self.extremes: Extremes | None = None
         self.cost_bins: CostBins | None = None
         self._sampling, self._largest_teaches = (cost_bins, sampling_cost), False
-        self._ours |= {"sandwich", "extremes", "_sampling", "_largest_teaches"}  # which do not change
+        self._ours |= {
+            "sandwich",
+            "extremes",
+            "training_constraint",
+            "_sampling",
+            "_largest_teaches",
+        }  # which do not change
 
     def stateful(self) -> dict[str, Any]:
         """Return what a checkpoint holds of the algorithm: see `SupernetTrainer`."""

@@ -30,7 +30,8 @@ class SinglePathTrainer(SampledTrainer):
         population: Number of architectures in a generation. Default: 50.
         num_parents: Number of the best so far from which the next generation comes. Default: 10.
         mutation_probability: Probability that a decision of a mutated architecture is drawn anew. Default: 0.1.
-        constraint: Says which architectures may be exported, such as those under a budget of FLOPs. Default: all.
+        constraint: Says which architectures may be exported, such as those under a budget of FLOPs. Default: all
+            that keep the limits.
         sandwich, cost_bins, sampling_cost: The same as `SampledTrainer` takes by these names.
         recalibration_samples, score: The same as `SubnetSearchTrainer` takes by these names.
         batch_size, seed, run_dir, config: Like all other arguments by name, the same as `SupernetTrainer` takes.
@@ -57,9 +58,10 @@ class SinglePathTrainer(SampledTrainer):
         check_functions(constraint=constraint)
         super().__init__(*task, **config)
         self.num_evaluations, self.population, self.num_parents = num_evaluations, population, num_parents
-        self.mutation_probability, self.constraint = mutation_probability, constraint
-        if constraint is not None:  # one that nothing keeps is better known before the training than after it
-            draw_allowed(self.space, constraint, torch.Generator().manual_seed(self.seed))
+        self.mutation_probability = mutation_probability
+        self.constraint = self.within_limits(constraint)
+        if self.constraint is not None:  # one that nothing keeps is better known before the training than after it
+            draw_allowed(self.space, self.constraint, torch.Generator().manual_seed(self.seed))
         self.build_path_supernet()
 
     def export(self) -> Architecture:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from torch import nn
 
-from supernet.cost import Parameters
+from supernet.cost import Cost, Limits, Parameters
 from supernet.cost.extremes import extremes
 from supernet.data.loaders import Data, loaders_of_two_parts
 from supernet.errors import MixtureError, TrainingError
 from supernet.execution import Plan
 from supernet.execution.replace import check_not_replaced
 from supernet.nn import InputChoice, LayerChoice
+from supernet.search.searcher import Constraint
 from supernet.space import Architecture, SearchSpace, freeze
 from supernet.trainers.base import BaseOneShotTrainer
 from supernet.trainers.evaluator import TrainerEvaluator
 from supernet.trainers.former_names import FormerNames
+from supernet.trainers.keeping_limits import BothKept, GivenLimits, as_record, described, limits_of
 from supernet.training.config import FIELDS, describe_options
 from supernet.training.health import entropies, share_without_parameters
 from supernet.training.loop import TrainingLoop
@@ -26,6 +29,8 @@ from supernet.training.metrics import Meter
 from supernet.training.run_directory import RunDirectory, failing_softly
 
 __all__ = ["SupernetTrainer"]
+
+logger = logging.getLogger("supernet")
 
 
 class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
@@ -56,6 +61,11 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
         scheduler: Scheduler of the optimizer's learning rate. Default: none.
         scheduler_interval: Whether the scheduler is stepped once an "epoch", or after each "step" of the optimizer,
             as `OneCycleLR` and warm-ups by steps want it. Default: "epoch".
+        limits: What the network of an architecture may cost, as `supernet.cost.Limits` takes it: name of a cost -> the
+            most, or (least, most), such as `{"parameters": 60_000, "macs": "60%"}`. Default: no limits.
+        costs: Further costs by name, as `Limits` takes them. Those that have no limit are reported too. Default: none.
+        example: What the model is called with, of which costs of what runs are. Default: the first training sample, as
+            a batch of one.
         config: Options that hold where they are not given by name. Default: all have the defaults below.
         {options}
 
@@ -65,6 +75,7 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
         history: One dict an epoch, as in `metrics.jsonl`.
         stopped: Why the search ended before `num_epochs`, else None.
         evaluator: What says how good architectures are with the supernet's weights.
+        limits: The `Limits` that are kept; None where there are none.
         given_options: What was given, by name, as JSON has it: functions by their qualified names.
 
     Raises:
@@ -73,10 +84,23 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
         AlreadyReplacedError: Another trainer has taken the model over.
         DataError: The data cannot be split or read.
         SpaceError: One label means two different choices.
+        CostError: A limit cannot be, or nothing that was found keeps all limits; names the nearest and its costs.
             After any of these the model is as it was.
     """
 
     recalibration_samples: int = 20_000  # for BatchNorm (arXiv 1904.00420)
+
+    def __init__(
+        self,
+        *task: Any,
+        limits: GivenLimits | None = None,
+        costs: Mapping[str, Cost] | None = None,
+        example: Any = None,
+        **config: Any,
+    ) -> None:
+        super().__init__(*task, **config)
+        self.limits = limits_of(self, limits, costs, example)
+        self._ours |= {"limits", "_costs_found"}
 
     def _check_model(self, model: nn.Module) -> None:
         self.space = SearchSpace(model)
@@ -136,7 +160,15 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
             stable = last.get("stable_epochs", 0) + 1 if last.get("architecture") == architecture else 0
             free = share_without_parameters(architecture, self.space, self.supernet.candidates_without_parameters())
             record |= {"architecture": architecture, "stable_epochs": stable, "parameter_free_share": free}
+            if self.limits is not None:
+                record["network_costs"] = self.limits.costs_of(architecture)
         return record
+
+    def within_limits(self, constraint: Constraint | None) -> Constraint | None:
+        """Return what says whether an architecture keeps the limits, where there are some, and a constraint too."""
+        if self.limits is None or constraint is None:
+            return constraint if self.limits is None else self.limits
+        return BothKept(self.limits, constraint)
 
     def identity(self) -> dict[str, Any]:
         """Return what two runs must have in common for one to go on where the other ended."""
@@ -155,6 +187,23 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
                 f"the run is finished with the architecture {standing}, and now the search gives {self._found}: "
                 "data, a function or a constraint has changed; search anew in another run_dir"
             )
+        if self.limits is not None:
+            self._note_costs(self.limits)
+
+    def _note_costs(self, limits: Limits) -> None:
+        """Say what the frozen network costs, beside each limit."""
+        found = dict(self._found)
+        known = limits.costs_of(found)
+        with failing_softly("what is said of costs is of the architecture, and not counted in the frozen network"):
+            network = freeze(self.model, found)
+            known = {name: cost.of_network(network, found) for name, cost in limits.costs.items()}
+        logger.info("the exported network has %s", described(limits, known))
+        if beyond := limits.beyond(known):
+            logger.warning("the exported network breaks the limits of %s", ", ".join(beyond))
+        self._costs_found = as_record(limits, known)
+
+    def _about_result(self) -> dict[str, Any]:
+        return {} if self.limits is None else {"costs": self._costs_found}
 
     def _write_result(self, run: RunDirectory) -> None:
         if self._run.standing is None:

@@ -176,6 +176,10 @@ class TrainingLoop(Preparation):
     def _conclude(self) -> None:
         """Find the result, in all processes."""
 
+    def _about_result(self) -> dict[str, Any]:
+        """Return what `run.json` says of the result; nothing by default."""
+        return {}
+
     def _write_result(self, run: RunDirectory) -> None:
         """Write the result."""
 

@@ -406,7 +406,7 @@ class Run:
         if self.standing is None:
             self.save(None, softly=True)  # with what has been found out at the end
         with failing_softly("run.json does not say that the search has finished"):
-            self._describe("finished", result=result, stopped=trainer.stopped)
+            self._describe("finished", result=result, stopped=trainer.stopped, **trainer._about_result())
         self._describes, self._rest = False, None  # whatever comes now, all is done
         if directory is not None:
             trainer._write_plots(directory)
