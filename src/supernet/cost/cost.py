@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from supernet.errors import CostError
 from supernet.space import SearchSpace
 
 __all__ = ["Cost", "PartsCost"]
+
+MAX_LOOKED_UP = 4_096  # joint decisions of the choices of parts that are looked up together
 
 
 class Cost(ABC):
@@ -132,24 +135,31 @@ class PartsCost(CanonicalCost):
         while True:
             if self._version != self.parts.version:
                 self._make_tables()
+            decided = {**self._open, **architecture}
+            if self._sets:
+                decided |= {label: tuple(architecture[label]) for label in self._sets if label in architecture}
             total = 0.0
-            for scope, paths, known in self._tables:
-                key = self.parts.key(scope, architecture)
-                value = known.get(key)
+            for table in self._tables:
+                key = table.key(decided)
+                value = table.known.get(key)
                 if value is None:
-                    parts = [self.parts.part(path, architecture) for path in paths]
+                    value = self._cost_of_parts(table, architecture)
                     if self._version != self.parts.version:  # some part depends on more than was known
                         break
-                    value = known[key] = sum(self.of_part(part) for part in parts if part is not None)
+                    table.known[key] = value
                 total += value
             else:
                 return total
 
     def _make_tables(self) -> None:
+        # Parts whose choices are among those of another are looked up with it: there are few blocks, but many layers.
         paths: dict[Scope, list[str]] = {}
-        for path, scope in self.parts.scopes.items():
-            paths.setdefault(scope, []).append(path)
-        self._tables = [_Table(scope, of_scope, {}) for scope, of_scope in paths.items()]
+        for path, scope in sorted(self.parts.scopes.items(), key=lambda item: -len(item[1])):
+            around = (other for other in paths if self.parts.num_forms(other) <= MAX_LOOKED_UP)
+            paths.setdefault(next((other for other in around if {*scope} <= {*other}), scope), []).append(path)
+        self._tables = [_Table(scope, of_scope, _key_of(scope), {}) for scope, of_scope in paths.items()]
+        self._open = dict.fromkeys(self.space)
+        self._sets = [label for label, domain in self.space.items() if domain.is_set]
         self._means: Means | None = None
         self._version = self.parts.version
 
@@ -207,4 +217,9 @@ class _Table(NamedTuple):
 
     scope: Scope
     paths: list[str]
+    key: Callable[[Mapping[str, Any]], Any]
     known: dict[Any, float]
+
+
+def _key_of(scope: Scope) -> Callable[[Mapping[str, Any]], Any]:
+    return itemgetter(*scope) if scope else lambda decided: ()

@@ -33,6 +33,7 @@ Key = tuple[Any, ...]
 NUM_BASES = 2  # architectures around which choices are changed
 NUM_CHECKED = 20  # random ones that must all be foretold before it is believed which choices a part depends on
 MAX_CHECKED = 200
+NUM_SURE = 5  # of them that are run without anything remembered
 MAX_FORMS = 1_024  # of one part, that are all recorded in advance
 MAX_RECORDED = 300  # networks that are
 
@@ -58,15 +59,14 @@ class Parts:
         self._recorder, self.example = Recorder(model, example), example
         self.space: SearchSpace = self._recorder.space
         self.generator = torch.Generator().manual_seed(derive_seed(seed, 5))
-        self.scopes: dict[str, Scope] = {}
         self.version = 0
-        self._forms: dict[str, dict[Key, tuple[Part | None, Architecture]]] = {}
         self._structural = _structural_scopes(self._recorder._model, self._recorder._paths)
         self._order = {label: i for i, label in enumerate(self.space)}
-        self._recorded: list[Architecture] = []
         self._known_decisions: dict[str, list[Any]] = {}
         self._impossible: set[tuple[Scope, Key]] = set()
-        self._find_scopes()
+        if not self._find_scopes():  # what it remembers of modules does not hold
+            self._recorder.remembers = False
+            self._find_scopes()
 
     def of(self, architecture: Mapping[str, Any]) -> Iterator[tuple[str, Part]]:
         """Yield path and part of each that the network of an architecture has.
@@ -98,11 +98,16 @@ class Parts:
 
     # --- finding out -------------------------------------------------------------------------------------------
 
-    def _find_scopes(self) -> None:
+    def _find_scopes(self) -> bool:
+        """Record networks until all are foretold; say whether the recorder was right to remember modules."""
+        self.scopes: dict[str, Scope] = {}
+        self._forms: dict[str, dict[Key, tuple[Part | None, Architecture]]] = {}
+        self._recorded: list[Architecture] = []
+        self.version += 1
         first = self.space.draw(self.generator)
         self._record(self.space.follow(first.__getitem__))
         if not self.space:
-            return
+            return True
         for base in [first, *(self.space.draw(self.generator) for _ in range(NUM_BASES - 1))]:
             self._record(self.space.follow(base.__getitem__))
             for label in self.space:
@@ -113,11 +118,14 @@ class Parts:
         self._fill()
         clean = 0
         for _ in range(MAX_CHECKED):
-            before = self.version
-            self._record(self.space.sample(self.generator))
+            before, sampled = self.version, self.space.sample(self.generator)
+            if self._recorder.remembers and clean < NUM_SURE and not self._recorder.is_sure_of(sampled):
+                return False
+            self._record(sampled)
             clean = clean + 1 if self.version == before else 0
             if clean == NUM_CHECKED:
-                return
+                break
+        return True
 
     def _others(self, label: str, base: Mapping[str, Any]) -> list[Any]:
         """Return decisions to try in the place of that of a base: the first and the last, or one that is drawn."""
@@ -142,7 +150,7 @@ class Parts:
         by_scope: dict[Scope, str] = {scope: path for path, scope in self.scopes.items()}
         for scope, path in by_scope.items():
             free = [label for label in scope if label not in decided]
-            if not free or self._num_forms(scope) > MAX_FORMS:
+            if not free or self.num_forms(scope) > MAX_FORMS:
                 continue
             missing = self._missing(scope, path, decided)
             if missing is not None:
@@ -170,7 +178,8 @@ class Parts:
                 self._impossible.add((scope, key))
         return None
 
-    def _num_forms(self, scope: Scope) -> int:
+    def num_forms(self, scope: Scope) -> int:
+        """Return how many decisions some choices have together."""
         return math.prod(self.space[label].size for label in scope)
 
     def _record(self, architecture: Architecture) -> None:

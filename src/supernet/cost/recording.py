@@ -6,21 +6,30 @@ It is recorded on a copy of the model without values, on the device "meta", whic
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from supernet.cost.terms import key_of
 from supernet.execution.replace import restore
 from supernet.execution.state import preserve_random_numbers
-from supernet.execution.structure import leaves_of
+from supernet.execution.structure import leaves_of, mapped, parts_of
 from supernet.execution.supernet import Supernet
-from supernet.nn import Choice, Mutable, Sizes
+from supernet.nn import Choice, Mutable, Sizes, Value
 from supernet.space import Architecture, SearchSpace
 from supernet.space.copying import with_what_cannot_be_copied
-from supernet.space.original import model_itself, original_children, original_modules, replaced_children
+from supernet.space.original import (
+    model_itself,
+    original_branches,
+    original_children,
+    original_modules,
+    replaced_children,
+)
 from supernet.space.summary import called_with, moved, on_meta
 
 __all__ = ["Call", "Part", "Recorder"]
@@ -33,15 +42,19 @@ class Call(NamedTuple):
 
     Attributes:
         layer: The plain layer, as it stands in the frozen network, on the device "meta".
+        arguments: What it is called with, (args, kwargs), its tensors on the device "meta".
         inputs: Shapes of the tensors that it is given.
         outputs: Shapes of the tensors that it gives.
         macs: Multiply-accumulates of its own matrix products, convolutions and attention.
+        kind: What is equal in two layers that are alike.
     """
 
     layer: nn.Module
+    arguments: Any
     inputs: tuple[Shape, ...]
     outputs: tuple[Shape, ...]
     macs: int
+    kind: Any
 
 
 class Part(NamedTuple):
@@ -63,6 +76,9 @@ class Part(NamedTuple):
 class Recorder:
     """Records the parts of the networks of a model.
 
+    A module that is called with the same shapes and under the same decisions of the choices inside it is run once:
+    what went on inside is noted again from memory. Forwards that look at more than that are found out by `is_sure_of`.
+
     Args:
         model: A module with choices, as written or replaced, or a `Supernet`. It stays as it is.
         example: What the model is called with, such as a batch of one sample: a tuple of arguments, a dict of keyword
@@ -70,167 +86,262 @@ class Recorder:
 
     Attributes:
         space: The space of the model.
+        remembers: Whether modules of the model's are noted from memory; else layers of torch alone, which are known to
+            look at nothing else.
     """
 
     def __init__(self, model: nn.Module, example: Any = None) -> None:
         model = model_itself(model)
         self.space = SearchSpace(model)
+        self.remembers = True
         self._original, self._example = model, example
         self._decided: Architecture = {}
         self._use(on_meta(model), moved(example, "meta"))
 
     def _use(self, model: nn.Module, example: Any) -> None:
         """Record on a copy of the model."""
-        self._model, self._given = restore(model), example
+        self._model, self._given = restore(model).eval(), example
         self._paths = {id(module): path for path, module in original_modules(self._model)}
         self._plain: dict[tuple[int, Any], nn.Module] = {}
-        self._stack: list[_Frame] = []
-        self._calls: dict[str, list[Call]] = {}
+        self._memory: dict[Any, _Outcome] = {}
+        self._labels: dict[int, tuple[str, ...]] = {}  # of the choices inside a module
+        self._alive: list[nn.Module] = []
+        self._kinds: dict[int, Any] = {}
+        self._constants: dict[int, Any] = {}  # of layers that are torch's own
+        self._stands: dict[Any, list[_Standing]] = {}
+        self._decisive: dict[int, tuple[str, ...]] = {}
         self._counter = FlopCounterMode(display=False)
         self._supernet = Supernet(self._model) if self.space else None
         parents = [module for _, module in original_modules(self._model)]
         replaced = [one for parent in parents for one in replaced_children(parent).values()]
         self._choices: dict[int, nn.Module] = {id(one.module): one.choice for one in replaced}
-        if example is not None:
-            for path, module in original_modules(self._model):
-                if isinstance(module, Mutable):
-                    # Runs as what it is when frozen, whose own operations are those that count.
-                    module.__dict__["forward"] = _AsFrozen(self, module)
-                if not isinstance(module, Choice | Sizes):
-                    self._watch(module, path)
+        # What runs in the place of a choice is no module of the network.
+        self._noted = {id(m): self._paths[id(m)] for m in parents if not isinstance(m, Choice | Sizes)}
 
-    def record(self, architecture: Mapping[str, Any]) -> dict[str, Part]:
+    def record(self, architecture: Mapping[str, Any], *, afresh: bool = False) -> dict[str, Part]:
         """Return path in the model -> what stands there in the network of an architecture, where something does.
 
         Args:
             architecture: An architecture of the space, in the form that this writes.
+            afresh: Whether to run the model's own modules, whatever is remembered of them. Default: not.
         """
-        self._decided, self._calls = dict(architecture), {}
+        self._decided, self._remembering = dict(architecture), self.remembers and not afresh
+        standing = self._standing(self._model, "")
+        noted: list[tuple[str, Call]] = []
         if self._given is not None:
-            self._run()
-        parts: dict[str, _Counts] = {}
-        seen: set[Any] = set()
-        for path, plain in self._plain_modules(self._model, "", {}):
-            counts = parts.setdefault(path, _Counts([], []))
-            counts.parameters.extend(_sizes(plain._parameters, seen))
-            saved = {n: b for n, b in plain._buffers.items() if n not in plain._non_persistent_buffers_set}
-            counts.buffers.extend(_sizes(saved, seen))
-        found = {}
-        for path in parts.keys() | self._calls.keys():
-            counts, calls = parts.get(path, _Counts([], [])), tuple(self._calls.get(path, ()))
-            if counts.parameters or counts.buffers or calls:
-                numbers = tuple(counts.parameters), tuple(counts.buffers)
-                signature = *numbers, tuple((_kind(c.layer), c.inputs, c.outputs, c.macs) for c in calls)
-                found[path] = Part(*numbers, calls, signature)
-        return found
+            try:
+                noted = self._pass()
+            except (RuntimeError, NotImplementedError):
+                if next(self._tensors(), None) is None:  # it has values already, so what is wrong is the user's to know
+                    raise
+                # What needs values, such as `.item()`, runs on a copy that has them.
+                values = with_what_cannot_be_copied(lambda memo: copy.deepcopy(self._original, memo))
+                self._use(values, self._example)
+                standing = self._standing(self._model, "")
+                noted = self._pass()
+        return self._parts(standing, noted)
 
-    def _run(self) -> None:
-        try:
-            self._pass()
-        except (RuntimeError, NotImplementedError):
-            if next(self._tensors(), None) is None:  # it has values already, so what is wrong is the user's to know
-                raise
-            # What needs values, such as `.item()`, runs on a copy that has them.
-            values = with_what_cannot_be_copied(lambda memo: copy.deepcopy(self._original, memo))
-            self._use(values, self._example)
-            self._pass()
+    def is_sure_of(self, architecture: Mapping[str, Any]) -> bool:
+        """Say whether a network is the same from memory as it is afresh."""
+        remembered, found = self.record(architecture), self.record(architecture, afresh=True)
+        return remembered.keys() == found.keys() and all(
+            part.signature == remembered[path].signature for path, part in found.items()
+        )
+
+    def _parts(self, standing: list[_Standing], noted: list[tuple[str, Call]]) -> dict[str, Part]:
+        counts: dict[str, _Counts] = {}
+        seen: set[Any] = set()
+        for path, parameters, buffers in standing:
+            of_path = counts.setdefault(path, _Counts([], []))
+            of_path.parameters.extend(_each_once(parameters, seen))
+            of_path.buffers.extend(_each_once(buffers, seen))
+        calls: dict[str, list[Call]] = {}
+        for path, call in noted:
+            calls.setdefault(path, []).append(call)
+        found = {}
+        for path in counts.keys() | calls.keys():
+            of_path, called = counts.get(path, _Counts([], [])), tuple(calls.get(path, ()))
+            if of_path.parameters or of_path.buffers or called:
+                numbers = tuple(of_path.parameters), tuple(of_path.buffers)
+                signature = *numbers, tuple((c.kind, c.inputs, c.outputs, c.macs) for c in called)
+                found[path] = Part(*numbers, called, signature)
+        return found
 
     def _tensors(self) -> Iterator[torch.Tensor]:
         every = (*self._model.parameters(), *self._model.buffers(), *leaves_of(self._given))
         return (t for t in every if isinstance(t, torch.Tensor) and t.device.type == "meta")
 
-    def _pass(self) -> None:
-        for _ in self._plain_modules(self._model, "", {}):
-            pass  # what depends on values is frozen now: making a weight may take products that no network has
-        self._model.eval()
+    def _pass(self) -> list[tuple[str, Call]]:
+        """Run the network, and return path and call of each of its layers."""
         self._counter.flop_counts.clear()
-        self._stack = [_Frame("", 0)]
+        self._frames = [_Frame(0)]
         # With gradients: without, torch's MultiheadAttention takes a way of its own, which is not counted.
-        with preserve_random_numbers(torch.device("cpu")), torch.enable_grad(), self._counter:
+        with preserve_random_numbers(torch.device("cpu")), torch.enable_grad(), self._counter, _calls_by(self._call):
             if self._supernet is None:
                 called_with(self._model, self._given)
             else:
                 with self._supernet.following(self._decided):
                     called_with(self._model, self._given)
+        return self._frames[0].noted
 
     # --- what runs ---------------------------------------------------------------------------------------------
 
-    def _watch(self, module: nn.Module, path: str) -> None:
-        """Let each pass through a module be noted under a path."""
-
-        def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self._stack.append(_Frame(path, self._flops()))
-
-        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            frame = self._stack.pop()
+    def _call(self, run: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Run a module, or remember what it gave, and note what is a layer."""
+        path = self._noted.get(id(module))
+        if path is None:  # a module that is none of the model's, or a choice
+            return run(module, *args, **kwargs)
+        stands_alone = _stands_alone(module)
+        is_plain = stands_alone and self._is_plain(module)
+        key = self._key(module, (args, kwargs), is_plain) if is_plain or self._remembering else None
+        known = None if key is None else self._memory.get(key)
+        if known is not None and not is_plain:
+            self._frames[-1].noted += known.noted
+            return mapped(known.output, torch.Tensor.detach)
+        frame = _Frame(self._flops())
+        if known is None:
+            self._frames.append(frame)
+            if isinstance(module, Mutable):  # runs as what it is when frozen, whose own operations are those that count
+                output = self._watched(module, path)(*args, **kwargs)
+            else:
+                output = run(module, *args, **kwargs)
+            self._frames.pop()
             inside = self._flops() - frame.start
-            self._stack[-1].inner += inside
             macs = (inside - frame.inner) // 2
-            if _stands_alone(module) or macs:
-                call = Call(module, _shapes((args, kwargs)), _shapes(output), macs)
-                self._calls.setdefault(path, []).append(call)
+            self._frames[-1].inner += inside
+        else:
+            output, macs = mapped(known.output, torch.Tensor.detach), known.macs
+        if stands_alone or macs:
+            given = mapped((args, kwargs), torch.Tensor.detach)
+            call = Call(module, given, _shapes(given), _shapes(output), macs, self._kind(module))
+            frame.noted.append((path, call))
+        self._frames[-1].noted += frame.noted
+        if known is None and key is not None and _described(output) is not None:
+            self._memory[key] = _Outcome(frame.noted, mapped(output, torch.Tensor.detach), macs)
+        return output
 
-        module.register_forward_pre_hook(before, with_kwargs=True)
-        module.register_forward_hook(after, with_kwargs=True)
+    def _key(self, module: nn.Module, given: Any, is_plain: bool) -> Any:
+        """Return what tells what a module does in a pass; None where this cannot be known."""
+        described = _described(given)
+        if described is None:
+            return None
+        if is_plain:
+            return self._constants[id(module)], described
+        return id(module), key_of(self._labels_inside(module), self._decided), described
+
+    def _is_plain(self, layer: nn.Module) -> bool:
+        """Say whether what a layer gives follows from its constants: whether it is one of torch's own."""
+        if id(layer) not in self._constants:
+            weights = tuple((name, p.shape, p.dtype) for name, p in layer.named_parameters())
+            constants = _described({name: value for name, value in vars(layer).items() if name not in _OF_ALL_MODULES})
+            hooks = layer._forward_hooks or layer._forward_pre_hooks
+            is_plain = type(layer).__module__.startswith("torch.nn.modules.") and not hooks and constants is not None
+            self._constants[id(layer)] = (type(layer), weights, constants) if is_plain else None
+        return self._constants[id(layer)] is not None
+
+    def _labels_inside(self, module: nn.Module) -> tuple[str, ...]:
+        """Return the labels of all choices on which it may depend what goes on inside a module."""
+        if id(module) not in self._labels:
+            found: set[str] = set()
+            stack, seen = [module], set()
+            while stack:
+                one = stack.pop()
+                one = self._choices.get(id(one), one)
+                if id(one) in seen:
+                    continue
+                seen.add(id(one))
+                if type(one).__module__.startswith("torch.nn.modules.") and not one._modules:
+                    continue  # holds no values: see `SearchSpace`
+                held = [
+                    value for kept in vars(one).values() for value in (kept if type(kept) in (list, tuple) else [kept])
+                ]
+                choices: list[Choice] = [leaf for value in held if isinstance(value, Value) for leaf in value.leaves()]
+                if isinstance(one, Choice):
+                    choices.append(one)
+                    stack += [child for branch in original_branches(one) for child in branch]
+                elif isinstance(one, Mutable):
+                    choices += one.choices()
+                found.update(str(choice.label) for choice in choices)
+                stack += [child for _, child in original_children(one)]
+            self._labels[id(module)] = tuple(sorted(found))
+            self._alive.append(module)  # what a choice resolves to may be made anew each time, in the memory of another
+        return self._labels[id(module)]
 
     def _flops(self) -> int:
         return sum(self._counter.flop_counts["Global"].values())
 
+    def _kind(self, layer: nn.Module) -> Any:
+        if id(layer) not in self._kinds:
+            weights = tuple((name, tuple(p.shape)) for name, p in layer.named_parameters())
+            self._kinds[id(layer)] = type(layer).__qualname__, layer.extra_repr(), weights
+        return self._kinds[id(layer)]
+
     # --- what stands -------------------------------------------------------------------------------------------
 
-    def frozen(self, module: Mutable) -> nn.Module:
+    def _frozen(self, module: Mutable) -> nn.Module:
         """Return what a module that depends on values is under the present architecture; each is made once."""
-        decided = {str(choice.label): self._decided.get(str(choice.label)) for choice in module.choices()}
+        if id(module) not in self._decisive:
+            self._decisive[id(module)] = tuple(str(choice.label) for choice in module.choices())
+        decided = {label: self._decided.get(label) for label in self._decisive[id(module)]}
         key = id(module), tuple(decided.values())
         if key not in self._plain:
             self._plain[key] = module.frozen(decided)
         return self._plain[key]
 
-    def watched(self, module: Mutable, path: str) -> nn.Module:
+    def _watched(self, module: Mutable, path: str) -> nn.Module:
         """Return the same, whose passes are noted under a path."""
-        plain = self.frozen(module)
+        plain = self._frozen(module)
         if id(plain) not in self._paths:
             for each in plain.modules():
                 if id(each) not in self._paths:  # else it is the model's own
-                    self._paths[id(each)] = path
-                    self._watch(each, path)
+                    self._paths[id(each)] = self._noted[id(each)] = path
             plain.eval()
         return plain
 
-    def _plain_modules(
-        self, module: nn.Module, path: str, seen: dict[int, nn.Module]
-    ) -> Iterator[tuple[str, nn.Module]]:
-        """Yield the modules of the frozen network, each with the path of the one in the model that it stands for."""
+    def _standing(self, module: nn.Module, path: str) -> list[_Standing]:
+        """Return what has weights in the frozen network, under the path of the module in the model it stands for."""
         module = self._choices.get(id(module), module)  # for a Repeat resolves to its blocks as they are now
-        if id(module) in seen or isinstance(module, Sizes):
-            return
-        seen[id(module)] = module  # which must live on: what a choice resolves to may be made anew, in its memory
         path = self._paths.get(id(module), path)
-        if isinstance(module, Choice):
-            yield from self._plain_modules(module.resolve(self._decided[str(module.label)]), path, seen)
-            return
-        plain = self.frozen(module) if isinstance(module, Mutable) else module
-        yield path, plain
-        for _, child in original_children(plain):
-            yield from self._plain_modules(child, path, seen)
+        key = id(module), path, key_of(self._labels_inside(module), self._decided)
+        if key not in self._stands:
+            if isinstance(module, Choice):
+                self._stands[key] = self._standing(module.resolve(self._decided[str(module.label)]), path)
+            else:
+                plain = self._frozen(module) if isinstance(module, Mutable) else module
+                saved = [b for n, b in plain._buffers.items() if n not in plain._non_persistent_buffers_set]
+                own = _Standing(path, _sizes(plain._parameters.values()), _sizes(saved))
+                found = [own] if own.parameters or own.buffers else []
+                for _, child in original_children(plain):
+                    if not isinstance(child, Sizes):
+                        found += self._standing(child, path)
+                self._stands[key] = found
+        return self._stands[key]
 
 
-class _AsFrozen:
-    """The forward of a module that depends on values, as the plain module that it becomes."""
+@contextmanager
+def _calls_by(call: Callable[..., Any]) -> Iterator[None]:
+    """Let every call of a module go by a function of (what calls it, the module, args, kwargs)."""
+    run = nn.Module.__call__
 
-    def __init__(self, recorder: Recorder, module: Mutable) -> None:
-        self._recorder, self._module = recorder, module
+    def called(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return call(run, module, args, kwargs)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        path = self._recorder._paths[id(self._module)]
-        return self._recorder.watched(self._module, path)(*args, **kwargs)
+    with patch.object(nn.Module, "__call__", called):
+        yield
 
 
 class _Frame:
-    """A pass that is under way: its path, the FLOPs before it, and those of the modules inside."""
+    """A pass that is under way: the FLOPs before it, those of the modules inside, and what was noted of these."""
 
-    def __init__(self, path: str, start: int) -> None:
-        self.path, self.start, self.inner = path, start, 0
+    def __init__(self, start: int) -> None:
+        self.start, self.inner = start, 0
+        self.noted: list[tuple[str, Call]] = []
+
+
+class _Outcome(NamedTuple):
+    noted: list[tuple[str, Call]]
+    output: Any
+    macs: int
 
 
 class _Counts(NamedTuple):
@@ -238,26 +349,51 @@ class _Counts(NamedTuple):
     buffers: list[tuple[int, int]]
 
 
+class _Standing(NamedTuple):
+    """The weights of a module: each by its place in memory, its number of elements, and the bytes of one."""
+
+    path: str
+    parameters: list[tuple[Any, int, int]]
+    buffers: list[tuple[Any, int, int]]
+
+
+_OF_ALL_MODULES = frozenset(vars(nn.Module()))
+
+
 def _stands_alone(module: nn.Module) -> bool:
     # Attention reads the weights of its projection and never calls it.
     return isinstance(module, nn.MultiheadAttention) or not (module._modules or isinstance(module, Mutable))
 
 
-def _sizes(tensors: Mapping[str, torch.Tensor | None], seen: set[Any]) -> Iterator[tuple[int, int]]:
+def _each_once(tensors: list[tuple[Any, int, int]], seen: set[Any]) -> Iterator[tuple[int, int]]:
     """Yield numbers of elements and their bytes, of each tensor once: tied ones are the same part of one memory."""
-    for tensor in tensors.values():
-        if tensor is None:
-            continue
-        place = tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride()
+    for place, number, size in tensors:
         if place not in seen:
             seen.add(place)
-            yield tensor.numel(), tensor.element_size()
+            yield number, size
+
+
+def _sizes(tensors: Iterable[torch.Tensor | None]) -> list[tuple[Any, int, int]]:
+    return [
+        ((t.untyped_storage()._cdata, t.storage_offset(), t.shape, t.stride()), t.numel(), t.element_size())
+        for t in tensors
+        if t is not None
+    ]
 
 
 def _shapes(structure: Any) -> tuple[Shape, ...]:
     return tuple(tuple(leaf.shape) for leaf in leaves_of(structure) if isinstance(leaf, torch.Tensor))
 
 
-def _kind(layer: nn.Module) -> Any:
-    weights = tuple((name, tuple(p.shape)) for name, p in layer.named_parameters())
-    return type(layer).__qualname__, layer.extra_repr(), weights
+def _described(value: Any) -> Any:
+    """Return what tells a structure from others, of tensors without their values; None where it may have a state."""
+    if isinstance(value, torch.Tensor):
+        if value.device.type != "meta" or type(value) not in (torch.Tensor, nn.Parameter):
+            return None
+        return value.shape, value.stride(), value.dtype
+    parts = parts_of(value)
+    if parts is None:
+        is_constant = isinstance(value, bool | int | float | str | torch.dtype | torch.device | None)
+        return (type(value), value) if is_constant else None
+    inner = [(name, _described(part)) for name, part in parts.items()]
+    return None if any(of_part is None for _, of_part in inner) else (type(value), tuple(inner))

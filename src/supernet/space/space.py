@@ -43,6 +43,7 @@ __all__ = ["Architecture", "SearchSpace"]
 Architecture: TypeAlias = dict[str, Decision]
 
 SHOWN_FIRST, SHOWN_LAST = 40, 8  # lines of a printed space
+_AS_WRITTEN = (str, int)
 MAX_BRANCHES = 1_000  # decisions of one choice that holds others
 MAX_DRAWS = 10_000  # for one architecture that keeps the constraints
 MAX_ENUMERATED = 10_000  # architectures of which a function is asked, to count those that it allows
@@ -100,7 +101,7 @@ class SearchSpace(Mapping[str, Domain]):
         """Look up once what every sample, check and mutation needs, for searches make millions of them."""
         self._draws: dict[str, tuple[Callable[[Sequence[float]], Decision], slice]] = {}
         self._cdfs: dict[str, tuple[int, list[float], float, tuple[Any, ...]]] = {}  # no outcomes: a set
-        self._names: dict[str, frozenset[str]] = {}
+        self._written: dict[str, frozenset[Any]] = {}  # texts and whole numbers, as they stand in an architecture
         self._changeable: set[str] = set()
         self._num_uniforms = 0
         for label, domain in self._domains.items():
@@ -108,7 +109,8 @@ class SearchSpace(Mapping[str, Domain]):
             edges, total = ([], 0.0) if domain.is_set else domain.cdf
             self._draws[label] = domain.draw, slice(start, self._num_uniforms)
             self._cdfs[label] = start, edges, total, () if domain.is_set else domain.outcomes
-            self._names[label] = frozenset(() if domain.is_set or domain.values else domain.options)
+            outcomes = () if domain.is_set else domain.outcomes
+            self._written[label] = frozenset(one for one in outcomes if type(one) in _AS_WRITTEN)
             if domain.size > 1:
                 self._changeable.add(label)
         self._met = _in_order(self._roots, self._domains, {label: i for i, label in enumerate(self._domains)}, {})
@@ -500,12 +502,13 @@ class SearchSpace(Mapping[str, Domain]):
         """
         if not isinstance(architecture, Mapping):
             raise ArchitectureError(f"an architecture is a dict label -> decision, not {architecture!r}")
-        for label in architecture:
-            if label not in self._domains:
-                raise ArchitectureError(f"the space has no choice {label!r}; it has: {', '.join(self._domains)}")
-        # A candidate's name is already as we write it, and so are nearly all decisions: no call is made for these.
+        if not architecture.keys() <= self._domains.keys():
+            label = next(label for label in architecture if label not in self._domains)
+            raise ArchitectureError(f"the space has no choice {label!r}; it has: {', '.join(self._domains)}")
+        # Names and whole numbers are nearly all decisions, and as we write them already: no call is made for these.
+        written = self._written
         decisions = {
-            label: d if type(d) is str and d in self._names[label] else self._domains[label].normalized(d)
+            label: d if type(d) in _AS_WRITTEN and d in written[label] else self._domains[label].normalized(d)
             for label, d in architecture.items()
         }
         try:
