@@ -10,6 +10,7 @@ from torch import nn
 import supernet
 from supernet import SearchSpace, SinglePathTrainer, freeze, load_architecture, load_weights
 from supernet.cli import main
+from supernet.deploy import load_network, read_card
 from supernet.search import SupernetEvaluator
 
 NET = """
@@ -221,6 +222,51 @@ def test_a_limit_that_nothing_measured_keeps_names_the_nearest(searched, command
     status, out, err = command("front", "run", "--limits", "parameters=5")
     assert (status, out) == (1, "")
     assert "the nearest has parameters" in err
+
+
+# --- export ------------------------------------------------------------------------------------------------
+
+
+def test_the_found_network_is_exported_with_its_card(command, directory, net):
+    words = "export", "run", "--example", "2,4", "--to", "net.safetensors", "--limits", "parameters=100", "--json"
+    status, out, err = command(*words, "--data", "clay.py:test_data")
+    assert status == 0, err
+    card = json.loads(out)["card"]
+    assert card == read_card(directory / "net.safetensors")
+    assert card["architecture"] == found(directory, net["Net"]())
+    status, out, _ = command("evaluate", "run", "--data", "clay.py:test_data", "--json")
+    assert card["metrics"] == json.loads(out)["metrics"]
+    X = net["test_data"]()[:][0]
+    network = freeze(net["Net"](), card["architecture"])
+    load_weights(network, directory / "run" / "network.safetensors")
+    exported = load_network(directory / "net.safetensors", model=net["Net"]())
+    assert torch.equal(exported.eval()(X), network.eval()(X))
+
+
+def test_another_architecture_is_exported_with_statistics_of_its_own(command, directory, net):
+    words = "export", "run", "--example", "2,4", "--to", "other.pt2", "--architecture", '{"width": 4, "act": "tanh"}'
+    status, _, err = command(*words)
+    assert (status, "statistics of all networks" in err) == (2, True)
+    status, out, err = command(*words, "--data", "clay.py:data", "--json")
+    assert status == 0, err
+    measured = json.loads(out)["card"]["metrics"]
+    status, out, _ = command("evaluate", "run", *words[6:], "--data", "clay.py:data", "--json")
+    assert measured == pytest.approx(json.loads(out)["metrics"])
+
+
+def test_what_breaks_its_limits_is_not_exported(command, directory):
+    words = "export", "run", "--example", "1,4", "--to", "large.safetensors", "--limits", "parameters=3:4"
+    status, out, err = command(*words)
+    assert (status, out) == (1, "")
+    assert "no architecture was found that keeps the limits" in err
+    assert not (directory / "large.safetensors").exists()
+
+
+@pytest.mark.parametrize("words", [["--to", "net.tflite", "--example", "1,4"], ["--to", "net.onnx"]])
+def test_an_export_that_cannot_be_is_a_matter_of_usage(command, words):
+    status, _, err = command("export", "run", *words)
+    assert status == 2
+    assert "--to ends in one of .onnx, .pt2, .safetensors" in err or "--example is needed" in err
 
 
 # --- mistakes ----------------------------------------------------------------------------------------------

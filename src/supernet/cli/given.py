@@ -69,9 +69,9 @@ def add_costs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_data(parser: argparse.ArgumentParser, what: str) -> None:
+def add_data(parser: argparse.ArgumentParser, what: str, *, required: bool = True) -> None:
     """Let a command be given data, and what is measured of them."""
-    parser.add_argument("--data", required=True, metavar="MODULE:NAME", help=what)
+    parser.add_argument("--data", required=required, metavar="MODULE:NAME", help=what)
     parser.add_argument(
         "--metrics",
         default="supernet:accuracy",
@@ -208,7 +208,7 @@ class Run:
         if given is None:
             return None
         if re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", given):
-            return torch.zeros([int(size) for size in given.split(",")])
+            return torch.randn([int(size) for size in given.split(",")], generator=torch.Generator().manual_seed(0))
         made = imported(given, "--example")
         return called(made, given) if callable(made) and not isinstance(made, torch.Tensor) else made
 

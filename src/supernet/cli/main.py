@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from supernet.cli import cost, evaluate, front, runs, search
+from supernet.cli import cost, evaluate, export, front, runs, search
 from supernet.cli.importing import UsageError
 from supernet.errors import SupernetError
 from supernet.printable import printable
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"supernet {version('supernet')}")
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (runs, cost, evaluate, search, front):
+    for module in (runs, cost, evaluate, search, front, export):
         module.add_to(commands)
     options = parser.parse_args(arguments)
     try:
