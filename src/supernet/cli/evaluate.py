@@ -12,6 +12,7 @@ from supernet.cli.given import (
     add_run,
     data_of,
     measured_by,
+    parts_of,
     print_found,
     table,
 )
@@ -42,20 +43,18 @@ def add_to(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    run, data = Run(options), data_of(options)
+    run, (train, valid) = Run(options), parts_of(data_of(options))
     loss, metrics = measured_by(options)
     architecture = run.architecture()
     if options.architecture is None:
-        measured = evaluate(run.network(), loss, metrics, _measured_part(data), batch_size=options.batch_size)
+        measured = evaluate(run.network(), loss, metrics, valid, batch_size=options.batch_size)
     else:
-        if not isinstance(data, tuple | list) or len(data) != 2:
+        if train is None:
             raise UsageError("--data gives (training data, data to measure on) where --architecture is given")
-        evaluator = SupernetEvaluator(run.supernet(), data, loss=loss, metrics=metrics, batch_size=options.batch_size)
+        evaluator = SupernetEvaluator(
+            run.supernet(), (train, valid), loss=loss, metrics=metrics, batch_size=options.batch_size
+        )
         measured = evaluator(architecture)
     found = {"architecture": architecture, "metrics": measured}
     print_found(options, found, table([[name, f"{value:,.6g}"] for name, value in measured.items()]))
     return 0
-
-
-def _measured_part(data: Any) -> Any:
-    return data[1] if isinstance(data, tuple | list) and len(data) == 2 else data

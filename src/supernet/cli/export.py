@@ -17,6 +17,7 @@ from supernet.cli.given import (
     data_of,
     limits_of,
     measured_by,
+    parts_of,
     print_found,
     table,
 )
@@ -65,7 +66,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.example is None:
         raise UsageError("--example is needed: what the network is called with, such as 1,3,32,32")
     run, data = Run(options), None if options.data is None else data_of(options)
-    train, valid = data if isinstance(data, tuple | list) and len(data) == 2 else (None, data)
+    train, valid = parts_of(data)
     architecture, example = run.architecture(), run.example()
     network = run.network() if options.architecture is None else _from_supernet(run, train, example)
     loss, metrics = measured_by(options)

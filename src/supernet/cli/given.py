@@ -237,6 +237,11 @@ def data_of(options: argparse.Namespace) -> Any:
     return called(data, options.data) if callable(data) else data
 
 
+def parts_of(data: Any) -> tuple[Any, Any]:
+    """Return the training data, None where there are none, and the data to measure on."""
+    return (data[0], data[1]) if isinstance(data, tuple | list) and len(data) == 2 else (None, data)
+
+
 def measured_by(options: argparse.Namespace) -> tuple[Any, Any]:
     """Return loss and metrics that were given; classes are made."""
     found = []
