@@ -6,19 +6,35 @@ from functools import partial
 
 import pytest
 
-from supernet.search import EvolutionSearcher, RandomSearcher, Scored
+from supernet.search import (
+    EvolutionSearcher,
+    ExhaustiveSearcher,
+    NsgaSearcher,
+    RandomSearcher,
+    RegularizedEvolutionSearcher,
+    Scored,
+    TpeSearcher,
+)
 from supernet.testing import check_searcher
 
 SEARCHERS = {
     "random": RandomSearcher,
     "evolution": partial(EvolutionSearcher, population=4, num_parents=2),
     "evolution of a large generation": EvolutionSearcher,
+    "exhaustive": ExhaustiveSearcher,
+    "regularized evolution": partial(RegularizedEvolutionSearcher, population=8),
+    "regularized evolution of batches": partial(RegularizedEvolutionSearcher, population=5, batch_size=4),
+    "TPE": partial(TpeSearcher, num_first=6),
+    "TPE of batches": partial(TpeSearcher, num_first=6, batch_size=4),
+    "NSGA-II": partial(NsgaSearcher, population=6),
     "allowed": partial(RandomSearcher, constraint=lambda architecture: architecture["layer0"] != "0"),
 }
 
 
 @pytest.mark.parametrize("kind", SEARCHERS)
 def test_each_of_our_searchers_holds_what_searchers_promise(kind):
+    if kind.startswith(("TPE", "NSGA")):
+        pytest.importorskip("optuna")
     check_searcher(SEARCHERS[kind])
 
 

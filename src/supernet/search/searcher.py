@@ -23,6 +23,7 @@ Number: TypeAlias = float | tuple[float, ...]  # a score: of one objective, or o
 Score: TypeAlias = Callable[[Sequence[Architecture]], Sequence[Any]]
 
 MAX_DRAWS = 10_000  # for one architecture that is wanted
+MUTATIONS = 50  # before none is found in the neighbourhood of another
 
 
 class Scored(NamedTuple):
@@ -239,6 +240,17 @@ class SpaceSearcher:
 
     def _drawn(self) -> Architecture:
         return self._source.sample(self.generator)
+
+    def _neighbour(self, architecture: Architecture) -> list[Architecture]:
+        """Return one architecture that is new, a few changes away; none where many changes give none."""
+        for _ in range(MUTATIONS):
+            changed = self.space.mutate(architecture, self.generator)
+            name = json.dumps(changed)
+            if self._is_new(changed, name):
+                return [changed]
+            if self._keeps_constraint(changed, name):  # beyond what is known, but never out of what is allowed
+                architecture = changed
+        return []
 
     def _asked(self, architectures: Iterable[Architecture]) -> list[Architecture]:
         """Return the architectures, which are asked for now."""
