@@ -141,6 +141,8 @@ def test_bins_are_refused_where_a_policy_draws_the_paths():
 def test_a_constraint_of_what_is_trained_holds_for_the_ends_too():
     trainer = trainer_of(RandomTrainer, sandwich=1, constraint=lambda a: a["width"] < 16)
     assert trainer.extremes.largest["width"] == 8
+    trainer = trainer_of(RandomTrainer, distillation=Distillation("largest"), constraint=lambda a: a["width"] < 16)
+    assert trainer.teaching.architecture["width"] == 8
 
 
 def other():

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from supernet.execution.structure import mapped, tensors_of
 from supernet.space.strides import give_back_strides, lay_out
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 # Two orders of the same float32 sums differ by about 1e-6 of the norm; normalisation of small batches and
 # depth can raise that a hundredfold. A layout that is misread is wrong by about 1.
 TOLERANCE = 1e-3
+
+NARROW = 16  # channels
 
 
 def channels_last_inputs(X: Any) -> Any:
@@ -47,6 +50,9 @@ def choose_memory_format(model: nn.Module, X: Any, run: Callable[[Any], Any]) ->
     weights = [p for p in model.parameters() if p.dim() == 4]
     if not weights or not any(map(_is_image, tensors_of(X))):
         return False
+    if weights[0].device.type == "cpu" and any(map(_may_corrupt_memory, model.modules())):
+        logger.info("%s runs in torch's usual memory format: it has narrow strided 1x1 kernels", type(model).__name__)
+        return False
     original = [p.data for p in weights]
     lay_out_weights(model)
     try:
@@ -62,6 +68,26 @@ def choose_memory_format(model: nn.Module, X: Any, run: Callable[[Any], Any]) ->
             p.data = data
         logger.info("%s runs in torch's usual memory format: %s", type(model).__name__, why)
     return agrees
+
+
+def _may_corrupt_memory(module: nn.Module) -> bool:
+    """Say whether a module is a convolution whose backward pass torch gets wrong in `channels_last` on a CPU.
+
+    Of 1x1 kernels with a stride torch 2.13 (oneDNN) writes beyond its memory where there are 2 to 6 input channels, and
+    the process dies, then or later; 7 and more have been seen to be right. Kernels of vectors differ between CPUs.
+    """
+    if not isinstance(module, _ConvNd) or module.transposed or len(module.kernel_size) != 2:
+        return False
+    sizes = getattr(module, "sizes", None)  # of an elastic one, all that it may have
+    kernels, strides, widths = (
+        sizes.values_of(name) if sizes is not None and sizes.decides(name) else given
+        for name, given in _numbers_of(module).items()
+    )
+    return min(kernels) == 1 and max(strides) > 1 and min(widths) < NARROW
+
+
+def _numbers_of(conv: _ConvNd) -> dict[str, tuple[int, ...]]:
+    return {"kernel_size": conv.kernel_size, "stride": conv.stride, "in_channels": (conv.in_channels,)}
 
 
 def lay_out_weights(model: nn.Module) -> None:

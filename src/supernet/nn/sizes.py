@@ -96,6 +96,11 @@ class Sizes(nn.Module):
         """Say whether this has a number of a name, or one for each dimension of it."""
         return any(name == each.partition("[")[0] for each in self._numbers)
 
+    def values_of(self, name: str) -> list[Any]:
+        """Return what a number of a name may be, in any of its dimensions."""
+        numbers = [number for each, number in self._numbers.items() if name == each.partition("[")[0]]
+        return [value for number in numbers for value in values_of(number)]
+
     def leaves(self) -> list[ValueChoice]:
         """Return the choices that decide these, as they were given."""
         return list(leaves_of(self._numbers.values()))

@@ -50,7 +50,7 @@ class SampledTrainer(SubnetSearchTrainer):
 
     Attributes:
         generator: Source of the paths; the same in all processes.
-        extremes: The smallest and the largest architecture of those that are trained, where a step trains them.
+        extremes: The smallest and the largest architecture of those that are trained, where these are asked for.
         training_constraint: Says which architectures may be trained, such as the limits; None where all may.
 
     Raises:
@@ -103,18 +103,18 @@ class SampledTrainer(SubnetSearchTrainer):
     ) -> None:
         """Do what `SupernetTrainer.build_supernet` does, and know which architectures are small and large."""
         bins, cost = self._sampling
-        if self.sandwich is not None or bins is not None:
+        largest_teaches = self.teaching is not None and self.teaching.distillation.teacher == "largest"
+        if self.sandwich is not None or bins is not None or largest_teaches:
             cost = Parameters(self.model) if cost is None else cost
             if cost.space != self.space:
                 raise CostError("sampling_cost is of another space than the model's; make it of this model")
             if bins is not None:
                 self.cost_bins = CostBins(cost, bins, allows=self.training_constraint, sample=self._sample_by_priors)
-            if self.sandwich is not None:
-                self.extremes = extremes(self.space, cost.of, self._sample_by_priors, self.training_constraint)
-        if self.teaching is not None and self.extremes is not None and self.teaching.distillation.teacher == "largest":
-            self.teaching.architecture = self.extremes.largest
+            self.extremes = extremes(self.space, cost.of, self._sample_by_priors, self.training_constraint)
+        if self.teaching is not None and self.extremes is not None and largest_teaches:
+            self.teaching.architecture = self.extremes.largest  # of those that are trained
         super().build_supernet(layer, input, plan)
-        if self.teaching is not None and self.extremes is not None:
+        if self.teaching is not None and self.extremes is not None and self.sandwich is not None:
             self._largest_teaches = self.teaching.architecture == self.extremes.largest
             if self._largest_teaches:
                 self.train_part.taught = None  # in its step it gives its output anyway
@@ -155,21 +155,22 @@ class SampledTrainer(SubnetSearchTrainer):
     def train_model_weight(self, trn_X: Any, trn_y: Any) -> None:
         """Take a step of the weights on a training batch: of one sampled path, or of those of a sandwich."""
         self.forget_evaluations()
-        if self.extremes is not None:
-            return self._train_sandwich(self.extremes, trn_X, trn_y)
+        if self.sandwich is not None:
+            return self._train_sandwich(trn_X, trn_y)
         output = self.forward(trn_X, self.sample())
         return self.optimizer_step(self.compute_loss("train", output, trn_y), self.optimizer, clip=self.grad_clip)
 
-    def _train_sandwich(self, extremes: Extremes, trn_X: Any, trn_y: Any) -> None:
+    def _train_sandwich(self, trn_X: Any, trn_y: Any) -> None:
         """Take a step down the sum of the losses of the largest, the smallest and sampled architectures."""
-        sampled = [self.sample() for _ in range(self.sandwich or 0)]
-        paths = [extremes.largest, extremes.smallest, *sampled]
+        assert self.extremes is not None and self.sandwich is not None, "known since the supernet was built"
+        smallest, largest = self.extremes
+        paths = [largest, smallest, *(self.sample() for _ in range(self.sandwich))]
         try:
             with self.more_passes_follow():
                 for path in paths[:-1]:
                     output = self.forward(trn_X, path)
                     self.add_gradient(self.compute_loss("train", output, trn_y), self.optimizer)
-                    if self._largest_teaches and path is extremes.largest:
+                    if self._largest_teaches and path is largest:
                         trn_y = Taught(trn_y, mapped(judged(output, trn_y)[0], torch.Tensor.detach))
             output = self.forward(trn_X, paths[-1])
             self.optimizer_step(self.compute_loss("train", output, trn_y), self.optimizer, clip=self.grad_clip)
