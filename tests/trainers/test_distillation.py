@@ -216,7 +216,11 @@ def taught(trainer_class, teacher, **options):
 
 @pytest.mark.parametrize(
     ("trainer_class", "teacher"),
-    [(SinglePathTrainer, "largest"), (SinglePathTrainer, "module"), (DartsTrainer, "largest")],
+    [
+        (SinglePathTrainer, "module"),
+        pytest.param(SinglePathTrainer, "largest", marks=pytest.mark.slow),
+        pytest.param(DartsTrainer, "largest", marks=pytest.mark.slow),
+    ],
 )
 def test_taught_trainers_hold_what_trainers_promise(trainer_class, teacher):
     check_trainer(partial(taught, trainer_class, teacher))
@@ -316,6 +320,7 @@ def stored_search(path, **options):
     return trainer_of(DartsTrainer, dataset=loader, distillation=Distillation("stored"), **options)
 
 
+@pytest.mark.slow
 def test_a_trainer_taught_by_stored_logits_holds_what_trainers_promise(tmp_path):
     store_logits(teacher_network(), data(), tmp_path / "logits.safetensors")
     check_trainer(partial(stored_search, tmp_path / "logits.safetensors"))
