@@ -79,6 +79,7 @@ def directory(tmp_path_factory):
         population=4,
         num_evaluations=4,
         batch_size=8,
+        limits={"parameters": 60},
     )
     trainer.fit()
     return directory
@@ -144,6 +145,14 @@ def test_a_broken_limit_is_marked_and_the_status_is_1(command):
     assert lines["energy"].split() == ["energy", "2", "mJ", "1", "to", "3", "mJ"]
 
 
+def test_limits_are_those_of_the_run_unless_others_are_given(command):
+    words = "cost", "run", "--architecture", '{"width": 8, "act": "relu"}'
+    status, out, _ = command(*words)
+    assert status == 1
+    assert out.splitlines()[1].split() == ["parameters", "74", "at", "most", "60,", "BROKEN"]
+    assert command(*words, "--limits", "parameters=74")[0] == 0
+
+
 def test_shares_are_of_the_largest_network(command):
     words = "cost", "run", "--architecture", '{"width": 2, "act": "relu"}', "--limits", "parameters=50%", "--json"
     status, out, _ = command(*words)
@@ -179,6 +188,7 @@ def test_another_architecture_is_measured_with_the_supernet_s_weights(command, d
         population=4,
         num_evaluations=4,
         batch_size=8,
+        limits={"parameters": 60},
     )
     trainer.fit(resume="auto")
     evaluator = SupernetEvaluator(trainer.supernet, net["data"](), metrics=supernet.accuracy, batch_size=256)
@@ -196,7 +206,16 @@ def test_another_architecture_is_measured_with_the_supernet_s_weights(command, d
 @pytest.fixture
 def searched(command, directory):
     words = ["search", "run", "--data", "clay.py:data", "--objective", "accuracy=max", "--objective", "parameters=min"]
-    words += ["--limits", "parameters=40", "--limits", "parameters=20", "--evaluations", "10"]
+    words += [
+        "--limits",
+        "parameters=40",
+        "--limits",
+        "parameters=20,macs=20",
+        "--example",
+        "1,4",
+        "--evaluations",
+        "10",
+    ]
     (directory / "run" / "front.json").unlink(missing_ok=True)
     return command(*words)
 
@@ -209,6 +228,9 @@ def test_a_search_keeps_limits_and_front_names_the_best_under_others(searched, c
     entries = json.loads(out)["entries"]
     assert len(entries) == 4  # two widths keep a limit of 40
     assert all(entry["costs"]["parameters"] <= 40 for entry in entries)
+    assert [budget for budget in json.loads(out)["budgets"] if "macs" in budget] == [
+        {"parameters": ["-inf", 20.0], "macs": ["-inf", 20.0]}
+    ]
     small = [entry for entry in entries if entry["costs"]["parameters"] <= 20]
     status, out, _ = command("front", "run", "--limits", "parameters=20", "--save", "best.json", "--json")
     assert status == 0

@@ -24,16 +24,16 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--limits",
         type=limits_of,
-        default={},
         metavar="NAME=MOST,...",
-        help="limits that it is to keep: parameters=60000,macs=60%% or NAME=LEAST:MOST",
+        help="limits that it is to keep: parameters=60000,macs=60%% or NAME=LEAST:MOST (default: those of the run)",
     )
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     run = Run(options)
-    architecture, limits = run.architecture(), run.limits(options.limits)
+    architecture, all_costs = run.architecture(), run.costs(options.limits or ())
+    limits = run.limits(run.own_limits(all_costs) if options.limits is None else options.limits, all_costs)
     costs, broken = limits.costs_of(architecture), limits.excess(architecture)
     found = {
         "architecture": architecture,

@@ -52,9 +52,9 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--limits",
         type=limits_of,
-        default={},
         metavar="NAME=MOST,...",
-        help="limits that it must keep, for the card: parameters=60000,macs=60%% or NAME=LEAST:MOST",
+        help="limits that it must keep, for the card: parameters=60000,macs=60%% or NAME=LEAST:MOST (default: those of "
+        "the run)",
     )
     parser.set_defaults(run=_run)
 
@@ -70,6 +70,8 @@ def _run(options: argparse.Namespace) -> int:
     architecture, example = run.architecture(), run.example()
     network = run.network() if options.architecture is None else _from_supernet(run, train, example)
     loss, metrics = measured_by(options)
+    all_costs = run.costs(options.limits or ())
+    limits = run.limits(run.own_limits(all_costs) if options.limits is None else options.limits, all_costs)
     measured = None if valid is None else evaluate(network, loss, metrics, valid, batch_size=options.batch_size)
     card = export_network(
         network,
@@ -77,7 +79,7 @@ def _run(options: argparse.Namespace) -> int:
         options.to,
         formats[options.to.suffix],
         architecture=architecture,
-        limits=run.limits(options.limits),
+        limits=limits,
         metrics=measured,
     )
     numbers = {**card["costs"], **card["metrics"]}

@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,14 +131,14 @@ class Run:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.directory, self._options = options.run_dir, options
-        description = read_description(self.directory)
+        self._description = read_description(self.directory)
         model = imported(options.model, "--model")
         if not isinstance(model, nn.Module):
             model = called(model, options.model)
         if not isinstance(model, nn.Module):
             raise UsageError(f"--model is a model or makes one, but {options.model} gives {type(model).__name__}")
         self.model, self.space = model, SearchSpace(model)
-        known = description.get("space")
+        known = self._description.get("space")
         if known not in (None, self.space.fingerprint):
             raise FileFormatError(
                 f"{self.directory} is a run of another space (fingerprint {str(known)[:12]}, that of {options.model} "
@@ -212,23 +212,33 @@ class Run:
         made = imported(given, "--example")
         return called(made, given) if callable(made) and not isinstance(made, torch.Tensor) else made
 
-    def costs(self) -> dict[str, Cost]:
-        """Return the costs that the user has given."""
-        given = self._options.costs
-        if given is None:
-            return {}
-        function = imported(given, "--costs")
-        costs = called(lambda: function(self.model), given)
-        if not isinstance(costs, Mapping):
-            raise UsageError(f"--costs returns a dict name -> Cost, but {given} returns {type(costs).__name__}")
-        return dict(costs)
+    def costs(self, names: Iterable[str] = ()) -> dict[str, Cost]:
+        """Return the costs that are reported: the user's, those that take nothing to count, and those of some names.
 
-    def limits(self, limits: Mapping[str, Any]) -> Limits:
+        Args:
+            names: Names of costs and of other things.
+        """
+        given: Mapping[str, Cost] = {}
+        if (path := self._options.costs) is not None:
+            function = imported(path, "--costs")
+            given = called(lambda: function(self.model), path)
+            if not isinstance(given, Mapping):
+                raise UsageError(f"--costs returns a dict name -> Cost, but {path} returns {type(given).__name__}")
+        example = self.example()
+        wanted = dict.fromkeys([*COUNTED, *(OF_A_PASS if example is not None else ()), *names])
+        known = [name for name in wanted if name in KNOWN and name not in given]
+        return {**known_costs(self.model, known, example), **given}
+
+    def limits(self, limits: Mapping[str, Any], costs: Mapping[str, Cost]) -> Limits:
         """Return limits of this model, which know the costs that are reported beside."""
-        given, example = self.costs(), self.example()
-        names = [*COUNTED, *(OF_A_PASS if example is not None else ()), *(name for name in limits if name in KNOWN)]
-        names = [name for name in dict.fromkeys(names) if name in KNOWN and name not in given]
-        return Limits(self.model, limits, example=example, costs={**known_costs(self.model, names, example), **given})
+        return Limits(self.model, limits, costs=costs)
+
+    def own_limits(self, costs: Mapping[str, Cost]) -> dict[str, Any]:
+        """Return the limits that were given to the run, of costs that are known here."""
+        of_run = self._description.get("costs")
+        described = of_run if isinstance(of_run, dict) else {}
+        limits = {name: (one.get("least"), one.get("most")) for name, one in described.items() if name in costs}
+        return {name: bounds for name, bounds in limits.items() if bounds != (None, None)}
 
 
 def data_of(options: argparse.Namespace) -> Any:

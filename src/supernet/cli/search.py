@@ -61,13 +61,15 @@ def _run(options: argparse.Namespace) -> int:
         objectives[name] = way
     run, data = Run(options), data_of(options)
     loss, metrics = measured_by(options)
-    budgets = [run.limits(limits) for limits in options.limits or [{}]]
+    budgets = options.limits or [{}]
+    costs = run.costs([*objectives, *(name for limits in budgets for name in limits)])
     evaluator = SupernetEvaluator(run.supernet(), data, loss=loss, metrics=metrics, batch_size=options.batch_size)
     front = search_front(
         evaluator,
         objectives,
         options.evaluations,
-        limits=budgets,
+        limits=[run.limits(limits, costs) for limits in budgets],
+        costs=costs,
         searcher=SEARCHERS[options.searcher],
         generator=torch.Generator().manual_seed(options.seed),
     )
