@@ -240,6 +240,14 @@ def test_a_search_keeps_limits_and_front_names_the_best_under_others(searched, c
     assert json.loads(out)["costs"]["parameters"] <= 20
 
 
+@pytest.mark.parametrize("searcher", ["exhaustive", "random", "regularized-evolution"])
+def test_each_searcher_finds_all_of_a_small_space(command, searcher):
+    words = ["search", "run", "--data", "clay.py:data", "--objective", "accuracy=max", "--evaluations", "60"]
+    status, out, err = command(*words, "--searcher", searcher, "--json")
+    assert (status, err) == (0, "")
+    assert len(json.loads(out)["entries"]) == 6
+
+
 def test_a_limit_that_nothing_measured_keeps_names_the_nearest(searched, command):
     status, out, err = command("front", "run", "--limits", "parameters=5")
     assert (status, out) == (1, "")

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from supernet.cli.given import Run, add_costs, add_data, add_run, data_of, limits_of, measured_by, print_found
 from supernet.cli.importing import UsageError
-from supernet.search import EvolutionSearcher, RandomSearcher, SupernetEvaluator, search_front
+from supernet.search import (
+    EvolutionSearcher,
+    ExhaustiveSearcher,
+    NsgaSearcher,
+    RandomSearcher,
+    RegularizedEvolutionSearcher,
+    SupernetEvaluator,
+    TpeSearcher,
+    search_front,
+)
+from supernet.search.searcher import AskTell
 
 __all__: list[str] = []
 
 FRONT = "front.json"
-SEARCHERS = {"evolution": EvolutionSearcher, "random": RandomSearcher}
+SEARCHERS: dict[str, Callable[..., AskTell]] = {
+    "evolution": EvolutionSearcher,
+    "exhaustive": ExhaustiveSearcher,
+    "nsga2": NsgaSearcher,
+    "random": RandomSearcher,
+    "regularized-evolution": RegularizedEvolutionSearcher,
+    "tpe": TpeSearcher,
+}
 
 
 def add_to(commands: Any) -> None:
