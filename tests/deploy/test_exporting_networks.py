@@ -148,7 +148,9 @@ def test_a_network_that_breaks_its_limits_is_not_written(network, tmp_path):
 
 def test_what_cannot_be_exported_is_refused_by_name_and_leaves_nothing(network, tmp_path):
     path = tmp_path / "net.onnx"
-    with pytest.raises(ExportError, match=r"no format 'tflite'; known are 'onnx', 'torch.export', 'safetensors'"):
+    with pytest.raises(
+        ExportError, match=r"no format 'tflite'; known are 'onnx', 'torch.export', 'safetensors', 'transformers'"
+    ):
         export_network(network, images(), path, "tflite")
     with pytest.raises(ExportError, match=r"of format 'onnx' ends in .onnx, and 'net.bin' does not"):
         export_network(network, images(), tmp_path / "net.bin")

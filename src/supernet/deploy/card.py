@@ -15,11 +15,12 @@ from supernet.space.files import read_json, write_json
 __all__ = ["read_card"]
 
 FORMAT, VERSION = "supernet/network", 1
+CARD = "card.json"  # in a directory
 
 
 def card_path(path: Path) -> Path:
     """Return where the card of a network's file stands; that of a directory stands in it."""
-    return path / "card.json" if path.is_dir() else path.with_name(f"{path.name}.json")
+    return path / CARD if path.is_dir() else path.with_name(f"{path.name}.json")
 
 
 def write_card(path: Path, files: Mapping[str, Path], content: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from supernet.cost import Limits, Macs, Parameters, Parts, WeightMemory
-from supernet.deploy.card import checked_numbers, read_card, write_card
+from supernet.deploy.card import CARD, checked_numbers, read_card, write_card
 from supernet.deploy.example import Comparison, Example, described, tensors_in
 from supernet.deploy.onnx_files import OnnxNetwork, write_onnx
+from supernet.deploy.pretrained import read_pretrained, write_pretrained
 from supernet.deploy.programs import read_program, write_program
 from supernet.deploy.weights import read_weights, write_weights
 from supernet.errors import CostError, ExportError, FileFormatError, MissingExtraError
@@ -35,7 +36,7 @@ class Format(NamedTuple):
     """A kind of file.
 
     Attributes:
-        suffix: How its name ends.
+        suffix: How its name ends; empty for a directory of several.
         packages: The packages that write and run it, the one that runs it last.
         write: What writes a network.
         read: What reads one; given the path, the card, and a model whose weights may be taken from the file.
@@ -53,6 +54,7 @@ FORMATS = {
     ),
     "torch.export": Format(".pt2", ("torch",), write_program, lambda path, card, model: read_program(path)),
     "safetensors": Format(".safetensors", ("safetensors", "torch"), write_weights, read_weights),
+    "transformers": Format("", ("safetensors", "torch", "transformers"), write_pretrained, read_pretrained),
 }
 
 
@@ -79,7 +81,9 @@ def export_network(
             the first tensor is the batch, and so is that of each other tensor that is as long.
         path: Path of the file, which ends as its format does; directories are made. The card is `PATH.json`.
         format: "onnx" (`.onnx`, for onnxruntime and others; needs the extra `onnx`), "torch.export" (`.pt2`, for torch
-            without the network's code), or "safetensors" (`.safetensors`, weights alone).
+            without the network's code), "safetensors" (`.safetensors`, weights alone), or "transformers" (a directory
+            of a model of that package, for `from_pretrained`, or with a loader `load.py` where its config cannot say
+            all sizes; the card is `card.json` in it).
         architecture: The network's architecture, for the card, and for `load_network`.
         limits: Limits that it was searched under, for the card: `Limits`, which know costs of the architecture, or name
             of a cost -> the most, or (least, most) with None for either. It must keep them.
@@ -106,7 +110,7 @@ def export_network(
     if format not in FORMATS:
         raise ExportError(f"there is no format {format!r}; known are {', '.join(map(repr, FORMATS))}")
     kind = FORMATS[format]
-    if path.suffix != kind.suffix:
+    if kind.suffix and path.suffix != kind.suffix:
         raise ExportError(f"a file of format {format!r} ends in {kind.suffix}, and {path.name!r} does not")
     check_has_no_choices(network)
     batches = Example(example)
@@ -125,9 +129,7 @@ def export_network(
             unfinished = Path(directory) / path.name
             kind.write(network, batches, unfinished)
             comparison = _compared(network, batches, unfinished, kind, outputs)
-            with unfinished.open("rb+") as file:
-                flush(file)
-            unfinished.replace(path)
+            files = _in_place(unfinished, path)
         content |= {
             "inputs": batches.described(network),
             "outputs": [described(tensor, batches.batch_size) for tensor in outputs[batches.batch_size]],
@@ -139,21 +141,22 @@ def export_network(
             },
             "versions": {**versions(), **{name: version(name) for name in kind.packages}},
         }
-        return write_card(path, {path.name: path}, content)
+        return write_card(path, files, content)
     except OSError as error:
         raise ExportError(f"{path} cannot be written: {error}") from error
 
 
 def load_network(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
-    """Return the network of a file that `export_network` wrote, having compared digests with its card.
+    """Return the network of a file or directory that `export_network` wrote, having compared digests with its card.
 
     An ONNX file becomes a module that runs it by onnxruntime, on the CPU; it takes tensors, and returns one or a tuple.
     A file of `torch.export` becomes a module of torch. Of what such a file may hold, only tensors, operators of torch
     and arithmetic of sizes are read: nothing that could run other code. A safetensors file holds weights alone: they
-    are loaded into what is given as `model`.
+    are loaded into what is given as `model`. A directory of `transformers` becomes a model of its class there; the
+    loader in it is not run.
 
     Args:
-        path: Path of the file.
+        path: Path of the file or directory.
         model: For safetensors, what to load the weights into: a model with choices, which is frozen under the card's
             architecture; or the plain network, as its class makes it under `fixed_architecture(card["architecture"])`,
             whose weights are replaced.
@@ -202,6 +205,22 @@ def _outputs(network: nn.Module, example: Example, size: int) -> list[torch.Tens
     if not outputs:
         raise ExportError(f"{type(network).__name__} gives no tensor for the example, so nothing can be compared")
     return outputs
+
+
+def _in_place(unfinished: Path, path: Path) -> dict[str, Path]:
+    """Put what was written, a file or the files of a directory, in its place; return the files by name."""
+    if unfinished.is_dir():
+        path.mkdir(exist_ok=True)
+        if others := {entry.name for entry in path.iterdir()} - {entry.name for entry in unfinished.iterdir()} - {CARD}:
+            raise ExportError(
+                f"{path} holds {', '.join(sorted(others)[:3])} already; export into a directory of its own"
+            )
+    moved = {entry: path / entry.name for entry in unfinished.iterdir()} if unfinished.is_dir() else {unfinished: path}
+    for made, place in moved.items():
+        with made.open("rb+") as file:
+            flush(file)
+        made.replace(place)
+    return {place.name: place for place in moved.values()}
 
 
 def _compared(network: nn.Module, example: Example, path: Path, kind: Format, outputs: Outputs) -> Comparison:
