@@ -31,7 +31,7 @@ __all__: list[str] = []
 
 def add_to(commands: Any) -> None:
     """Add the command."""
-    suffixes = ", ".join(f"{kind.suffix} ({name})" for name, kind in FORMATS.items())
+    suffixes = ", ".join(f"{kind.suffix or 'none, a directory'} ({name})" for name, kind in FORMATS.items())
     parser = commands.add_parser(
         "export",
         help="write the network that a run has found as a file that other programs run",
@@ -62,7 +62,9 @@ def add_to(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     formats = {kind.suffix: name for name, kind in FORMATS.items()}
     if options.to.suffix not in formats:
-        raise UsageError(f"--to ends in one of {', '.join(formats)}, and {options.to} does not")
+        raise UsageError(
+            f"--to ends in one of {', '.join(filter(None, formats))}, or is a directory, and {options.to} does not"
+        )
     if options.example is None:
         raise UsageError("--example is needed: what the network is called with, such as 1,3,32,32")
     run, data = Run(options), None if options.data is None else data_of(options)

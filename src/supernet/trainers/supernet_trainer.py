@@ -231,6 +231,23 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
         """
         return self.evaluator(architecture, num_batches=num_batches)
 
+    def network(self, architecture: Mapping[str, Any] | None = None) -> nn.Module:
+        """Return the frozen network of an architecture, which is what `evaluate` measures.
+
+        It has the weights of the supernet, and BatchNorm's running statistics of this architecture alone. The supernet
+        stays as it is, so that the network can be trained further.
+
+        Args:
+            architecture: An architecture, label -> decision. Default: the one that `export` gives.
+
+        Raises:
+            ArchitectureError: It is not an architecture of the model's space.
+            DataError: The training part gives no batch to compute statistics on.
+        """
+        architecture = self.export() if architecture is None else self.space.canonical(architecture)
+        with self.evaluator.recalibrated(architecture):
+            return freeze(self.model, architecture)
+
     def forget_evaluations(self) -> None:
         """Forget what was evaluated, for the weights have moved, in whatever step of a subclass."""
         self.weights_moved = False
@@ -264,12 +281,9 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
         return [Meter(self.metrics, self.device)]
 
     def _network_of(self, architecture: Architecture) -> nn.Module:
-        """Return the frozen network, with the running statistics that `evaluate` measures it by."""
-        with (
-            failing_softly("the network's running statistics are those of the whole supernet"),
-            self.evaluator.recalibrated(architecture),
-        ):
-            return freeze(self.model, architecture)
+        """Return the frozen network, with the statistics of the whole supernet where its own cannot be computed."""
+        with failing_softly("the network's running statistics are those of the whole supernet"):
+            return self.network(architecture)
         return freeze(self.model, architecture)
 
 
