@@ -12,7 +12,9 @@ from torch import nn
 
 from supernet.cost.cost import Cost
 from supernet.cost.counts import Macs, Parameters, WeightMemory
+from supernet.cost.latency import Latency
 from supernet.cost.parts import Parts
+from supernet.cost.peak_memory import PeakMemory
 from supernet.errors import CostError, SpaceError
 from supernet.space import Architecture, SearchSpace
 from supernet.space.summary import descended
@@ -25,7 +27,14 @@ DRAWS, DESCENTS = 200, 20
 MAX_EXPANDED = 10_000  # beginnings of architectures that are looked at for the best one
 PENALTIES = tuple(2.0**k for k in range(-4, 12))  # of what is beyond limits, from light to heavy
 
-KNOWN: dict[str, Any] = {"parameters": Parameters, "macs": Macs, "weight_memory": WeightMemory}
+KNOWN: dict[str, Any] = {
+    "parameters": Parameters,
+    "macs": Macs,
+    "weight_memory": WeightMemory,
+    "peak_memory": PeakMemory,
+    "latency_ms": Latency,
+}
+OF_A_PASS = ("macs", "peak_memory", "latency_ms")  # which need an example
 
 
 class Limits:
@@ -256,7 +265,7 @@ def known_costs(model: nn.Module | SearchSpace, names: list[str], example: Any) 
             raise CostError(
                 f"there is no cost {name!r}; known are {', '.join(KNOWN)}: give others by costs={{{name!r}: ...}}"
             )
-    if needing := [name for name in names if name == "macs" and example is None]:
+    if needing := [name for name in names if name in OF_A_PASS and example is None]:
         raise CostError(
             f"the cost {needing[0]!r} is of a network that runs; give example=, what the model is called with"
         )

@@ -48,6 +48,7 @@ class Parts:
         seed: Seed of the architectures that are looked at. Default: 0.
 
     Attributes:
+        model: The model as it was given.
         space: The space of the model.
         example: What the model is called with; None if nothing is run.
         scopes: Path in the model -> labels of the choices on which it depends what stands there.
@@ -55,8 +56,10 @@ class Parts:
         version: Changes when a scope does, so that what was made of these is made anew.
     """
 
+    recorder: type[Recorder] = Recorder
+
     def __init__(self, model: nn.Module, example: Any = None, *, seed: int = 0) -> None:
-        self._recorder, self.example = Recorder(model, example), example
+        self._recorder, self.model, self.example = self.recorder(model, example), model, example
         self.space: SearchSpace = self._recorder.space
         self.generator = torch.Generator().manual_seed(derive_seed(seed, 5))
         self.version = 0

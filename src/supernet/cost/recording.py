@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -103,7 +103,7 @@ class Recorder:
         self._model, self._given = restore(model).eval(), example
         self._paths = {id(module): path for path, module in original_modules(self._model)}
         self._plain: dict[tuple[int, Any], nn.Module] = {}
-        self._memory: dict[Any, _Outcome] = {}
+        self._memory: dict[Any, Any] = {}  # `_Outcome`s
         self._labels: dict[int, tuple[str, ...]] = {}  # of the choices inside a module
         self._alive: list[nn.Module] = []
         self._kinds: dict[int, Any] = {}
@@ -173,16 +173,21 @@ class Recorder:
 
     def _pass(self) -> list[tuple[str, Call]]:
         """Run the network, and return path and call of each of its layers."""
-        self._counter.flop_counts.clear()
-        self._frames = [_Frame(0)]
+        mode = self._begin()
         # With gradients: without, torch's MultiheadAttention takes a way of its own, which is not counted.
-        with preserve_random_numbers(torch.device("cpu")), torch.enable_grad(), self._counter, _calls_by(self._call):
+        with preserve_random_numbers(torch.device("cpu")), torch.enable_grad(), mode, _calls_by(self._call):
             if self._supernet is None:
                 called_with(self._model, self._given)
             else:
                 with self._supernet.following(self._decided):
                     called_with(self._model, self._given)
         return self._frames[0].noted
+
+    def _begin(self) -> AbstractContextManager[Any]:
+        """Begin a pass, and return what sees its operations."""
+        self._counter.flop_counts.clear()
+        self._frames: list[Any] = [_Frame(0)]
+        return self._counter
 
     # --- what runs ---------------------------------------------------------------------------------------------
 
@@ -191,7 +196,7 @@ class Recorder:
         path = self._noted.get(id(module))
         if path is None:  # a module that is none of the model's, or a choice
             return run(module, *args, **kwargs)
-        stands_alone = _stands_alone(module)
+        stands_alone = is_layer(module)
         is_plain = stands_alone and self._is_plain(module)
         key = self._key(module, (args, kwargs), is_plain) if is_plain or self._remembering else None
         known = None if key is None else self._memory.get(key)
@@ -216,24 +221,24 @@ class Recorder:
             call = Call(module, given, _shapes(given), _shapes(output), macs, self._kind(module))
             frame.noted.append((path, call))
         self._frames[-1].noted += frame.noted
-        if known is None and key is not None and _described(output) is not None:
+        if known is None and key is not None and described(output) is not None:
             self._memory[key] = _Outcome(frame.noted, mapped(output, torch.Tensor.detach), macs)
         return output
 
     def _key(self, module: nn.Module, given: Any, is_plain: bool) -> Any:
         """Return what tells what a module does in a pass; None where this cannot be known."""
-        described = _described(given)
-        if described is None:
+        what = described(given)
+        if what is None:
             return None
         if is_plain:
-            return self._constants[id(module)], described
-        return id(module), key_of(self._labels_inside(module), self._decided), described
+            return self._constants[id(module)], what
+        return id(module), key_of(self._labels_inside(module), self._decided), what
 
     def _is_plain(self, layer: nn.Module) -> bool:
         """Say whether what a layer gives follows from its constants: whether it is one of torch's own."""
         if id(layer) not in self._constants:
             weights = tuple((name, p.shape, p.dtype) for name, p in layer.named_parameters())
-            constants = _described({name: value for name, value in vars(layer).items() if name not in _OF_ALL_MODULES})
+            constants = described({name: value for name, value in vars(layer).items() if name not in _OF_ALL_MODULES})
             hooks = layer._forward_hooks or layer._forward_pre_hooks
             is_plain = type(layer).__module__.startswith("torch.nn.modules.") and not hooks and constants is not None
             self._constants[id(layer)] = (type(layer), weights, constants) if is_plain else None
@@ -360,7 +365,8 @@ class _Standing(NamedTuple):
 _OF_ALL_MODULES = frozenset(vars(nn.Module()))
 
 
-def _stands_alone(module: nn.Module) -> bool:
+def is_layer(module: nn.Module) -> bool:
+    """Say whether a module is one that has no others inside, or calls none of them."""
     # Attention reads the weights of its projection and never calls it.
     return isinstance(module, nn.MultiheadAttention) or not (module._modules or isinstance(module, Mutable))
 
@@ -385,7 +391,7 @@ def _shapes(structure: Any) -> tuple[Shape, ...]:
     return tuple(tuple(leaf.shape) for leaf in leaves_of(structure) if isinstance(leaf, torch.Tensor))
 
 
-def _described(value: Any) -> Any:
+def described(value: Any) -> Any:
     """Return what tells a structure from others, of tensors without their values; None where it may have a state."""
     if isinstance(value, torch.Tensor):
         if value.device.type != "meta" or type(value) not in (torch.Tensor, nn.Parameter):
@@ -395,5 +401,5 @@ def _described(value: Any) -> Any:
     if parts is None:
         is_constant = isinstance(value, bool | int | float | str | torch.dtype | torch.device | None)
         return (type(value), value) if is_constant else None
-    inner = [(name, _described(part)) for name, part in parts.items()]
+    inner = [(name, described(part)) for name, part in parts.items()]
     return None if any(of_part is None for _, of_part in inner) else (type(value), tuple(inner))
