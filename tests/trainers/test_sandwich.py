@@ -1,6 +1,7 @@
 """The sandwich rule: a step's gradient is the sum of those of its architectures, whatever else a step stands in."""
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -8,14 +9,21 @@ from test_distillation import Net, first_batches, teacher_network, trainer_of
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from supernet import Distillation, EnasTrainer, LayerChoice, RandomTrainer, SinglePathTrainer, freeze, kl_divergence
+import supernet.nn
+from supernet import (
+    Distillation,
+    EnasTrainer,
+    LayerChoice,
+    RandomTrainer,
+    SinglePathTrainer,
+    ValueChoice,
+    freeze,
+    kl_divergence,
+)
 from supernet.cost import ArchitectureCost, Parameters
 from supernet.errors import CostError, TrainingError
 from supernet.execution import Supernet
 from supernet.testing import check_trainer
-
-SAMPLED = [{"width": 8, "op": "relu"}, {"width": 4, "op": "relu"}]
-
 
 SAMPLED = [{"width": 8, "op": "relu"}, {"width": 4, "op": "relu"}]
 
@@ -32,13 +40,13 @@ def check_step(trainer, loss_of_others):
     X, y = first_batches(trainer)
     trainer.train_model_weight(X, y)
     torch.manual_seed(0)
-    supernet = Supernet(Net(norm=False))
-    of_largest = supernet(X, trainer.extremes.largest)
+    whole = Supernet(Net(norm=False))
+    of_largest = whole(X, trainer.extremes.largest)
     loss = cross_entropy(of_largest, y)
     for path in (trainer.extremes.smallest, *SAMPLED):
-        loss = loss + loss_of_others(supernet(X, path), y, of_largest.detach())
+        loss = loss + loss_of_others(whole(X, path), y, of_largest.detach())
     loss.backward()
-    check_gradients(trainer.model, supernet.model)
+    check_gradients(trainer.model, whole.model)
 
 
 def check_gradients(model, expected):
@@ -82,9 +90,9 @@ def test_a_frozen_teacher_teaches_the_largest_too():
     X, y = first_batches(trainer)
     trainer.train_model_weight(X, y)
     torch.manual_seed(0)
-    supernet = Supernet(Net(norm=False))
-    sum(kl_divergence(supernet(X, path), y.output) for path in trainer.extremes).backward()
-    check_gradients(trainer.model, supernet.model)
+    whole = Supernet(Net(norm=False))
+    sum(kl_divergence(whole(X, path), y.output) for path in trainer.extremes).backward()
+    check_gradients(trainer.model, whole.model)
 
 
 def test_two_batches_of_a_step_have_the_mean_of_their_sums():
@@ -125,12 +133,38 @@ def test_other_trainers_that_sample_have_sandwiches_too(trainer_class):
     freeze(trainer.model, trainer.export())
 
 
-def whole(**options):
+def all_at_once(**options):
     return trainer_of(sandwich=1, cost_bins=2, distillation=Distillation("largest"), **options)
 
 
 def test_a_trainer_with_sandwiches_bins_and_a_teacher_in_place_holds_what_trainers_promise():
-    check_trainer(whole)
+    check_trainer(all_at_once)
+
+
+class Deep(nn.Module):
+    """Of some 4,000 architectures those of two wide layers at most have 250 parameters or fewer: one in 60."""
+
+    def __init__(self):
+        super().__init__()
+        widths = [ValueChoice([2, 16], label=f"width{i}") for i in range(12)]
+        self.stem, self.head = supernet.nn.Linear(6, widths[0]), supernet.nn.Linear(widths[-1], 3)
+        self.layers = nn.ModuleList(supernet.nn.Linear(a, b) for a, b in pairwise(widths))
+
+    def forward(self, x):
+        x = self.stem(x)
+        for layer in self.layers:
+            x = layer(x.relu())
+        return self.head(x)
+
+
+def test_where_limits_are_rarely_kept_paths_walk_among_the_architectures_that_keep_them():
+    options = {"model": Deep(), "limits": {"parameters": 250}, "sandwich": 0}
+    trainer = trainer_of(SinglePathTrainer, **options)
+    drawn = [trainer.sample() for _ in range(200)]
+    assert all(map(trainer.limits, [*drawn, *trainer.extremes]))
+    assert sum(trainer.limits(trainer.space.sample()) for _ in range(200)) < 10
+    assert len({str(one) for one in drawn}) > 20
+    assert trainer_of(SinglePathTrainer, limits={"parameters": "90%"}).cost_bins is None
 
 
 def test_bins_are_refused_where_a_policy_draws_the_paths():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -103,6 +104,8 @@ class SampledTrainer(SubnetSearchTrainer):
     ) -> None:
         """Do what `SupernetTrainer.build_supernet` does, and know which architectures are small and large."""
         bins, cost = self._sampling
+        if bins is None and self._is_rarely_allowed():
+            bins = [-math.inf, math.inf]  # one for all: a walk among those that are allowed
         largest_teaches = self.teaching is not None and self.teaching.distillation.teacher == "largest"
         if self.sandwich is not None or bins is not None or largest_teaches:
             cost = Parameters(self.model) if cost is None else cost
@@ -118,6 +121,13 @@ class SampledTrainer(SubnetSearchTrainer):
             self._largest_teaches = self.teaching.architecture == self.extremes.largest
             if self._largest_teaches:
                 self.train_part.taught = None  # in its step it gives its output anyway
+
+    def _is_rarely_allowed(self) -> bool:
+        """Say whether limits are kept by so few architectures that drawing until one does takes longer than a walk."""
+        if self.limits is None or not self.limits.bounds or type(self).sample is not SampledTrainer.sample:
+            return False
+        generator = torch.Generator().manual_seed(0)
+        return sum(self.limits(self.space.sample(generator)) for _ in range(200)) < 20
 
     def build_path_supernet(self) -> None:
         """Let the model's choices follow the path that the plan has."""
