@@ -61,6 +61,7 @@ class Benchmark:
             )
         self.space = SearchSpace(NasBench201(channels=1, cells=1))
         architectures = ({label: operations[k] for label, k in zip(labels, cell, strict=True)} for cell in cells)
+        self._rows_within: dict[Limits, list[int]] = {}
         self._rows = {json.dumps(self.space.canonical(a)): row for row, a in enumerate(architectures)}
 
     def row(self, architecture: dict[str, Any]) -> int:
@@ -95,8 +96,10 @@ class Benchmark:
         return float(self.truth[allowed].max() - self.truth[max(allowed, key=self.signal.__getitem__)])
 
     def _allowed(self, limits: Limits) -> list[int]:
-        bound = limits.bounds["latency_ms"][1]
-        return [row for name, row in self._rows.items() if limits.costs["latency_ms"].of(json.loads(name)) <= bound]
+        if limits not in self._rows_within:
+            bound, cost = limits.bounds["latency_ms"][1], limits.costs["latency_ms"]
+            self._rows_within[limits] = [row for name, row in self._rows.items() if cost.of(json.loads(name)) <= bound]
+        return self._rows_within[limits]
 
 
 def main() -> None:

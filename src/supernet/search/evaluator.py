@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from itertools import islice
 from typing import Any
 
@@ -13,10 +14,11 @@ import torch
 
 from supernet.checks import check_counts
 from supernet.data.batches import batch_size
-from supernet.errors import DataError
+from supernet.errors import DataError, TrainingError
 from supernet.execution.recalibration import statistics_anew
 from supernet.execution.state import Forms, seeded
 from supernet.execution.supernet import Supernet
+from supernet.files.digests import bits, digest_of
 from supernet.processes.messages import Processes
 from supernet.space import Architecture
 from supernet.training.metrics import Meter
@@ -111,6 +113,19 @@ class Evaluator(ABC):
                 progress(sum(map(len, of_all)))
         return [dict(self.evaluations[name]) for name in names]
 
+    def digest(self) -> str:
+        """Return a digest of what evaluations depend on: weights, buffers, a batch of each data, how it is measured."""
+        result = hashlib.sha256()
+        for tensor in self.tensors():
+            result.update(bits(tensor).data)
+        with seeded(self.seed, self.device):
+            for batches in (self.train_batches(), self.valid_batches()):
+                with suppress(TrainingError):  # of a batch that holds what no checkpoint can
+                    result.update(digest_of(next(iter(batches), None)).encode())
+        about = {"samples": self.recalibration_samples, "seed": self.seed, **self.about()}
+        result.update(json.dumps(about, sort_keys=True, default=str).encode())
+        return result.hexdigest()
+
     def forget(self) -> None:
         """Forget what has been evaluated, for the weights move."""
         self.evaluations.clear()
@@ -167,6 +182,14 @@ class Evaluator(ABC):
     @abstractmethod
     def evaluating(self) -> AbstractContextManager[None]:
         """Let all that runs be ready in this context, in eval form, and as it was after it."""
+
+    def tensors(self) -> Iterable[torch.Tensor]:
+        """Return what an evaluation computes with: by default the model's parameters and buffers."""
+        return [*self.supernet.model.parameters(), *self.supernet.model.buffers()]
+
+    def about(self) -> dict[str, Any]:
+        """Return what else an evaluation depends on, as JSON has it, such as the metrics; by default nothing."""
+        return {}
 
     def measure(self, path: Architecture, num_batches: int | None) -> dict[str, float]:
         """Return what `evaluate_many` is to find out about an architecture that is new to it."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -16,6 +18,7 @@ from supernet.errors import NonFiniteError, TrainingError
 from supernet.search.evaluator import Evaluator
 from supernet.search.evolution import EvolutionSearcher
 from supernet.search.front import Entry, Front, checked_objectives
+from supernet.search.kept_evaluations import KeptEvaluations, checked_many, checked_metrics
 from supernet.search.searcher import AskTell, search
 from supernet.space import Architecture, SearchSpace
 
@@ -36,6 +39,8 @@ def search_front(
     model: nn.Module | SearchSpace | None = None,
     searcher: Callable[..., AskTell] = EvolutionSearcher,
     generator: torch.Generator | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    identity: str | None = None,
 ) -> Front:
     """Search for the architectures that no other beats in all objectives, and return all that was measured.
 
@@ -56,9 +61,15 @@ def search_front(
         searcher: Makes a searcher: is called as `searcher(space, generator=generator, constraint=constraint)`, so
             `functools.partial` gives it other options. Default: `EvolutionSearcher`.
         generator: Source of the random numbers. Default: a new one with the seed 0.
+        directory: Directory whose file "evaluations.jsonl" keeps what is measured. What it has of the same weights and
+            data is not measured again, so a search that was interrupted goes on, and one under other limits measures
+            only what is new; each finds what it would find without. Default: nothing is kept.
+        identity: What the evaluations of a function are of, such as a digest of weights and data; with `directory`,
+            where an evaluator knows that itself.
 
     Raises:
         TrainingError: An argument cannot be, or an evaluation lacks an objective.
+        FileFormatError: The file of evaluations is broken.
         CostError: A limit or cost cannot be, or nothing keeps the limits.
         NonFiniteError: Of all that was measured an objective is NaN.
 
@@ -87,6 +98,8 @@ def search_front(
     constraints = [_limits(space, budget, all_costs) for budget in budgets]
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     measure = evaluate.evaluate_many if isinstance(evaluate, Evaluator) else evaluate
+    if directory is not None:
+        measure = KeptEvaluations(evaluate, Path(directory), space, _identity(evaluate, identity))
     front = Front(space, objectives, budgets=[limits.bounds for limits in constraints if limits is not None])
     known: dict[str, Entry] = {}
 
@@ -152,18 +165,17 @@ def _limits(space: SearchSpace, budget: Budget | None, costs: Mapping[str, Cost]
     return Limits(space, budget, costs=costs)
 
 
+def _identity(evaluate: Evaluator | Evaluate, given: str | None) -> str:
+    if isinstance(evaluate, Evaluator):
+        return evaluate.digest() if given is None else f"{evaluate.digest()} {given}"
+    if given is None:
+        raise TrainingError(
+            "evaluations of a function can be kept only if it is known what they are of; give identity=, such as "
+            "a digest of weights and data, which is another where these are others"
+        )
+    return given
+
+
 def _measured(measure: Evaluate, architectures: Sequence[Architecture]) -> list[dict[str, float]]:
     """Return what was measured of each, if these are numbers by name."""
-    measured = measure(architectures)
-    if not isinstance(measured, list | tuple) or len(measured) != len(architectures):
-        raise TrainingError(
-            f"evaluate returns a list of a dict for each of {len(architectures)} architectures, not {measured!r:.80}"
-        )
-    for metrics in measured:
-        if not isinstance(metrics, Mapping) or not all(_is_number(value) for value in metrics.values()):
-            raise TrainingError(f"evaluate returns dicts name -> number, not {metrics!r:.80}")
-    return [{str(name): float(value) for name, value in metrics.items()} for metrics in measured]
-
-
-def _is_number(value: Any) -> bool:
-    return hasattr(value, "__float__") and not isinstance(value, bool) and getattr(value, "ndim", 0) == 0
+    return [checked_metrics(metrics) for metrics in checked_many(measure(architectures), architectures)]

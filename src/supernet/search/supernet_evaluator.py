@@ -22,6 +22,7 @@ from supernet.processes.fabric import TIMEOUT
 from supernet.processes.messages import Place, Processes
 from supernet.search.evaluator import Evaluator
 from supernet.space import Architecture
+from supernet.training.description import as_json
 from supernet.training.forward import Forward, ForwardFn, LossFn, checked_loss
 from supernet.training.metrics import Meter, Metrics
 
@@ -174,6 +175,16 @@ class SupernetEvaluator(Evaluator):
     def meters(self) -> list[Meter]:
         """Return what measures loss and metrics."""
         return [Meter(self._metrics, self.device)]
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Return the model's parameters and buffers, and those of a loss that is a module."""
+        of_loss = self._loss.state_dict().values() if isinstance(self._loss, nn.Module) else ()
+        return [*super().tensors(), *of_loss]
+
+    def about(self) -> dict[str, Any]:
+        """Return what measures, and which samples."""
+        data = [part.digest() for part in (self._train, self._valid)]
+        return {"loss": as_json(self._loss), "metrics": as_json(self._metrics), "data": data}
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

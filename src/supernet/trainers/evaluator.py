@@ -13,6 +13,7 @@ from supernet.data.split import DataSplit
 from supernet.execution.structure import are_finite
 from supernet.search.evaluator import Evaluator
 from supernet.space import Architecture
+from supernet.training.description import as_json
 from supernet.training.metrics import Meter
 from supernet.training.snapshot import digest
 
@@ -59,14 +60,24 @@ class TrainerEvaluator(Evaluator):
 
     def look_at_weights(self) -> None:
         """Forget what was evaluated if weights or buffers have moved since, outside of steps too: in a user's hands."""
-        trainer = self._trainer
-        modules = [trainer.model, *([trainer.loss] if isinstance(trainer.loss, nn.Module) else [])]
-        tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
-        now = digest([*tensors, *trainer.parameters_outside()])
+        trainer, now = self._trainer, digest(self.tensors())
         moved = self._digest not in (None, now)  # after a resume it is not known, and evaluations are the checkpoint's
         if any(of_one for (of_one,) in self.processes.exchange("whether weights have moved", int(moved))):
             trainer.forget_evaluations()
         self._digest = now
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Return the parameters and buffers of the model and of a loss that is a module, and what else is trained."""
+        loss = self._trainer.loss
+        modules = [self._trainer.model, *([loss] if isinstance(loss, nn.Module) else [])]
+        tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+        return [*tensors, *self._trainer.parameters_outside()]
+
+    def about(self) -> dict[str, Any]:
+        """Return what measures, and which samples."""
+        trainer = self._trainer
+        data = [part.digest() for part in (trainer._recalibration_part, trainer._evaluation_part)]
+        return {"loss": as_json(trainer.loss), "metrics": as_json(trainer.metrics), "data": data}
 
     def forget(self) -> None:
         """Forget what has been evaluated, for the weights move."""

@@ -11,7 +11,7 @@ from typing import Any
 from supernet.checks import check_counts, check_functions
 from supernet.cost import Cost
 from supernet.errors import SpaceError
-from supernet.search import Scored
+from supernet.search import Front, Scored, search_front
 from supernet.search.searcher import ranked
 from supernet.space import Architecture
 from supernet.trainers.supernet_trainer import SupernetTrainer
@@ -19,6 +19,8 @@ from supernet.training.loop import LoopOptions
 from supernet.training.progress import counting
 
 __all__ = ["SampledOptions", "SubnetSearchTrainer"]
+
+FRONT = "front.json"
 
 logger = logging.getLogger("supernet")
 
@@ -141,6 +143,27 @@ class SubnetSearchTrainer(SupernetTrainer):
     def scores(self, architectures: Sequence[Architecture], *, num_batches: int | None = None) -> list[float]:
         """Return the score of each architecture, for a searcher."""
         return self.scored(self.evaluated(architectures, num_batches=num_batches))
+
+    def search_front(self, objectives: Mapping[str, str], num_evaluations: int, **options: Any) -> Front:
+        """Search the trained supernet for what no other beats in all objectives: see `supernet.search.search_front`.
+
+        In a run directory "evaluations.jsonl" keeps what is measured, so that a later search, under other limits or
+        after an interruption, measures nothing twice; and "front.json" is what was found last. All processes must call
+        it together.
+
+        Args:
+            objectives: Name of a metric, of "loss" or of a cost -> "max" or "min". The first is what `Front.best` goes
+                by.
+            num_evaluations: Number of architectures that are measured at most, under each limits.
+            options: Others of `supernet.search.search_front`; the trainer's limits hold where none are given.
+        """
+        directory = self._run.directory
+        if directory is not None:
+            options.setdefault("directory", directory.path)
+        front = search_front(self.evaluator, objectives, num_evaluations, **{"limits": self.limits, **options})
+        if directory is not None and self.fabric.is_global_zero:
+            front.save(directory.path / FRONT)
+        return front
 
     def best(self, architectures: Iterable[Architecture], count: int, **options: Any) -> list[Architecture]:
         """Return the `count` best of these by `score`, best first, each once; of equal ones the first.
