@@ -32,6 +32,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.elastic
 	$(BIN)/python -m benchmarks.integer_programs
 	$(BIN)/python -m benchmarks.building
+	$(BIN)/python -m benchmarks.costs
 	$(BIN)/python -m torch.distributed.run --standalone --nproc-per-node 2 -m benchmarks.processes
 
 lint: $(VENV)/.ready
