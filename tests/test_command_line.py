@@ -342,6 +342,12 @@ def test_what_fails_exits_with_1_and_says_why_without_a_traceback(command, words
     assert "Traceback" not in err
 
 
+def test_a_device_that_is_none_exits_with_2(command):
+    words = "search", "run", "--data", "clay.py:data", "--objective", "accuracy=max", "--device", "abacus"
+    status, _, err = command(*words)
+    assert (status, "--device abacus: " in err) == (2, True)
+
+
 def test_a_run_without_a_result_says_so(command, directory, tmp_path):
     run = tmp_path / "unfinished"
     run.mkdir()

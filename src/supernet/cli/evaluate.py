@@ -9,6 +9,7 @@ from supernet.cli.given import (
     Run,
     add_architecture,
     add_data,
+    add_device,
     add_run,
     data_of,
     measured_by,
@@ -39,6 +40,7 @@ def add_to(commands: Any) -> None:
         "a Dataset or DataLoader that is measured, or a function that returns it; with --architecture a pair of them, "
         "the training data first",
     )
+    add_device(parser)
     parser.set_defaults(run=_run)
 
 
@@ -47,12 +49,12 @@ def _run(options: argparse.Namespace) -> int:
     loss, metrics = measured_by(options)
     architecture = run.architecture()
     if options.architecture is None:
-        measured = evaluate(run.network(), loss, metrics, valid, batch_size=options.batch_size)
+        measured = evaluate(run.network(), loss, metrics, valid, batch_size=options.batch_size, device=options.device)
     else:
         if train is None:
             raise UsageError("--data gives (training data, data to measure on) where --architecture is given")
         evaluator = SupernetEvaluator(
-            run.supernet(), (train, valid), loss=loss, metrics=metrics, batch_size=options.batch_size
+            run.supernet(options.device), (train, valid), loss=loss, metrics=metrics, batch_size=options.batch_size
         )
         measured = evaluator(architecture)
     found = {"architecture": architecture, "metrics": measured}

@@ -84,6 +84,11 @@ def add_data(parser: argparse.ArgumentParser, what: str, *, required: bool = Tru
     parser.add_argument("--batch-size", type=_count, default=256, metavar="N", help="samples in a batch (default: 256)")
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Let a command be told where it runs."""
+    parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda:1, ... (default: a GPU where there is one)")
+
+
 def _count(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -175,8 +180,11 @@ class Run:
             raise TrainingError(f"{self.directory} has no {WEIGHTS}, so its search has not finished") from error
         return network
 
-    def supernet(self) -> Supernet:
+    def supernet(self, device: str | None = "cpu") -> Supernet:
         """Return the supernet with the weights of the newest checkpoint.
+
+        Args:
+            device: Where it is put; None for a GPU where there is one. Default: the CPU.
 
         Raises:
             TrainingError: There is no checkpoint.
@@ -200,6 +208,10 @@ class Run:
             with torch.no_grad():
                 for name, tensor in tensors.items():
                     tensor.copy_(saved[name])
+        try:
+            self.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        except (RuntimeError, AssertionError) as error:  # the latter where torch knows no CUDA
+            raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
         return supernet
 
     def example(self) -> Any:

@@ -8,7 +8,17 @@ from typing import Any
 
 import torch
 
-from supernet.cli.given import Run, add_costs, add_data, add_run, data_of, limits_of, measured_by, print_found
+from supernet.cli.given import (
+    Run,
+    add_costs,
+    add_data,
+    add_device,
+    add_run,
+    data_of,
+    limits_of,
+    measured_by,
+    print_found,
+)
 from supernet.cli.importing import UsageError
 from supernet.search import (
     EvolutionSearcher,
@@ -67,6 +77,7 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("--searcher", choices=sorted(SEARCHERS), default="evolution", help="(default: evolution)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
+    add_device(parser)
     parser.set_defaults(run=_run)
 
 
@@ -81,7 +92,9 @@ def _run(options: argparse.Namespace) -> int:
     loss, metrics = measured_by(options)
     budgets = options.limits or [{}]
     costs = run.costs([*objectives, *(name for limits in budgets for name in limits)])
-    evaluator = SupernetEvaluator(run.supernet(), data, loss=loss, metrics=metrics, batch_size=options.batch_size)
+    evaluator = SupernetEvaluator(
+        run.supernet(options.device), data, loss=loss, metrics=metrics, batch_size=options.batch_size
+    )
     front = search_front(
         evaluator,
         objectives,
