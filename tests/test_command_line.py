@@ -240,6 +240,26 @@ def test_a_search_keeps_limits_and_front_names_the_best_under_others(searched, c
     assert json.loads(out)["costs"]["parameters"] <= 20
 
 
+def test_a_search_under_another_budget_measures_only_what_is_new(command, directory, monkeypatch):
+    measured = []
+    measure = SupernetEvaluator.measure
+
+    def noted(self, path, num_batches):
+        measured.append(path)
+        return measure(self, path, num_batches)
+
+    monkeypatch.setattr(SupernetEvaluator, "measure", noted)
+    (directory / "run" / "evaluations.jsonl").unlink(missing_ok=True)
+    words = "search", "run", "--data", "clay.py:data", "--objective", "accuracy=max", "--searcher", "exhaustive"
+    for most, new in (("20", 2), ("40", 2), ("30", 0)):
+        measured.clear()
+        status, _, _ = command(*words, "--limits", f"parameters={most}", "--json")
+        assert status == 0
+        assert len(measured) == new
+    assert command(*words, "--limits", "parameters=20", "--loss", "torch.nn:CrossEntropyLoss")[0] == 0
+    assert len(measured) == 2  # of another loss nothing is known
+
+
 @pytest.mark.parametrize("searcher", ["exhaustive", "random", "regularized-evolution"])
 def test_each_searcher_finds_all_of_a_small_space(command, searcher):
     words = ["search", "run", "--data", "clay.py:data", "--objective", "accuracy=max", "--evaluations", "60"]

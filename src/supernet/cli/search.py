@@ -52,7 +52,8 @@ def add_to(commands: Any) -> None:
         help="search the supernet that a run has trained, under limits",
         description="Search the supernet that a run has trained, with the weights of its newest checkpoint, for the "
         "architectures that no other beats in all objectives. Each is measured with BatchNorm's statistics of its own. "
-        f"What was measured is written to {FRONT} in the run directory, which supernet front shows.",
+        f"What was found is written to {FRONT} in the run directory, which supernet front shows; what was measured is "
+        "kept there too, so that another search measures only what is new.",
     )
     add_run(parser)
     add_data(parser, "a function that returns (training data, validation data), each a Dataset or DataLoader")
@@ -103,6 +104,8 @@ def _run(options: argparse.Namespace) -> int:
         costs=costs,
         searcher=SEARCHERS[options.searcher],
         generator=torch.Generator().manual_seed(options.seed),
+        directory=run.directory,
+        identity=f"{options.loss} {options.metrics}",
     )
     front.save(run.directory / FRONT)
     print_found(options, front.to_json(), str(front))
