@@ -179,6 +179,14 @@ def test_an_operator_that_onnx_lacks_is_named_with_its_module(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_onnxruntime_cannot_run_is_told_with_the_mend(tmp_path):
+    network = nn.Sequential(nn.Linear(3, 3), nn.GELU()).double()
+    with pytest.raises(ExportError, match=r"lacks operators of torch.float64: export network.float\(\)"):
+        export_network(network, torch.ones(2, 3).double(), tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+    export_network(network.float(), torch.ones(2, 3), tmp_path / "net.onnx")
+
+
 class OfTwo(nn.Module):
     def forward(self, x):
         return x.view(2, -1) * 2

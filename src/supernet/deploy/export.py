@@ -239,8 +239,12 @@ def _compared(network: nn.Module, example: Example, path: Path, kind: Format, ou
     except MissingExtraError:
         raise
     except Exception as error:  # whatever runs it raises
+        run_by = kind.packages[-1]
+        others = {str(p.dtype) for p in network.parameters() if p.is_floating_point()} - {str(torch.float32)}
+        hint = f"; {run_by} lacks operators of {min(others)}: export network.float()" if others else ""
         raise ExportError(
-            f"{type(network).__name__} was written, but run by {kind.packages[-1]} it computes something else: {error}"
+            f"{type(network).__name__} was written, but run by {run_by} it does not give what it should: {error}"
+            f"{hint if run_by == 'onnxruntime' else ''}"
         ) from error
     return comparison
 

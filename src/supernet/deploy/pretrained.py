@@ -102,7 +102,7 @@ def read_pretrained(path: Path, card: Mapping[str, Any], model: nn.Module | None
         if not issubclass(cls, transformers.PreTrainedModel):
             raise TypeError(f"{name} is no model of transformers")
         with _quiet():
-            if (path / SIZES).exists():
+            if SIZES in (card.get("files") or {entry.name for entry in path.iterdir()}):
                 namespace: dict[str, Any] = {"__file__": str(path / LOADER)}
                 exec(compile(LOADER_TEXT.format(name=cls.__name__), LOADER, "exec"), namespace)
                 network: nn.Module = namespace["load"](path)

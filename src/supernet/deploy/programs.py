@@ -102,7 +102,9 @@ def write_program(network: nn.Module, example: Example, path: Path) -> None:
     try:
         check_program_file(path)
     except FileFormatError as error:
-        raise ExportError(f"{error}; torch {torch.__version__} writes it so, torch 2.9 and later do not") from error
+        raise ExportError(
+            f"{error}: torch {torch.__version__} pickles what this network has; export it in another format"
+        ) from error
 
 
 def read_program(path: Path) -> nn.Module:
