@@ -53,19 +53,18 @@ class Network(nn.Module):
         self.stages = nn.ModuleList()
         for stage, width in enumerate(widths):
             before = widths[max(stage - 1, 0)]
-            change = self.layer(
-                before, width, ValueChoice([1, 3] if stage == 0 else [3, 5], label=f"kernel{stage}"), stride=1 + stage
-            )
+            kernel = ValueChoice([3, 5] if stage else [1, 3], label=f"kernel{stage}")
+            change = self.layer(before, width, kernel, stride=1 + stage)
             depth = ValueChoice([0, 1, 2], label=f"depth{stage}")
-            blocks = Repeat([self.layer(width, width, 3, groups=1) for _ in range(2)], depth)
+            blocks = Repeat([self.layer(width, width, 3) for _ in range(2)], depth)
             self.stages.append(nn.Sequential(change, blocks))
         self.head = supernet.nn.Linear(widths[1], 10)
 
     @staticmethod
-    def layer(before, width, kernel, stride=1, **options) -> nn.Module:
+    def layer(before, width, kernel, stride=1) -> nn.Module:
         """Return a convolution that keeps the size but for its stride, with norm and ReLU."""
         padding = kernel // 2
-        conv = supernet.nn.Conv2d(before, width, kernel, stride=stride, padding=padding, bias=False, **options)
+        conv = supernet.nn.Conv2d(before, width, kernel, stride=stride, padding=padding, bias=False)
         return nn.Sequential(conv, supernet.nn.BatchNorm2d(width), nn.ReLU())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -125,6 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--passes", type=int, default=4_000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--truth-seeds", type=int, default=2)
     parser.add_argument("--networks", type=int, default=40, help="of each of the two samples")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -139,7 +139,10 @@ def main() -> None:
             if (one := sample(generator)) not in known[name]:
                 known[name].append(one)
     print(f"{space.size:,} architectures of {edges[0]:,.0f} to {edges[1]:,.0f} parameters", flush=True)
-    truth = {name: [mean(alone(one, seed, data, test) for seed in range(2)) for one in known[name]] for name in known}
+    truth = {
+        name: [mean(alone(one, seed, data, test) for seed in range(options.truth_seeds)) for one in architectures]
+        for name, architectures in known.items()
+    }
     for name, accuracies in truth.items():
         parameters = [cost.of(one) for one in known[name]]
         spread = f"{min(parameters):,.0f} to {max(parameters):,.0f} parameters"
@@ -159,19 +162,12 @@ def main() -> None:
             best = max(range(len(measured)), key=lambda i: -measured[i]["loss"])
             row[f"regret, {name}"] = max(truth[name]) - truth[name][best]
         rows.append(row)
-        print(
-            json.dumps({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}),
-            flush=True,
-        )
+        print(json.dumps({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()}), flush=True)
     for way in WAYS:
         of_way = [row for row in rows if row["way"] == way]
-        figures = [key for key in of_way[0] if key not in ("way", "seed")]
-        shown = ", ".join(
-            f"{key} {mean(row[key] for row in of_way):.2f}"
-            + (f" +- {stdev(row[key] for row in of_way):.2f}" if len(of_way) > 1 else "")
-            for key in figures
-        )
-        print(f"{way}: {shown}")
+        for key in [key for key in of_way[0] if key not in ("way", "seed")]:
+            values = [row[key] for row in of_way]
+            print(f"{way}: {key} {mean(values):.2f}, of seeds {min(values):.2f} to {max(values):.2f}")
 
 
 if __name__ == "__main__":
