@@ -95,7 +95,13 @@ class BodyRecorder(Recorder):
         self._number, self._is_quiet = 0, False
         given: list[int | None] = [self._enter(tensor) for tensor in tensors_of(self._given)]
         self._frames = [_Frame("", given)]
-        return _Watching(self)
+        return self._watching()
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        # Without gradients, as a network is deployed: torch takes other operations where a tensor has one.
+        with torch.no_grad(), _Watching(self):
+            yield
 
     def _enter(self, tensor: torch.Tensor, number: int | None = None) -> int:
         """Give the memory of a tensor a number: a new one, or that of the memory that it stands for."""
