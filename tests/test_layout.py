@@ -11,7 +11,7 @@ import supernet
 SOURCE = Path(supernet.__file__).parent
 RANKS = [
     {"errors"},
-    {"checks", "printable"},
+    {"checks", "printable", "ranking"},
     {"nn"},
     {"space"},
     {"execution", "hub", "reports", "files"},

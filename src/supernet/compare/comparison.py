@@ -18,12 +18,13 @@ from torch import nn
 from torch.utils.data import ConcatDataset, Dataset
 
 from supernet.checks import check_counts, check_functions
-from supernet.compare.statistics import Difference, half_interval, kendall_tau, welch
+from supernet.compare.statistics import Difference, half_interval, welch
 from supernet.cost import Cost, Limits, Parameters
 from supernet.cost.limits import Limit
 from supernet.data.loaders import derive_seed
 from supernet.errors import NonFiniteError, TrainingError
 from supernet.execution.state import preserve_random_numbers
+from supernet.ranking import kendall_tau
 from supernet.reports.comparisons import plot_comparison
 from supernet.search import Entry
 from supernet.space import Architecture, freeze

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import platform
 import statistics
@@ -23,6 +24,7 @@ from supernet.cost.parts import Parts
 from supernet.cost.recording import Call, Part, is_layer
 from supernet.errors import CostError, FileFormatError
 from supernet.execution.structure import mapped, tensors_of
+from supernet.ranking import kendall_tau
 from supernet.space import Architecture, freeze
 from supernet.space.files import digest_of_json, read_json, write_json
 from supernet.space.summary import called_with, moved
@@ -207,10 +209,8 @@ class Trust:
     @property
     def tau(self) -> float:
         """Kendall's rank correlation (tau-b): 1 where the sums rank networks as they are, 0 where they say nothing."""
-        summed, measured = (torch.tensor(one, dtype=torch.float64) for one in (self.summed, self.measured))
-        signs = [(one[:, None] - one).sign() for one in (summed, measured)]
-        scale = (signs[0].square().sum() * signs[1].square().sum()).sqrt()
-        return float((signs[0] * signs[1]).sum() / scale) if scale > 0 else 0.0
+        tau = kendall_tau(self.summed, self.measured)
+        return 0.0 if math.isnan(tau) else tau
 
     def __str__(self) -> str:
         return (

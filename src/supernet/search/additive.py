@@ -15,6 +15,7 @@ import torch
 from supernet.cost.terms import Term, key_of
 from supernet.errors import ArchitectureError, TrainingError
 from supernet.nn.domain import Domain
+from supernet.ranking import kendall_tau
 from supernet.space import Architecture, SearchSpace
 from supernet.space.space import check_space
 
@@ -253,7 +254,7 @@ def fit_scores(
     fitted = FittedScore(space, of_choices, of_pairs, constant=constant)
     fitted.error = float(np.sqrt(np.mean((predicted_N - y_N) ** 2)))
     fitted.deviation = float(np.std(y_N))
-    fitted.tau = kendall_tau(predicted_N, y_N)
+    fitted.tau = kendall_tau(predicted_N.tolist(), y_N.tolist())
     return fitted
 
 
@@ -273,11 +274,3 @@ def _least_squares(design_NP: np.ndarray, y_N: np.ndarray) -> tuple[float, np.nd
     mean_P, mean = design_NP.mean(0), y_N.mean()
     weights_P = np.linalg.lstsq(design_NP - mean_P, y_N - mean, rcond=None)[0]
     return float(mean - mean_P @ weights_P), weights_P
-
-
-def kendall_tau(one_N: np.ndarray, other_N: np.ndarray) -> float:
-    """Return Kendall's rank correlation (tau-b) of two rows of numbers; NaN where one of them is constant."""
-    upper = np.triu_indices(len(one_N), 1)
-    one, other = (np.sign(numbers[:, None] - numbers)[upper] for numbers in (one_N, other_N))
-    pairs = math.sqrt(np.count_nonzero(one) * np.count_nonzero(other))
-    return float(one @ other / pairs) if pairs else math.nan
