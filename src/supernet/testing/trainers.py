@@ -343,7 +343,7 @@ def _failing(model: nn.Module, number: int) -> Iterator[None]:
 def _check_whole_after_errors_while_building(make: Make) -> None:
     """Let the first, a middle, and the last call of a module fail while the trainer is made."""
     calls: list[nn.Module] = []
-    handle = register_module_forward_pre_hook(lambda module, _: calls.append(module))
+    handle = register_module_forward_pre_hook(lambda module, _: None if _is_copy(module) else calls.append(module))
     try:
         written = outline(restore(make().model))
     finally:
@@ -353,6 +353,8 @@ def _check_whole_after_errors_while_building(make: Make) -> None:
         counted: list[int] = []
 
         def fail(module: nn.Module, _: Any, root: Any = root, counted: Any = counted, number: int = number) -> None:
+            if _is_copy(module):
+                return
             root.append(module)
             counted.append(1)
             if len(counted) == number:
@@ -386,6 +388,11 @@ def _not_reported() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(is_of_another)
+
+
+def _is_copy(module: nn.Module) -> bool:
+    """Say whether a module is of a copy without values, on which costs are counted."""
+    return any(p.is_meta for p in module.parameters())
 
 
 def outline(model: nn.Module) -> dict[str, str]:
