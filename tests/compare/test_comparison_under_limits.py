@@ -122,7 +122,7 @@ def test_the_same_seeds_give_the_same_and_leave_random_numbers_alone(monkeypatch
         rows.append((world.compare(on_progress=told.append).to_json(), world.trained))
     assert rows[0] == rows[1]  # the new weights too
     assert torch.rand(1) == expected
-    assert len(told) == 2 * 3 * (1 + 2 * 3)
+    assert len(told) == 2 * 3 * (1 + 2)
 
 
 def test_a_space_with_fewer_networks_than_time_is_tried_whole(world):
@@ -205,3 +205,27 @@ def test_a_front_is_what_a_search_may_give(world):
     world.search = lambda seed: Front(SearchSpace(new_model()), {"accuracy": "max"}, [entry])
     comparison = world.compare(seeds=[0])
     assert comparison.rows[0].contestants[0].architecture == {"width": 3}
+
+
+def search_by_width(seed):
+    from supernet.search import Entry, Front
+
+    entries = [Entry({"width": w}, {"accuracy": w + seed}, {"parameters": 7.0 * w + 2}) for w in (2, 5)]
+    return Front(SearchSpace(new_model()), {"accuracy": "max"}, entries)
+
+
+def train_nothing(network, dataset, seed):
+    pass
+
+
+def measure_width(network, dataset):
+    return float(width_of(network)) + torch.get_num_threads() / 100
+
+
+@pytest.mark.slow
+def test_processes_that_share_the_seeds_give_the_same_rows():
+    task = (new_model, [{"parameters": 60}], search_by_width, train_nothing, measure_width, PARTS)
+    told = []
+    alone, shared = (compare_under_limits(*task, processes=n, on_progress=told.append) for n in (1, 2))
+    assert [(r.method, r.scores) for r in alone.rows[:2]] == [(r.method, r.scores) for r in shared.rows[:2]]
+    assert len(told) == 2 * 3 * 2

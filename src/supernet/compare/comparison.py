@@ -7,7 +7,10 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 from typing import Any, Protocol
@@ -234,6 +237,7 @@ def compare_under_limits(
     example: Any = None,
     costs: Mapping[str, Cost] | None = None,
     score: str = "test_accuracy",
+    processes: int = 1,
     on_progress: Callable[[str], None] | None = None,
 ) -> Comparison:
     """Compare what a search finds under limits with chance and with random search.
@@ -258,6 +262,9 @@ def compare_under_limits(
         example: What the model is called with, where a limit needs it: see `Limits`.
         costs: Further costs by name, for limits and the report.
         score: What the measured number is called. Default: "test_accuracy".
+        processes: Number of processes that share the seeds, each with as many threads as this one; with more than one,
+            all that is given must be picklable. All that is compared for a seed runs in one process, so that equal
+            time is equal work. Default: 1, which is this one.
         on_progress: Is called with a line of text after each step. Default: nothing is told.
 
     Raises:
@@ -265,30 +272,37 @@ def compare_under_limits(
         CostError: A limit cannot be, nothing keeps it, or what was found breaks it.
         NonFiniteError: A measured number is NaN.
     """
-    check_counts(num_random=num_random)
+    check_counts(num_random=num_random, processes=processes)
     check_functions(new_model=new_model, search=search, train=train, measure=measure)
     if len(data) != 3:
         raise TrainingError(f"data is (to train on, to choose by, to test on), not {len(data)} datasets")
     if not budgets or not seeds:
         raise TrainingError("there is nothing to compare; give a budget and a seed at least")
-    with preserve_random_numbers():
-        model = new_model()
-        known = {"parameters": Parameters(model), **(costs or {})}
-        limits = [Limits(model, budget, example=example, costs=known) for budget in budgets]
-        course = _Course(new_model, train, measure, data, on_progress or (lambda text: None))
-        rows = [[Row(dict(budget), method) for method in METHODS] for budget in budgets]
+    tell = on_progress or (lambda text: None)
+    course = _Course(new_model, budgets, search, train, measure, data, num_random, example, costs or {})
+    rows = [Row(dict(budget), method) for budget in budgets for method in METHODS]
+    for of_seed, told in _run(course, seeds, processes, tell):
+        for row, new in zip(rows, of_seed, strict=True):
+            row.contestants += new.contestants
+            row.seconds += new.seconds
+            row.num_tried += new.num_tried
+        for line in told:
+            tell(line)
+    return Comparison(rows, score)
+
+
+def _run(
+    course: _Course, seeds: Sequence[int], processes: int, tell: Callable[[str], None]
+) -> Iterator[tuple[list[Row], list[str]]]:
+    """Yield the rows of each seed, and what is still to be told of it."""
+    if processes == 1:
         for seed in seeds:
-            began = time.perf_counter()
-            searched = search(seed)
-            if not callable(getattr(searched, "best", None)):
-                raise TrainingError(
-                    f"search returns what has best(limits), such as a Front, not {type(searched).__name__}"
-                )
-            seconds = time.perf_counter() - began
-            course.tell(f"seed {seed}: searched in {seconds:.1f} s")
-            for of_budget, of_rows in zip(limits, rows, strict=True):
-                course.run(seed, searched, seconds, of_budget, of_rows, num_random)
-    return Comparison([row for of_rows in rows for row in of_rows], score)
+            yield course.run(seed, tell), []
+        return
+    threads = torch.get_num_threads()
+    # Spawned, for a fork of a process that has computed by several threads may hang.
+    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+        yield from pool.map(course.run_and_keep_what_is_told, seeds)
 
 
 @dataclass
@@ -296,15 +310,44 @@ class _Course:
     """What all methods go through alike."""
 
     new_model: Callable[[], nn.Module]
+    budgets: Sequence[Budget]
+    search: Callable[[int], Searched]
     train: Callable[[nn.Module, Dataset[Any], int], object]
     measure: Callable[[nn.Module, Dataset[Any]], float]
     data: Sequence[Dataset[Any]]
-    tell: Callable[[str], None]
+    num_random: int
+    example: Any
+    costs: Mapping[str, Cost]
 
-    def run(
-        self, seed: int, searched: Searched, seconds: float, limits: Limits, rows: Sequence[Row], num_random: int
-    ) -> None:
-        """Let each method find its architectures under limits, train these, and take what is measured into its row."""
+    def run_and_keep_what_is_told(self, seed: int) -> tuple[list[Row], list[str]]:
+        """Return the rows of a seed, and the lines that tell of it."""
+        told: list[str] = []
+        return self.run(seed, told.append), told
+
+    def run(self, seed: int, tell: Callable[[str], None]) -> list[Row]:
+        """Return the rows of one seed: let each method find its architectures, train these, and measure them."""
+        with preserve_random_numbers():
+            model = self.new_model()
+            costs = {"parameters": Parameters(model), **self.costs}
+            limits = [Limits(model, budget, example=self.example, costs=costs) for budget in self.budgets]
+            began = time.perf_counter()
+            searched = self.search(seed)
+            if not callable(getattr(searched, "best", None)):
+                raise TrainingError(
+                    f"search returns what has best(limits), such as a Front, not {type(searched).__name__}"
+                )
+            seconds = time.perf_counter() - began
+            tell(f"seed {seed}: searched in {seconds:.1f} s")
+            rows: list[Row] = []
+            for budget, of_budget in zip(self.budgets, limits, strict=True):
+                of_methods = [Row(dict(budget), method) for method in METHODS]
+                self._run_budget(seed, searched, seconds, of_budget, of_methods)
+                scores = ", ".join(f"{row.method} {row.scores[-1]:.1f}" for row in of_methods)
+                tell(f"seed {seed}, {_of_budget(budget)}: {scores}")
+                rows += of_methods
+            return rows
+
+    def _run_budget(self, seed: int, searched: Searched, seconds: float, limits: Limits, rows: Sequence[Row]) -> None:
         found, at_random, by_random_search = rows
         began = time.perf_counter()
         best = searched.best(limits)
@@ -316,11 +359,10 @@ class _Course:
         chosen = self._random_search(seed, limits, found.seconds[-1], by_random_search)
         for row, architectures in (
             (found, [architecture]),
-            (at_random, [a for a, _ in zip(rivals, range(num_random), strict=False)]),
+            (at_random, list(islice(rivals, self.num_random))),
             (by_random_search, [chosen]),
         ):
             row.contestants += self._contestants(seed, searched, limits, architectures)
-            self.tell(f"seed {seed}, {_of_budget(row.budget)}: {row.method} {row.scores[-1]:.1f}")
 
     def _random_search(self, seed: int, limits: Limits, seconds: float, row: Row) -> Architecture:
         """Return the best of the random architectures that are trained until as much time has passed."""
