@@ -1,6 +1,7 @@
 """The main job, in small, and the command line."""
 
 import io
+import json
 import re
 import sys
 from statistics import mean
@@ -9,21 +10,23 @@ import pytest
 import torch
 from rich.console import Console
 
-from supernet import SearchSpace, __version__, load_architecture
+from supernet import SearchSpace, __version__
 from supernet.cli import main
+from supernet.cost import Limits
+from supernet.deploy import read_card
 from supernet.errors import MissingExtraError
 
 pytest.importorskip("sklearn", reason="the demo's data comes with scikit-learn")
-from supernet.demo import Network, digits, run_demo
+from supernet.demo import BUDGETS, Network, Searched, digits, run_demo
 
 
-def test_no_test_image_is_a_training_image():
-    train_set, test_set = digits()
-    (X, y), (test_X, test_y) = train_set[:], test_set[:]
-    assert (len(y), len(test_y)) == (1198, 599)
-    assert set(y.tolist()) == set(test_y.tolist()) == set(range(10))
-    known = {image.numpy().tobytes() for image in X}
-    assert not [image for image in test_X if image.numpy().tobytes() in known]
+def test_no_image_is_in_two_parts():
+    parts = digits()
+    assert [len(part) for part in parts] == [898, 300, 599]
+    for _, labels in (part[:] for part in parts):
+        assert set(labels.tolist()) == set(range(10))
+    images = [{image.numpy().tobytes() for image in part[:][0]} for part in parts]
+    assert not images[0] & images[1] and not (images[0] | images[1]) & images[2]
 
 
 def test_without_scikit_learn_the_error_names_what_to_install(monkeypatch):
@@ -32,43 +35,61 @@ def test_without_scikit_learn_the_error_names_what_to_install(monkeypatch):
         digits()
 
 
-def test_the_demo_prints_what_it_measured_and_leaves_its_runs(tmp_path):
+def test_the_space_has_about_a_million_networks_and_many_under_each_budget():
+    space = SearchSpace(Network())
+    assert 1e6 < space.size < 1e7
+    generator = torch.Generator().manual_seed(0)
+    for budget in BUDGETS:
+        limits = Limits(Network(), budget)
+        drawn = [limits.sample(generator) for _ in range(20)]
+        assert len({json.dumps(one) for one in drawn}) > 15
+
+
+def test_the_demo_prints_what_it_measured_and_leaves_rows_pictures_and_networks(tmp_path):
+    pytest.importorskip("onnxruntime")
     out = io.StringIO()
-    console = Console(file=out, width=120)
-    options = {"seeds": (0, 1), "num_random": 1, "search_epochs": 1, "train_epochs": 1, "channels": 4}
-    rows = run_demo(**options, runs=tmp_path, console=console)
-    text = out.getvalue()
+    options = {"seeds": (0, 1), "num_random": 1, "search_epochs": 1, "num_evaluations": 2, "train_epochs": 1}
+    options |= {"num_finalists": 1}
+    comparison = run_demo(**options, runs=tmp_path, console=Console(file=out, width=160))
+    text, directory = out.getvalue(), tmp_path / "demo-1"
 
-    assert rows[0].name == "found by DARTS"
-    assert [row.name for row in rows[1:]] == ["random 1"]
+    rows = json.loads((directory / "comparison.json").read_text())
+    assert rows == comparison.to_json()
+    assert [(row["budget"], row["method"]) for row in rows] == [
+        (budget, method)
+        for budget in (600, 1_000, 2_000)
+        for method in ("found", "random", "random search at equal time")
+    ]
     for row in rows:
-        line = next(line for line in text.splitlines() if line.startswith(f"│ {row.name}"))
-        assert f"{100 * mean(row.test_accuracy):.2f} ±" in line
-        assert f"{mean(row.parameters):,.0f}" in line
-        assert len(row.test_accuracy) == 2
-    rank = 1 + sum(mean(rival.test_accuracy) > mean(rows[0].test_accuracy) for rival in rows[1:])
-    assert f"the found one is number {rank} of 2" in text
-
-    space = SearchSpace(Network(4))
-    directory = tmp_path / "demo-1"
+        assert set(row) == {"budget", "method", "parameters", "test_accuracy", "seconds"}
+        assert row["parameters"] <= row["budget"]
+        assert len(row["test_accuracy"]) == 2 and all(0 <= one <= 100 for one in row["test_accuracy"])
+        assert f"{mean(row['test_accuracy']):.1f} ±" in text
+    assert {path.name for path in directory.iterdir()} > {"comparison.png", "comparison.svg", "at_most_600.onnx"}
     assert str(directory) in text.replace("\n", "")
-    for seed, architecture in enumerate(rows[0].architectures):
-        run = directory / f"seed{seed}"
-        assert load_architecture(run / "architecture.json", space) == architecture
-        assert {"metrics.jsonl", "network.safetensors"} < {path.name for path in run.iterdir()}
+
+    card = read_card(directory / "at_most_600.onnx")
+    assert card["architecture"] == comparison.rows[0].contestants[0].architecture
+    assert card["costs"]["parameters"] == comparison.rows[0].contestants[0].costs["parameters"]
 
 
-@pytest.mark.slow
-def test_random_rivals_are_the_same_for_each_seed_and_trained_from_weights_of_their_own(tmp_path, monkeypatch):
-    space = SearchSpace(Network(4))
-    monkeypatch.setattr("supernet.demo._search", lambda *_: (space.sample(torch.Generator().manual_seed(1)), 0.5))
-    options = {"num_random": 1, "search_epochs": 1, "train_epochs": 1, "channels": 4}
-    console = Console(file=io.StringIO())
-    one = run_demo(seeds=(0,), runs=tmp_path, console=console, **options)[1]
-    two = run_demo(seeds=(1, 0), runs=tmp_path, console=console, **options)[1]
-    assert one.architectures[0] == two.architectures[0] == two.architectures[1]
-    assert one.test_accuracy[0] == two.test_accuracy[1]
-    assert (tmp_path / "demo-2").exists()
+def test_of_the_best_in_the_supernet_the_best_alone_is_found():
+    trained = []
+
+    def recipe(network, dataset, seed):
+        trained.append(sum(p.numel() for p in network.parameters()))
+        assert len(dataset) == 898
+
+    options = {"num_epochs": 1, "num_evaluations": 6, "num_finalists": 3, "train": recipe}
+    searched = Searched(0, data=digits(), **options)
+    limits = Limits(Network(), {"parameters": 600})
+    best = searched.best(limits)
+    assert len(trained) == 3 and max(trained) <= 600
+    known = [(json.loads(name)[1], measured) for name, measured in searched.evaluator.evaluations.items()]
+    assert len(known) == 6
+    finalists = [one for one, _ in sorted(known, key=lambda pair: pair[1]["loss"])[:3]]
+    assert best == max(finalists, key=searched._accuracy_alone)
+    assert searched.estimate([best]) == [100 * dict(measured)["accuracy"] for one, measured in known if one == best]
 
 
 def test_the_command_line_says_its_version_and_what_it_can_do(capsys):

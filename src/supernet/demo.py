@@ -1,43 +1,52 @@
-"""The main job, whole: search a network for handwritten digits, and see how good the search was.
+"""The main job, whole: the best small networks under three budgets, from one supernet, and how good the search was.
 
-The architecture that DARTS finds is trained from new weights, and so are random architectures of the same space,
-in the same way and over the same seeds. All are measured on a test set that no search and no training has seen.
+A supernet of small convolutional networks for handwritten digits is trained once, and searched for the best networks of
+at most 600, 1,000 and 2,000 parameters; the best few of each are trained alone, and that which validates best is found. What is found is trained from new weights, and so are random networks under the same
+limits and what random search finds in the time that the search took; all by one recipe, and over the same seeds. They
+are measured on a test set that no search and no training has seen, and written as ONNX files.
 """
 
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
+from typing import Any, TypeAlias
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from supernet.compare import Comparison, compare_under_limits
+from supernet.cost import CostBins, Limits, Parameters
+from supernet.deploy import export_network
 from supernet.errors import MissingExtraError
-from supernet.hub.darts import darts_candidates, relu_conv_norm
-from supernet.nn import InputChoice, LayerChoice
-from supernet.space import Architecture, SearchSpace, freeze
-from supernet.trainers import DartsTrainer, accuracy
+from supernet.execution import Supernet
+from supernet.nn import BatchNorm2d, Conv2d, LayerChoice, Linear, Repeat, ValueChoice
+from supernet.search import SupernetEvaluator, search_front
+from supernet.space import SearchSpace
 from supernet.training.evaluation import evaluate, train
+from supernet.training.metrics import accuracy
 
-__all__ = ["Contestant", "Network", "digits", "run_demo"]
+__all__ = ["Network", "Searched", "digits", "run_demo"]
 
-BATCH_SIZE = 64
+BATCH_SIZE, MOMENTUM, WEIGHT_DECAY = 64, 0.9, 3e-4
+BUDGETS = tuple({"parameters": most} for most in (600, 1_000, 2_000))
+
+Parts: TypeAlias = tuple[TensorDataset, TensorDataset, TensorDataset]
+Recipe: TypeAlias = Callable[[nn.Module, Dataset[Any], int], object]
 
 
 # --- the data ----------------------------------------------------------------------------------------------
 
 
-def digits() -> tuple[TensorDataset, TensorDataset]:
-    """Return scikit-learn's 1,797 handwritten digits (1, 8, 8) as 1,198 to search and train on, and 599 to test."""
+def digits() -> Parts:
+    """Return scikit-learn's 1,797 handwritten digits (1, 8, 8): 898 to train on, 300 to choose by, 599 to test on."""
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
@@ -46,215 +55,196 @@ def digits() -> tuple[TensorDataset, TensorDataset]:
     data = load_digits()
     images = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16
     labels = torch.tensor(data.target)
-    train_rows, test_rows = train_test_split(range(len(labels)), test_size=1 / 3, stratify=data.target, random_state=0)
-    return TensorDataset(images[train_rows], labels[train_rows]), TensorDataset(images[test_rows], labels[test_rows])
+    known, test = train_test_split(range(len(labels)), test_size=1 / 3, stratify=data.target, random_state=0)
+    training, valid = train_test_split(known, test_size=300, stratify=data.target[known], random_state=0)
+    parts = (TensorDataset(images[rows], labels[rows]) for rows in (training, valid, test))
+    return next(parts), next(parts), next(parts)
 
 
-# --- the space: a cell as in DARTS (arXiv 1806.09055) ------------------------------------------------------
+# --- the space ---------------------------------------------------------------------------------------------
 
 
-def operations(channels: int) -> dict[str, nn.Module]:
-    """Return DARTS's candidates but for `none`, which is what an InputChoice is for."""
-    candidates = darts_candidates(channels, affine=True)
-    return {name: candidate for name, candidate in candidates.items() if name != "none"}
+def layer(before: Any, width: Any, name: str) -> LayerChoice:
+    """Return a choice between a full convolution and a depthwise one, of a kernel that is chosen."""
+    kernel = ValueChoice([1, 3, 5], label=f"{name}_kernel")
+    depthwise = conv_norm(before, before, kernel, groups=before)
+    return LayerChoice(
+        {
+            "full": conv_norm(before, width, kernel),
+            "depthwise": nn.Sequential(*depthwise, *conv_norm(before, width, 1)),
+        },
+        label=name,
+    )
 
 
-class Cell(nn.Module):
-    """Nodes in a row; each takes an operation of two of those before it, and the two inputs count as such."""
-
-    def __init__(self, in_channels: Sequence[int], channels: int, num_nodes: int) -> None:
-        super().__init__()
-        self.inputs = nn.ModuleList(relu_conv_norm(c, channels) for c in in_channels)
-        self.edges = nn.ModuleList(
-            nn.ModuleList(
-                LayerChoice(operations(channels), label=f"node{node}_from{source}") for source in range(2 + node)
-            )
-            for node in range(num_nodes)
-        )
-        self.nodes = nn.ModuleList(
-            InputChoice(2 + node, n_chosen=2, label=f"node{node}_takes") for node in range(num_nodes)
-        )
-
-    def forward(self, before: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-        """Return the nodes' outputs, joined: (N, num_nodes * channels, H, W)."""
-        states = [self.inputs[0](before), self.inputs[1](last)]
-        for edges, node in zip(self.edges, self.nodes, strict=True):
-            assert isinstance(edges, nn.ModuleList)
-            states.append(node([edge(state) for edge, state in zip(edges, states, strict=True)]))
-        return torch.cat(states[2:], 1)
+def conv_norm(before: Any, width: Any, kernel: Any, groups: Any = 1) -> nn.Sequential:
+    """Return a convolution that keeps the image's size, BatchNorm and ReLU."""
+    convolution = Conv2d(before, width, kernel, padding=kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(convolution, BatchNorm2d(width), nn.ReLU())
 
 
 class Network(nn.Module):
-    """A stem, two cells that share their decisions, with the image halved between them, and a linear head."""
+    """Two stages of one to three layers, with the image halved between, and a linear head."""
 
-    def __init__(self, channels: int = 8, num_nodes: int = 3) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        width = num_nodes * channels
-        self.stem = nn.Sequential(nn.Conv2d(1, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
-        self.first = Cell((channels, channels), channels, num_nodes)
-        self.halve = nn.MaxPool2d(2)
-        self.second = Cell((channels, width), channels, num_nodes)
-        self.head = nn.Linear(width, 10)
+        first, second = (ValueChoice(range(4, 25, 2), label=f"width_{stage}") for stage in (1, 2))
+        self.body = nn.Sequential(
+            conv_norm(1, first, ValueChoice([1, 3, 5], label="stem_kernel")),
+            Repeat(lambda i: layer(first, first, f"layer_1_{i + 1}"), (0, 2), label="depth_1"),
+            nn.MaxPool2d(2),
+            layer(first, second, "layer_2_0"),
+            Repeat(lambda i: layer(second, second, f"layer_2_{i + 1}"), (0, 2), label="depth_2"),
+        )
+        self.head = Linear(second, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits (N, 10) of images (N, 1, 8, 8)."""
-        stem = self.stem(x)
-        x = self.first(stem, stem)
-        x = self.second(self.halve(stem), self.halve(x))
-        return self.head(x.mean((2, 3)))
+        return self.head(self.body(x).mean((2, 3)))
+
+
+# --- the search --------------------------------------------------------------------------------------------
+
+
+class Searched:
+    """A supernet that is trained once, and then searched for the best network under any limits.
+
+    Args:
+        seed: Seed of weights, paths and batches.
+        data: What it is trained on, what architectures are measured on, and what it does not look at.
+        num_epochs: Number of epochs in which the supernet is trained.
+        num_evaluations: Number of architectures that a search measures in it.
+        num_finalists: How many of the best of these are trained alone, to choose among.
+        train: The recipe that finalists are trained by, a function `(network, dataset, seed)`.
+    """
+
+    def __init__(
+        self, seed: int, *, data: Parts, num_epochs: int, num_evaluations: int, num_finalists: int, train: Recipe
+    ) -> None:
+        self.seed, self.data, self.train = seed, data, train
+        self.num_evaluations, self.num_finalists = num_evaluations, num_finalists
+        train_set, valid_set, _ = data
+        torch.manual_seed(seed)
+        self.supernet = Supernet(Network())
+        # A step moves weights that other architectures share, so it is smaller than where a network is trained alone.
+        optimizer = SGD(self.supernet.parameters(), 0.03, MOMENTUM, weight_decay=WEIGHT_DECAY)
+        scheduler = CosineAnnealingLR(optimizer, num_epochs)
+        # Most networks of the space are above all budgets, and few are under the least: each bin is trained as often.
+        bins = CostBins(Parameters(self.supernet.model), [0, *(budget["parameters"] for budget in BUDGETS)])
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(num_epochs):
+            for images, labels in DataLoader(train_set, BATCH_SIZE, shuffle=True, drop_last=True):
+                optimizer.zero_grad()
+                logits = self.supernet(images, bins.sample(generator))
+                nn.functional.cross_entropy(logits, labels).backward()
+                optimizer.step()
+            scheduler.step()
+        self.evaluator = SupernetEvaluator(
+            self.supernet, (train_set, valid_set), loss=nn.CrossEntropyLoss(), metrics=accuracy, batch_size=300
+        )
+
+    def best(self, limits: Limits) -> Architecture:
+        """Return the architecture that is best within limits: of the best in the supernet, the best alone.
+
+        The supernet, whose networks are too small to share weights well, finds the good ones but cannot order them.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        found = search_front(self.evaluator, {"loss": "min"}, self.num_evaluations, limits=limits, generator=generator)
+        finalists = sorted(found.entries, key=lambda entry: entry.metrics["loss"])[: self.num_finalists]
+        return max((entry.architecture for entry in finalists), key=self._accuracy_alone)
+
+    def _accuracy_alone(self, architecture: Architecture) -> float:
+        train_set, valid_set, _ = self.data
+        torch.manual_seed(self.seed)
+        network = freeze(Network(), architecture)
+        self.train(network, train_set, self.seed)
+        return percent_correct(network, valid_set)
+
+    def estimate(self, architectures: Sequence[Mapping[str, Any]]) -> list[float]:
+        """Return each one's validation accuracy in the supernet, in percent."""
+        return [100 * measured["accuracy"] for measured in self.evaluator.evaluate_many(architectures)]
 
 
 # --- the comparison ----------------------------------------------------------------------------------------
 
 
-@dataclass
-class Contestant:
-    """What was measured of one row of the table; lists have one entry a seed."""
+def train_network(network: nn.Module, dataset: Dataset[Any], seed: int, *, num_epochs: int) -> None:
+    """Train a network in place: the one recipe of all that is compared."""
+    optimizer = SGD(network.parameters(), 0.1, MOMENTUM, weight_decay=WEIGHT_DECAY)
+    scheduler = CosineAnnealingLR(optimizer, num_epochs)
+    how: dict[str, Any] = {"batch_size": BATCH_SIZE, "scheduler": scheduler, "seed": seed, "progress": False}
+    train(network, nn.CrossEntropyLoss(), None, optimizer, num_epochs, dataset, **how)
 
-    name: str
-    architectures: list[Architecture]
-    test_accuracy: list[float]
-    parameters: list[int]
-    search_seconds: list[float]
-    train_seconds: list[float]
+
+def percent_correct(network: nn.Module, dataset: Dataset[Any]) -> float:
+    """Return the accuracy of a network, in percent."""
+    return 100 * evaluate(network, None, accuracy, dataset)["accuracy"]
 
 
 def run_demo(
     *,
     seeds: Sequence[int] = (0, 1, 2),
-    num_random: int = 8,
-    search_epochs: int = 14,
-    train_epochs: int = 8,
-    channels: int = 8,
+    num_random: int = 3,
+    search_epochs: int = 100,
+    num_evaluations: int = 60,
+    num_finalists: int = 4,
+    train_epochs: int = 30,
+    processes: int = 1,
     runs: Path = Path("runs"),
     console: Console | None = None,
-) -> list[Contestant]:
-    """Search, train what was found and random architectures from new weights, print a table, and return its rows.
+) -> Comparison:
+    """Search, compare what was found, print a table, write pictures and files, and return what was compared.
 
     Args:
-        seeds: Seeds of the searches and of the trainings; each architecture is trained once for each.
-        num_random: Number of random architectures to compare with.
-        search_epochs: Number of epochs of a search, over half of the training set; the other half trains the
-            architecture.
-        train_epochs: Number of epochs in which every architecture is trained, over all of the training set.
-        channels: Number of channels of a node.
+        seeds: Seeds, each of a supernet, of searches, draws and trainings of its own.
+        num_random: Number of random networks under each budget, for each seed.
+        search_epochs: Number of epochs in which a supernet is trained.
+        num_evaluations: Number of architectures that are measured in a supernet under each budget.
+        num_finalists: How many of the best of these are trained alone, to choose among.
+        train_epochs: Number of epochs in which every network is trained.
+        processes: Number of processes that share the seeds.
         runs: Directory in which a new run directory is made.
         console: Console to print on. Default: standard output.
     """
     console = console or Console()
-    train_set, test_set = digits()
-    space = SearchSpace(Network(channels))
+    data = digits()
+    sizes = [len(part) for part in data]
     run_dir = _new_directory(runs)
     console.print(
-        f"{len(train_set)} digits to search and train on, {len(test_set)} to test; {space.size:,} architectures"
+        f"{sizes[0]} digits to train on, {sizes[1]} to choose by, {sizes[2]} to test on; "
+        f"{SearchSpace(Network()).size:,} networks"
     )
-
-    found = Contestant("found by DARTS", [], [], [], [], [])
-    for seed in seeds:
-        began = time.perf_counter()
-        architecture, valid_accuracy = _search(train_set, seed, search_epochs, channels, run_dir / f"seed{seed}")
-        found.architectures.append(architecture)
-        found.search_seconds.append(time.perf_counter() - began)
-        console.print(
-            f"searched with seed {seed} in {found.search_seconds[-1]:.0f} s; "
-            f"the supernet's validation accuracy is {100 * valid_accuracy:.1f} %"
-        )
-    generator = torch.Generator().manual_seed(0)
-    rivals = [
-        Contestant(f"random {i + 1}", [space.sample(generator)] * len(seeds), [], [], [], []) for i in range(num_random)
-    ]
-    for contestant in [found, *rivals]:
-        for architecture, seed in zip(contestant.architectures, seeds, strict=True):
-            _train_from_scratch(contestant, architecture, seed, train_set, test_set, train_epochs, channels)
-        console.print(f"trained {contestant.name} from new weights, {len(seeds)} times")
-
-    rows = [found, *sorted(rivals, key=lambda c: -mean(c.test_accuracy))]
-    _print_table(console, rows, len(seeds))
-    console.print(f"Metrics, architectures, weights and plots of each search: {run_dir}", markup=False, emoji=False)
-    return rows
-
-
-def _search(
-    train_set: TensorDataset, seed: int, num_epochs: int, channels: int, run_dir: Path
-) -> tuple[Architecture, float]:
-    """Return the architecture that first-order DARTS finds, and the supernet's accuracy on the validation half."""
-    torch.manual_seed(seed)
-    model = Network(channels)
-    optimizer = SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=3e-4)
-    trainer = DartsTrainer(
-        model,
-        loss=nn.CrossEntropyLoss(),
-        metrics=accuracy,
-        optimizer=optimizer,
-        num_epochs=num_epochs,
-        dataset=train_set,
-        batch_size=BATCH_SIZE,
-        scheduler=CosineAnnealingLR(optimizer, num_epochs),
-        # The paper's 3e-4 is for 20,000 steps. Adam moves a logit by about its rate a step, and here are 126.
-        arc_learning_rate=0.02,
-        seed=seed,
-        run_dir=run_dir,
+    recipe = partial(train_network, num_epochs=train_epochs)
+    effort = {"num_epochs": search_epochs, "num_evaluations": num_evaluations, "num_finalists": num_finalists}
+    comparison = compare_under_limits(
+        Network,
+        BUDGETS,
+        partial(Searched, data=data, train=recipe, **effort),
+        recipe,
+        percent_correct,
+        data,
+        seeds=seeds,
+        num_random=num_random,
+        processes=processes,
+        on_progress=console.print,
     )
-    trainer.fit()
-    return trainer.export(), trainer.history[-1]["valid_accuracy"]
-
-
-def _train_from_scratch(
-    contestant: Contestant,
-    architecture: Architecture,
-    seed: int,
-    train_set: TensorDataset,
-    test_set: TensorDataset,
-    num_epochs: int,
-    channels: int,
-) -> None:
-    """Train an architecture from new weights, and take what is measured into its row: one recipe for all."""
-    began = time.perf_counter()
-    torch.manual_seed(seed)
-    network = freeze(Network(channels), architecture)
-    optimizer = SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=3e-4)
-    scheduler = CosineAnnealingLR(optimizer, num_epochs)
-    loss = nn.CrossEntropyLoss()
-    train(
-        network,
-        loss,
-        accuracy,
-        optimizer,
-        num_epochs,
-        train_set,
-        batch_size=BATCH_SIZE,
-        scheduler=scheduler,
-        seed=seed,
-        progress=False,
-    )
-    contestant.test_accuracy.append(evaluate(network, loss, accuracy, test_set)["accuracy"])
-    contestant.parameters.append(sum(p.numel() for p in network.parameters()))
-    contestant.train_seconds.append(time.perf_counter() - began)
-
-
-def _print_table(console: Console, rows: Sequence[Contestant], num_seeds: int) -> None:
-    """Print the rows, and the rank of the first of them."""
-    table = Table(title=f"Test accuracy after training from new weights, mean and deviation of {num_seeds} seeds")
-    for heading in ("architecture", "test accuracy, %", "parameters", "search, s", "training, s"):
-        table.add_column(heading, justify="left" if heading == "architecture" else "right", no_wrap=True)
-    for row in rows:
-        spread = stdev(row.test_accuracy) if len(row.test_accuracy) > 1 else 0.0
-        table.add_row(
-            row.name,
-            f"{100 * mean(row.test_accuracy):.2f} ± {100 * spread:.2f}",
-            f"{mean(row.parameters):,.0f}",
-            f"{mean(row.search_seconds):.1f}" if row.search_seconds else "-",
-            f"{mean(row.train_seconds):.1f}",
-        )
-    console.print(table)
-    found, *rivals = rows
-    if rivals:
-        better = sum(mean(rival.test_accuracy) > mean(found.test_accuracy) for rival in rivals)
-        of_random = mean(a for rival in rivals for a in rival.test_accuracy)
-        console.print(
-            f"By mean accuracy the found one is number {better + 1} of {len(rows)}; "
-            f"the random ones have {100 * of_random:.2f} % on average."
-        )
+    console.print(comparison.table())
+    if taus := comparison.rank_correlations():
+        console.print(f"Kendall's tau between a supernet's accuracies and those of random networks: {mean(taus):.2f}")
+    comparison.save(run_dir / "comparison.json")
+    comparison.plot(run_dir / "comparison")
+    images = data[-1].tensors[0][:16]
+    for budget in BUDGETS:
+        one = comparison.row(budget, "found").contestants[0]
+        assert one.network is not None
+        path = run_dir / f"at_most_{budget['parameters']}.onnx"
+        metrics = {comparison.score: one.score}
+        export_network(
+            one.network, images, path, architecture=one.architecture, limits=budget, metrics=metrics
+        )  # which runs the file, and compares
+        console.print(f"{path.name} gives what the network gives: {one.architecture}", markup=False, emoji=False)
+    console.print(f"Rows, pictures and networks: {run_dir}", markup=False, emoji=False)
+    return comparison
 
 
 def _new_directory(runs: Path) -> Path:

@@ -62,7 +62,7 @@ def add_to(commands: Any) -> None:
 def _demo(options: argparse.Namespace) -> int:
     # Its images are so small that a second thread gains nothing, and loses much where cores are shared.
     torch.set_num_threads(1)
-    run_demo(runs=options.runs)
+    run_demo(processes=2, runs=options.runs)
     return 0
 
 

@@ -62,6 +62,7 @@ class Contestant:
         score: What was measured of it on the test data.
         costs: Name -> what it costs.
         estimate: What the search took it to be worth; None where it says nothing.
+        network: The trained network, where it was found; of others none is kept.
     """
 
     architecture: Architecture
@@ -69,6 +70,7 @@ class Contestant:
     score: float
     costs: dict[str, float]
     estimate: float | None = None
+    network: nn.Module | None = None
 
 
 @dataclass
@@ -362,14 +364,15 @@ class _Course:
             (at_random, list(islice(rivals, self.num_random))),
             (by_random_search, [chosen]),
         ):
-            row.contestants += self._contestants(seed, searched, limits, architectures)
+            kept = row is found
+            row.contestants += self._contestants(seed, searched, limits, architectures, kept)
 
     def _random_search(self, seed: int, limits: Limits, seconds: float, row: Row) -> Architecture:
         """Return the best of the random architectures that are trained until as much time has passed."""
         train_set, valid_set, _ = self.data
         began, best, chosen, tried = time.perf_counter(), -math.inf, None, 0
         for architecture in _drawn(limits, torch.Generator().manual_seed(derive_seed(seed, 2))):
-            score = self._score(architecture, seed, train_set, valid_set)
+            score, _ = self._score(architecture, seed, train_set, valid_set)
             tried += 1
             if chosen is None or score > best:
                 best, chosen = score, architecture
@@ -381,23 +384,26 @@ class _Course:
         return chosen
 
     def _contestants(
-        self, seed: int, searched: Searched, limits: Limits, architectures: Sequence[Architecture]
+        self, seed: int, searched: Searched, limits: Limits, architectures: Sequence[Architecture], kept: bool
     ) -> Iterable[Contestant]:
         train_set, valid_set, test_set = self.data
         estimate = getattr(searched, "estimate", None)
         estimates: Sequence[Any] = [None] * len(architectures) if estimate is None else estimate(architectures)
         for architecture, estimated in zip(architectures, estimates, strict=True):
-            score = self._score(architecture, seed, ConcatDataset([train_set, valid_set]), test_set)
-            yield Contestant(architecture, seed, score, limits.costs_of(architecture), estimated)
+            score, network = self._score(architecture, seed, ConcatDataset([train_set, valid_set]), test_set)
+            costs = limits.costs_of(architecture)
+            yield Contestant(architecture, seed, score, costs, estimated, network if kept else None)
 
-    def _score(self, architecture: Architecture, seed: int, train_set: Dataset[Any], on: Dataset[Any]) -> float:
+    def _score(
+        self, architecture: Architecture, seed: int, train_set: Dataset[Any], on: Dataset[Any]
+    ) -> tuple[float, nn.Module]:
         torch.manual_seed(seed)
         network = freeze(self.new_model(), architecture)
         self.train(network, train_set, seed)
         score = float(self.measure(network, on))
         if math.isnan(score):
             raise NonFiniteError(f"what was measured of the trained network is NaN, of {architecture}")
-        return score
+        return score, network
 
 
 def _drawn(limits: Limits, generator: torch.Generator) -> Iterator[Architecture]:
