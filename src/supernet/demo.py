@@ -1,9 +1,10 @@
 """The main job, whole: the best small networks under three budgets, from one supernet, and how good the search was.
 
 A supernet of small convolutional networks for handwritten digits is trained once, and searched for the best networks of
-at most 600, 1,000 and 2,000 parameters; the best few of each are trained alone, and that which validates best is found. What is found is trained from new weights, and so are random networks under the same
-limits and what random search finds in the time that the search took; all by one recipe, and over the same seeds. They
-are measured on a test set that no search and no training has seen, and written as ONNX files.
+at most 600, 1,000 and 2,000 parameters; the best few of each are trained alone, and the one that validates best is
+found. It is trained from new weights, and so are random networks under the same limits and what random search finds in
+the time that the search took; all by one recipe, and for several seeds. They are measured on a test set that no search
+and no training has seen. What was found is written as ONNX files.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from supernet.errors import MissingExtraError
 from supernet.execution import Supernet
 from supernet.nn import BatchNorm2d, Conv2d, LayerChoice, Linear, Repeat, ValueChoice
 from supernet.search import SupernetEvaluator, search_front
-from supernet.space import SearchSpace
+from supernet.space import Architecture, SearchSpace, freeze
 from supernet.training.evaluation import evaluate, train
 from supernet.training.metrics import accuracy
 
