@@ -41,11 +41,8 @@ def test_the_space_has_about_a_million_networks_and_many_under_each_budget():
     space = SearchSpace(Network())
     assert 1e6 < space.size < 1e7
     assert BUDGETS == ({"parameters": 600}, {"parameters": 1_000}, {"parameters": 2_000})
-    generator = torch.Generator().manual_seed(0)
-    for budget in BUDGETS:
-        limits = Limits(Network(), budget)
-        drawn = [limits.sample(generator) for _ in range(20)]
-        assert len({json.dumps(one) for one in drawn}) > 15
+    limits, generator = Limits(Network(), BUDGETS[0]), torch.Generator().manual_seed(0)
+    assert len({json.dumps(limits.sample(generator)) for _ in range(20)}) > 15
 
 
 def test_the_demo_prints_what_it_measured_and_leaves_rows_pictures_and_networks(tmp_path, monkeypatch):
