@@ -16,15 +16,41 @@ from supernet.space import Architecture, SearchSpace
 __all__: list[str] = []
 
 MAX_JOINT = 100_000  # decisions of choices that are looked at together
-TRIES = 10  # draws of all else, for an architecture that keeps the constraints
+TRIES = 200  # draws of all else, for an architecture that keeps the constraints
+TRIES_OF_A_REPAIR = 20  # of them that one counts for which was repaired in vain
+REPAIRS = 20  # decisions that are changed after a draw, where an expression over few choices is broken
+MAX_LISTED = 1_000  # decisions of one choice, which are all tried for a repair
 
 
 def completed(space: SearchSpace, decided: Mapping[str, Any], generator: torch.Generator) -> Architecture | None:
-    """Return an architecture with some decisions, all else drawn; None if none was found that keeps the constraints."""
-    for _ in range(TRIES):
-        architecture = space.follow({**space.draw(generator), **decided}.__getitem__)
-        if space.allows(architecture):
-            return architecture
+    """Return an architecture with some decisions, all else drawn; None if none was found that keeps the constraints.
+
+    What is drawn hardly ever keeps `a == b` where `a` is decided already, so a choice that a broken expression is about
+    is decided again, in such a way that the expression holds if that can be.
+    """
+    left = TRIES
+    while left > 0:
+        full = {**space.draw(generator), **decided}
+        for _ in range(REPAIRS):
+            architecture = space.follow(full.__getitem__)
+            broken = space.broken_by(architecture)
+            if broken is None:
+                return architecture
+            if broken.labels is None:  # a function, which does not say what it is about
+                break
+            free = [label for label in broken.labels if label not in decided]
+            if not free:
+                if all(label in decided for inner in broken.labels for label in space.around(inner)):
+                    return None  # for it is broken whatever all else is
+                break
+            label = free[int(torch.randint(len(free), (), generator=generator))]
+            if space[label].size > MAX_LISTED:
+                full[label] = space.draw(generator)[label]
+            else:
+                decisions = list(space[label])
+                kept = [d for d in decisions if broken.allows({**architecture, label: d})] or decisions
+                full[label] = kept[int(torch.randint(len(kept), (), generator=generator))]
+        left -= 1 if broken is not None and broken.labels is None else TRIES_OF_A_REPAIR
     return None
 
 

@@ -107,6 +107,8 @@ class Parts:
         self._forms: dict[str, dict[Key, tuple[Part | None, Architecture]]] = {}
         self._recorded: list[Architecture] = []
         self.version += 1
+        for path in self._structural:  # for what is rare may be in none of the networks that are recorded now
+            self._begin(path)
         first = self.space.draw(self.generator)
         self._record(self.space.follow(first.__getitem__))
         if not self.space:
@@ -118,6 +120,8 @@ class Parts:
                     changed = self.space.follow({**base, label: decision}.__getitem__)
                     if self.space.allows(changed):
                         self._record(changed)
+                    elif (repaired := completed(self.space, {label: decision}, self.generator)) is not None:
+                        self._record(repaired)
         self._fill()
         clean = 0
         for _ in range(MAX_CHECKED):
@@ -189,14 +193,18 @@ class Parts:
         """Take in what the network of an architecture is made of."""
         found = self._recorder.record(architecture)
         for path in found.keys() - self.scopes.keys():  # met for the first time: nothing stood there before
-            structural = self._structural.get(path, frozenset())
-            self.scopes[path] = tuple(sorted(structural, key=self._order.__getitem__))
-            self._forms[path] = {}
+            self._begin(path)
             self._earlier(path)
             self.version += 1
         for path in self.scopes:
             self._take(path, architecture, found.get(path))
         self._recorded.append(architecture)
+
+    def _begin(self, path: str) -> None:
+        """Let a part depend on the choices inside which it stands, and on those that decide its own numbers."""
+        structural = self._structural.get(path, frozenset())
+        self.scopes[path] = tuple(sorted(structural, key=self._order.__getitem__))
+        self._forms[path] = {}
 
     def _earlier(self, path: str) -> None:
         """Note of the networks that were recorded before a part was first met that they do not have it."""

@@ -13,9 +13,9 @@ from unittest.mock import patch
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from supernet.cost.terms import key_of
+from supernet.errors import CostError, SupernetError
 from supernet.execution.replace import restore
 from supernet.execution.state import preserve_random_numbers
 from supernet.execution.structure import leaves_of, mapped, parts_of
@@ -23,6 +23,7 @@ from supernet.execution.supernet import Supernet
 from supernet.nn import Choice, Mutable, Sizes, Value
 from supernet.space import Architecture, SearchSpace
 from supernet.space.copying import with_what_cannot_be_copied
+from supernet.space.flops import counting, flop_counter
 from supernet.space.original import (
     model_itself,
     original_branches,
@@ -110,7 +111,7 @@ class Recorder:
         self._constants: dict[int, Any] = {}  # of layers that are torch's own
         self._stands: dict[Any, list[_Standing]] = {}
         self._decisive: dict[int, tuple[str, ...]] = {}
-        self._counter = FlopCounterMode(display=False)
+        self._counter = flop_counter()
         self._supernet = Supernet(self._model) if self.space else None
         parents = [module for _, module in original_modules(self._model)]
         replaced = [one for parent in parents for one in replaced_children(parent).values()]
@@ -127,19 +128,22 @@ class Recorder:
         """
         self._decided, self._remembering = dict(architecture), self.remembers and not afresh
         standing = self._standing(self._model, "")
-        noted: list[tuple[str, Call]] = []
-        if self._given is not None:
-            try:
-                noted = self._pass()
-            except (RuntimeError, NotImplementedError):
-                if next(self._tensors(), None) is None:  # it has values already, so what is wrong is the user's to know
-                    raise
-                # What needs values, such as `.item()`, runs on a copy that has them.
+        if self._given is None:
+            return self._parts(standing, [])
+        try:
+            return self._parts(standing, self._pass())
+        except Exception as error:
+            if next(self._tensors(), None) is not None:
+                # What needs values, such as `.item()` or `.numpy()`, runs on a copy that has them.
                 values = with_what_cannot_be_copied(lambda memo: copy.deepcopy(self._original, memo))
                 self._use(values, self._example)
-                standing = self._standing(self._model, "")
-                noted = self._pass()
-        return self._parts(standing, noted)
+                return self.record(architecture, afresh=afresh)
+            if isinstance(error, SupernetError):
+                raise
+            raise CostError(
+                f"{type(self._original).__name__} does not run on the example under {self._decided}: "
+                f"{type(error).__name__}: {error}; give what it is called with, or require what its networks need"
+            ) from error
 
     def is_sure_of(self, architecture: Mapping[str, Any]) -> bool:
         """Say whether a network is the same from memory as it is afresh."""
@@ -174,8 +178,7 @@ class Recorder:
     def _pass(self) -> list[tuple[str, Call]]:
         """Run the network, and return path and call of each of its layers."""
         mode = self._begin()
-        # With gradients: without, torch's MultiheadAttention takes a way of its own, which is not counted.
-        with preserve_random_numbers(torch.device("cpu")), torch.enable_grad(), mode, _calls_by(self._call):
+        with preserve_random_numbers(torch.device("cpu")), counting(), mode, _calls_by(self._call):
             if self._supernet is None:
                 called_with(self._model, self._given)
             else:

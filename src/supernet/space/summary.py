@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from supernet.checks import check_counts
 from supernet.errors import SpaceError
 from supernet.nn.domain import Decision, Domain
 from supernet.space.copying import with_what_cannot_be_copied
+from supernet.space.flops import counting, flop_counter
 from supernet.space.freeze import freeze
 from supernet.space.original import model_itself
 from supernet.space.space import Architecture, SearchSpace
@@ -150,7 +150,7 @@ class _Sizes:
         """Return the multiply-accumulates of the network for an example."""
         try:
             return _macs(freeze(self._on_meta, architecture), moved(example, "meta"))
-        except (RuntimeError, NotImplementedError):  # what needs values, such as `.item()`, or says what is wrong
+        except Exception:  # what needs values, such as `.item()` or `.numpy()`, or says what is wrong
             return _macs(freeze(self._model, architecture), example)
 
 
@@ -176,9 +176,8 @@ def moved(value: Any, device: str) -> Any:
 
 def _macs(network: nn.Module, example: Any) -> int:
     network.eval()
-    counter = FlopCounterMode(display=False)
-    # With gradients: without, torch's MultiheadAttention takes a way of its own, which is not counted.
-    with torch.enable_grad(), counter:
+    counter = flop_counter()
+    with counting(), counter:
         called_with(network, example)
     return int(counter.get_total_flops()) // 2
 
