@@ -76,17 +76,11 @@ class Limits:
         example: Any = None,
         costs: Mapping[str, Cost] | None = None,
     ) -> None:
-        given = dict(costs or {})
-        for name, cost in given.items():
-            if not isinstance(cost, Cost):
-                raise CostError(
-                    f"the cost {name!r} is a Cost, not {cost!r:.80}; give ArchitectureCost(space, function)"
-                )
+        if not isinstance(limits, Mapping):
+            raise CostError(f"limits are a dict such as {{'parameters': 60_000}}, not {limits!r:.80}")
         self.space = model if isinstance(model, SearchSpace) else SearchSpace(model)
+        given = checked_costs(costs, self.space)
         self.costs = {**known_costs(model, [name for name in limits if name not in given], example), **given}
-        for name, cost in given.items():
-            if cost.space != self.space:
-                raise CostError(f"the cost {name!r} is of another space than the model's; make it of this model")
         self.bounds = {name: self._bounds(name, limit) for name, limit in limits.items()}
         self._extremes: dict[str, Architecture] = {}
         self.sample(torch.Generator().manual_seed(0))  # what nothing keeps is better known now than after a training
@@ -245,7 +239,8 @@ class Limits:
             if not math.isfinite(largest):
                 raise CostError(f"the limit of {name!r} is {number}, but the largest network costs {largest}")
             return float(match[1]) / 100 * largest
-        if isinstance(number, bool) or not hasattr(number, "__float__") or not math.isfinite(number):
+        is_number = hasattr(number, "__float__") and getattr(number, "ndim", 0) == 0 and not isinstance(number, bool)
+        if not is_number or not math.isfinite(number):
             raise CostError(
                 f"the limit of {name!r} is a number, a share such as '60%', or (least, most), not {limit!r}"
             )
@@ -254,8 +249,22 @@ class Limits:
     def largest(self, name: str) -> float:
         """Return what the largest network costs, as found from samples by changing one decision at a time."""
         cost, generator = self.costs[name], torch.Generator().manual_seed(0)
-        best = max((self.space.sample(generator) for _ in range(20)), key=cost.of)
+        sampled = [self.space.sample(generator) for _ in range(20)]
+        for one in sampled:
+            if math.isnan(cost.of(one)):
+                raise CostError(f"the cost {name!r} is NaN for {one}, so no network has the largest; give a number")
+        best = max(sampled, key=cost.of)
         return cost.of(descended(self.space, best, self.space.draw(generator), lambda one: -cost.of(one)))
+
+
+def checked_costs(costs: Mapping[str, Any] | None, space: SearchSpace) -> dict[str, Cost]:
+    """Return costs of a space by name, or raise `CostError` where one is none, or of another space."""
+    for name, cost in (costs or {}).items():
+        if not isinstance(cost, Cost):
+            raise CostError(f"the cost {name!r} is a Cost, not {cost!r:.80}; give ArchitectureCost(space, function)")
+        if cost.space != space:
+            raise CostError(f"the cost {name!r} is of another space than the model's; make it of this model")
+    return dict(costs or {})
 
 
 def known_costs(model: nn.Module | SearchSpace, names: list[str], example: Any) -> dict[str, Cost]:

@@ -73,9 +73,14 @@ def checked_numbers(what: str, numbers: Mapping[str, Any] | None) -> dict[str, f
     Raises:
         ExportError: One is none, or not finite; names it.
     """
+    if not (numbers is None or isinstance(numbers, Mapping)):
+        raise ExportError(
+            f"{what} of a card are finite numbers by name, such as {{'accuracy': 0.9}}, not {numbers!r:.80}"
+        )
     found = {}
     for name, number in (numbers or {}).items():
-        if not hasattr(number, "__float__") or not math.isfinite(number):
+        is_number = hasattr(number, "__float__") and getattr(number, "ndim", 0) == 0
+        if not is_number or not math.isfinite(number):
             raise ExportError(f"{what} of a card are finite numbers by name, and {name!r} is {number!r:.80}")
         found[str(name)] = int(number) if float(number).is_integer() else float(number)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import os
 import tempfile
@@ -123,6 +124,10 @@ def export_network(
         "limits": _checked_limits(limits, known),
         "metrics": checked_numbers("metrics", metrics),
     }
+    try:
+        json.dumps(content)  # before a file stands without its card
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"the card holds what JSON has, and {error}; give the architecture as trainers do") from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as directory:

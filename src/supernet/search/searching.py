@@ -13,7 +13,7 @@ from torch import nn
 
 from supernet.checks import check_counts
 from supernet.cost import Cost, Limits
-from supernet.cost.limits import KNOWN, Limit, known_costs
+from supernet.cost.limits import KNOWN, Limit, checked_costs, known_costs
 from supernet.errors import NonFiniteError, TrainingError
 from supernet.search.evaluator import Evaluator
 from supernet.search.evolution import EvolutionSearcher
@@ -93,7 +93,12 @@ def search_front(
             raise TrainingError("evaluate is a function, which knows no model; give model=, the model with choices")
         model = evaluate.supernet.model
     space = model if isinstance(model, SearchSpace) else SearchSpace(model)
-    budgets = [limits] if limits is None or isinstance(limits, Limits | Mapping) else list(limits)
+    budgets = list(limits) if isinstance(limits, list | tuple) else [limits]
+    if not budgets:
+        raise TrainingError("limits are a dict, Limits, or a list of these, and the list is empty; give None for none")
+    for budget in budgets:
+        if not (budget is None or isinstance(budget, Limits | Mapping)):
+            raise TrainingError(f"limits are a dict such as {{'parameters': 60_000}}, or Limits, not {budget!r:.80}")
     all_costs = _costs(model, space, objectives, budgets, costs or {}, example)
     constraints = [_limits(space, budget, all_costs) for budget in budgets]
     generator = torch.Generator().manual_seed(0) if generator is None else generator
@@ -147,7 +152,7 @@ def _costs(
     example: Any,
 ) -> dict[str, Cost]:
     """Return all costs that are known of, given, or asked for by a name that is known."""
-    given = dict(given)
+    given = checked_costs(given, space)
     for budget in budgets:
         if isinstance(budget, Limits):
             given = {**budget.costs, **given}
@@ -160,8 +165,6 @@ def _costs(
 def _limits(space: SearchSpace, budget: Budget | None, costs: Mapping[str, Cost]) -> Limits | None:
     if budget is None or isinstance(budget, Limits):
         return budget
-    if not isinstance(budget, Mapping):
-        raise TrainingError(f"limits are a dict such as {{'parameters': 60_000}}, or Limits, not {budget!r:.80}")
     return Limits(space, budget, costs=costs)
 
 

@@ -105,16 +105,16 @@ def descended(
 ) -> Architecture:
     """Return what changing one decision at a time leads to, as long as the cost falls."""
     best, least = start, cost(start)
-    while True:
-        before = least
+    is_falling = True  # a cost that is NaN never falls
+    while is_falling:
+        is_falling = False
         for label in list(space):
             for decision in _tried(space[label], best[label]) if label in best else ():
                 known = {**everywhere, **best, label: decision}
                 architecture = space.follow(known.__getitem__)
                 if space.allows(architecture) and (found := cost(architecture)) < least:
-                    best, least = architecture, found
-        if least == before:
-            return best
+                    best, least, is_falling = architecture, found, True
+    return best
 
 
 def _tried(domain: Domain, decision: Decision) -> list[Decision]:
