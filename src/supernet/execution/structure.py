@@ -23,7 +23,10 @@ def parts_of(value: Any) -> dict[Any, Any] | None:
         return dict(enumerate(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
-        return {name: getattr(value, name) for name in names if hasattr(value, name)}
+        if not hasattr(value, "__dict__"):  # it has slots
+            return {name: getattr(value, name) for name in names if hasattr(value, name)}
+        # As it stands: a configuration's class may say of an attribute when it must not be asked for.
+        return {name: vars(value)[name] for name in names if name in vars(value)}
     return None
 
 

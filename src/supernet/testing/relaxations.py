@@ -233,6 +233,7 @@ def _check_sum(relaxation: Relaxation, space: SearchSpace) -> None:
     largest = max((float(g.abs().max()) for g in gradients if g is not None), default=0.0)
     promise = "the gradient of the sum of all architectures' probabilities is 0"
     promised(promise, largest < 1e-6, f"one of its numbers is {largest}")
+    _check_marginals(relaxation, space, list(zip(architectures, p_A.tolist(), strict=True)))
     log_probs, positions = relaxation.log_probs(), {label: list(domain) for label, domain in space.items()}
     for architecture, p in zip(architectures, p_A.tolist(), strict=True) if log_probs else ():
         of_each = [log_probs[label][positions[label].index(d)] for label, d in architecture.items()]
@@ -240,7 +241,6 @@ def _check_sum(relaxation: Relaxation, space: SearchSpace) -> None:
         same = math.isclose(added, p, rel_tol=1e-4, abs_tol=1e-9)
         seen = f"of {architecture} one says {added}, the other {p}"
         promised("log_probs() of each decision add up to log_prob()", same, seen)
-    _check_marginals(relaxation, space, list(zip(architectures, p_A.tolist(), strict=True)))
 
 
 def _check_marginals(relaxation: Relaxation, space: SearchSpace, of_all: list[tuple[Architecture, float]]) -> None:
