@@ -183,12 +183,12 @@ def percent_correct(network: nn.Module, dataset: Dataset[Any]) -> float:
 
 def run_demo(
     *,
-    seeds: Sequence[int] = (0, 1, 2, 3),
-    num_random: int = 3,
-    search_epochs: int = 60,
-    num_evaluations: int = 60,
-    num_finalists: int = 3,
-    train_epochs: int = 30,
+    seeds: Sequence[int] = (0, 1, 2),
+    num_random: int = 2,
+    search_epochs: int = 40,
+    num_evaluations: int = 30,
+    num_finalists: int = 2,
+    train_epochs: int = 12,
     processes: int = 1,
     runs: Path = Path("runs"),
     console: Console | None = None,
