@@ -10,6 +10,7 @@ and no training has seen. What was found is written as ONNX files.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -206,7 +207,8 @@ def run_demo(
         runs: Directory in which a new run directory is made.
         console: Console to print on. Default: standard output.
     """
-    console = console or Console()
+    # Whoever reads from a pipe wants whole lines.
+    console = console or Console(width=None if sys.stdout.isatty() else 140)
     data = digits()
     sizes = [len(part) for part in data]
     run_dir = _new_directory(runs)
