@@ -93,12 +93,13 @@ def search_front(
             raise TrainingError("evaluate is a function, which knows no model; give model=, the model with choices")
         model = evaluate.supernet.model
     space = model if isinstance(model, SearchSpace) else SearchSpace(model)
-    budgets = list(limits) if isinstance(limits, list | tuple) else [limits]
-    if not budgets:
-        raise TrainingError("limits are a dict, Limits, or a list of these, and the list is empty; give None for none")
-    for budget in budgets:
+    budgets: list[Budget | None] = []
+    for budget in limits if isinstance(limits, list | tuple) else [limits]:
         if not (budget is None or isinstance(budget, Limits | Mapping)):
             raise TrainingError(f"limits are a dict such as {{'parameters': 60_000}}, or Limits, not {budget!r:.80}")
+        budgets.append(budget)
+    if not budgets:
+        raise TrainingError("limits are a dict, Limits, or a list of these, and the list is empty; give None for none")
     all_costs = _costs(model, space, objectives, budgets, costs or {}, example)
     constraints = [_limits(space, budget, all_costs) for budget in budgets]
     generator = torch.Generator().manual_seed(0) if generator is None else generator
