@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 
 from supernet.checks import check_counts, check_functions, check_numbers
 from supernet.cost.cost import PartsCost
@@ -264,6 +263,8 @@ def milliseconds(run: Callable[[], Any], device: torch.device, num_threads: int)
         device: Where it runs; a GPU is waited for.
         num_threads: Number of threads of torch.
     """
+    from torch.utils.benchmark import Timer  # late, for it imports setuptools
+
     timer = Timer("run()", globals={"run": run}, num_threads=num_threads)
     with torch.inference_mode():
         once = timer.timeit(WARM_UP).mean
