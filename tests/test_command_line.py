@@ -60,15 +60,9 @@ def number():
 """
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    """A directory with the user's file and the run of a search."""
-    directory = tmp_path_factory.mktemp("project")
-    (directory / "clay.py").write_text(NET)
-    net = {}
-    exec(NET, net)
+def trainer_of(net, directory):
     model = net["Net"]()
-    trainer = SinglePathTrainer(
+    return SinglePathTrainer(
         model,
         nn.CrossEntropyLoss(),
         supernet.accuracy,
@@ -81,6 +75,16 @@ def directory(tmp_path_factory):
         batch_size=8,
         limits={"parameters": 60},
     )
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A directory with the user's file and the run of a search."""
+    directory = tmp_path_factory.mktemp("project")
+    (directory / "clay.py").write_text(NET)
+    net = {}
+    exec(NET, net)
+    trainer = trainer_of(net, directory)
     trainer.fit()
     return directory
 
@@ -176,20 +180,7 @@ def test_the_found_network_is_measured_with_its_own_weights(command, directory, 
 
 
 def test_another_architecture_is_measured_with_the_supernet_s_weights(command, directory, net):
-    model = net["Net"]()
-    trainer = SinglePathTrainer(
-        model,
-        nn.CrossEntropyLoss(),
-        supernet.accuracy,
-        torch.optim.SGD(model.parameters(), 0.1),
-        1,
-        net["samples"](0),
-        run_dir=directory / "run",
-        population=4,
-        num_evaluations=4,
-        batch_size=8,
-        limits={"parameters": 60},
-    )
+    trainer = trainer_of(net, directory)
     trainer.fit(resume="auto")
     evaluator = SupernetEvaluator(trainer.supernet, net["data"](), metrics=supernet.accuracy, batch_size=256)
     architecture = {"width": 8, "act": "tanh"}

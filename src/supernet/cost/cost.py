@@ -187,8 +187,8 @@ class PartsCost(CanonicalCost):
     def expected(self, probabilities: Mapping[str, Tensor]) -> Tensor:
         """Return the mean cost where each choice is decided on its own, differentiable in the probabilities.
 
-        It is exact: each part's mean is that over all that its choices decide together. What constraints rule out has
-        no share in it.
+        It is exact: each part's mean is that over all that its choices decide together. Under constraints it is that on
+        condition that those among the choices of a part, and of parts averaged with it, are kept.
 
         Args:
             probabilities: Label -> probability (K,) of each decision, in the order of its domain.

@@ -73,8 +73,8 @@ def choose_memory_format(model: nn.Module, X: Any, run: Callable[[Any], Any]) ->
 def _may_corrupt_memory(module: nn.Module) -> bool:
     """Say whether a module is a convolution whose backward pass torch gets wrong in `channels_last` on a CPU.
 
-    Of 1x1 kernels with a stride torch 2.13 (oneDNN) writes beyond its memory where there are 2 to 6 input channels, and
-    the process dies, then or later; 7 and more have been seen to be right. Kernels of vectors differ between CPUs.
+    Of 1x1 kernels with a stride torch 2.13 (oneDNN) writes beyond its memory where there are 4 or 6 input channels, and
+    the process dies, then or later; 1 and 7 to 24 have been seen to be right. Kernels of vectors differ between CPUs.
     """
     if not isinstance(module, _ConvNd) or module.transposed or len(module.kernel_size) != 2:
         return False
