@@ -7,7 +7,17 @@ import numpy
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, Sampler, default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
 from torch.utils.data.distributed import DistributedSampler
 
 from supernet import LayerChoice, SinglePathTrainer, SupernetTrainer
@@ -497,3 +507,38 @@ def test_batches_come_in_order_whatever_a_loader_says_about_it(caplog):
     made = loader_of(loader, batch_size=64, workers=0, seed=0)
     assert made.in_order
     assert "in_order=False, which no search could repeat" in caplog.text
+
+
+class AsSamples(Dataset):
+    """Gives the samples of another dataset, one by one."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        return self.dataset[index]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_rows_of_tensors_come_as_the_batches_that_their_samples_would_make(workers):
+    images = torch.randn(2, 20, 3, 4, 4)[1].contiguous(memory_format=torch.channels_last)
+    rows = TensorDataset(images, torch.arange(20), torch.randn(20, dtype=torch.float64))
+    for dataset in (rows, Subset(Subset(rows, range(1, 20)), [4, 0, 17, 9, 9, 2, 11])):
+        options = {"batch_size": 4, "workers": workers, "seed": 3}
+        batches, expected = loader_of(dataset, **options), loader_of(AsSamples(dataset), **options)
+        for batch, of_samples in zip(batches, expected, strict=True):
+            assert type(batch) is type(of_samples) and len(batch) == 3
+            for one, other in zip(batch, of_samples, strict=True):
+                assert torch.equal(one, other) and one.dtype == other.dtype and one.stride() == other.stride()
+
+
+def test_a_class_of_its_own_between_rows_and_batches_is_asked_for_each_sample():
+    class Doubled(TensorDataset):
+        def __getitem__(self, index):
+            return tuple(2 * tensor for tensor in super().__getitem__(index))
+
+    loader = loader_of(Doubled(torch.arange(4.0)), batch_size=4, workers=0, seed=0)
+    assert sorted(next(iter(loader))[0].tolist()) == [0, 2, 4, 6]

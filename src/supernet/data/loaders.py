@@ -22,6 +22,7 @@ from torch.utils.data import (
     SequentialSampler,
     Subset,
     SubsetRandomSampler,
+    TensorDataset,
     WeightedRandomSampler,
     default_collate,
 )
@@ -74,6 +75,10 @@ class Reseeded(Dataset[Any]):
         return self._batch([key], lambda samples: self.collate(samples[0]))
 
     def __getitems__(self, keys: Sequence[Key]) -> Any:
+        if self.collate is default_collate and keys:
+            tensors = _stacked(self.dataset, [key.index for key in keys])
+            if tensors is not None:
+                return tensors
         return self._batch(keys, self.collate)
 
     def _batch(self, keys: Sequence[Key], collate: Callable[[list[Any]], Any]) -> Any:
@@ -85,6 +90,18 @@ class Reseeded(Dataset[Any]):
             if keys:
                 reseed(derive_seed(self.seed, *keys[0].numbers, -1))  # which is no sample's
             return collate(samples)
+
+
+def _stacked(dataset: Any, indices: Sequence[int]) -> list[torch.Tensor] | None:
+    """Return what `default_collate` makes of these samples where they are rows of tensors, None where they are not.
+
+    Rows draw no random numbers, and to take them one by one costs more than a step of a small network.
+    """
+    if type(dataset) is Subset:
+        return _stacked(dataset.dataset, [dataset.indices[i] for i in indices])
+    if type(dataset) is not TensorDataset:
+        return None
+    return [tensor[torch.as_tensor(indices, device=tensor.device)].contiguous() for tensor in dataset.tensors]
 
 
 def _as_it_is(batch: Any) -> Any:
