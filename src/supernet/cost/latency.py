@@ -10,6 +10,7 @@ import platform
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -266,7 +267,8 @@ def milliseconds(run: Callable[[], Any], device: torch.device, num_threads: int)
     from torch.utils.benchmark import Timer  # late, for it imports setuptools
 
     timer = Timer("run()", globals={"run": run}, num_threads=num_threads)
-    with torch.inference_mode():
+    # It waits for the current GPU.
+    with torch.inference_mode(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         once = timer.timeit(WARM_UP).mean
         number = max(1, round(MIN_SECONDS / max(once, 1e-9)))
         blocks = sorted(timer.timeit(number).mean for _ in range(NUM_BLOCKS if once < 0.1 else 5))

@@ -134,9 +134,9 @@ class Recorder:
             return self._parts(standing, self._pass())
         except Exception as error:
             if next(self._tensors(), None) is not None:
-                # What needs values, such as `.item()` or `.numpy()`, runs on a copy that has them.
-                values = with_what_cannot_be_copied(lambda memo: copy.deepcopy(self._original, memo))
-                self._use(values, self._example)
+                # What needs values, such as `.item()` or `.numpy()`, runs on a copy that has them, on the CPU.
+                values = with_what_cannot_be_copied(lambda memo: copy.deepcopy(self._original, memo)).cpu()
+                self._use(values, moved(self._example, "cpu"))
                 return self.record(architecture, afresh=afresh)
             if isinstance(error, SupernetError):
                 raise

@@ -271,7 +271,8 @@ def freeze(
             which has more arguments. Default: they are those of the supernet, in which many networks are mixed.
         verify: A batch of inputs, with which the model is called: a tensor; several arguments in a tuple, or by name in
             a dict. The network must give for it what the supernet gives under that architecture, in training and in
-            eval form (up to 1e-4 of the outputs' norm, 1e-10 in float64). Default: nothing is run.
+            eval form (up to 1e-4 of the outputs' norm, 1e-10 in float64; 1e-2 of what is not float64 on a GPU, where
+            TF32 rounds). Default: nothing is run.
 
     Raises:
         ArchitectureError: a label is unknown or missing, or a decision is not possible.

@@ -77,7 +77,7 @@ class _WeightedSum(Function):
         outputs, affine = tensors[: len(terms)], tensors[len(terms) :]
         # Without the tensors, which belong to what autograd saves.
         positions, norms = tuple(t.position for t in terms), [t.norm for t in terms]
-        weights_T = weights_K.detach()[_index(positions)]
+        weights_T = weights_K.detach()[_index(positions, weights_K.device)]
         mean_TC = rstd_TC = gamma_TC = beta_TC = None
         factors: Any = weights_T
         if any(norms):
@@ -122,7 +122,7 @@ class _WeightedSum(Function):
             grad_weights_K, *others = differentiable_gradients(again, grad_sum, wanted, (weights_K, *tensors))
             return grad_weights_K, None, None, *others
         grad_sum = grad_sum.contiguous(memory_format=layout_of(outputs[0]))
-        weights_T = weights_K[_index(positions)]
+        weights_T = weights_K[_index(positions, weights_K.device)]
         weight_of_each = weights_T.unbind()
         grad_outputs: list[Any] = [None] * len(norms)
         grad_weights: list[Any] = [None] * len(norms)
@@ -147,30 +147,34 @@ class _WeightedSum(Function):
                 P_of_each.append(P_C)
         grad_affine: list[Any] = [None] * len(affine)
         if P_of_each:
-            normed = [i for i, norm in enumerate(norms) if norm is not None]
-            P_MC = torch.stack(P_of_each)
+            P_MC, places = torch.stack(P_of_each), tuple(i for i, norm in enumerate(norms) if norm is not None)
+            normed = _index(places, P_MC.device)
             if wants_weights:
                 products_MC = P_MC if gamma_TC is None else gamma_TC[normed] * P_MC
                 products_MC = products_MC if beta_TC is None else products_MC + beta_TC[normed] * S_C
-                for i, grad_weight in zip(normed, products_MC.sum(1).unbind(), strict=True):
+                for i, grad_weight in zip(places, products_MC.sum(1).unbind(), strict=True):
                     grad_weights[i] = grad_weight
             if any(wants[len(norms) :]):
                 weights_M1 = weights_T[normed][:, None]
                 grad_gamma_MC, grad_beta_MC = weights_M1 * P_MC, weights_M1 * S_C
-                for row in range(len(normed)):
+                for row in range(len(places)):
                     for j, gradients_MC in ((2 * row, grad_gamma_MC), (2 * row + 1, grad_beta_MC)):
                         grad_affine[j] = gradients_MC[row] if wants[len(norms) + j] else None
         grad_weights_K = None
         if wants_weights:
             grad_weights_K = torch.zeros_like(weights_K)  # what is not among the terms is zero
-            grad_weights_K[_index(positions)] = torch.stack(grad_weights).to(weights_K.dtype)
+            grad_weights_K[_index(positions, weights_K.device)] = torch.stack(grad_weights).to(weights_K.dtype)
         return grad_weights_K, None, None, *grad_outputs, *grad_affine
 
 
-def _index(positions: tuple[int, ...]) -> Any:
-    """Return what picks these positions: a slice where they follow each other, which costs much less."""
+@lru_cache(maxsize=256)
+def _index(positions: tuple[int, ...], device: torch.device) -> Any:
+    """Return what picks these positions: a slice where they follow each other, which costs much less.
+
+    Else a tensor, which is made once: to bring a list to a GPU waits for all that runs there.
+    """
     first, last = positions[0], positions[-1]
-    return slice(first, last + 1) if last - first + 1 == len(positions) else list(positions)
+    return slice(first, last + 1) if last - first + 1 == len(positions) else torch.tensor(positions, device=device)
 
 
 @lru_cache(maxsize=256)
