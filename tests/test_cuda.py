@@ -415,6 +415,21 @@ def test_a_step_of_darts_never_waits_for_the_gpu(kind):
         trainer.train_step(X, y, X, y)
 
 
+def test_a_step_of_gates_waits_for_the_gpu_but_where_decisions_are_drawn():
+    trainer = trainer_of("proxyless", DEVICE)
+    trainer.fit()
+    X, y = images(8).to(DEVICE), (torch.arange(8) % 3).to(DEVICE)
+    trainer.train_step(X, y, X, y)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as waits:
+            warnings.simplefilter("always")
+            trainer.train_step(X, y, X, y)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(waits) <= 3, [str(each.message) for each in waits]  # two candidates; which is active; a path of weights
+
+
 def peak_of(run):
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()

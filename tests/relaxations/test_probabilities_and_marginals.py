@@ -36,3 +36,12 @@ def test_of_two_inputs_probabilities_are_shares_by_softmax_which_are_no_marginal
     shares = relaxation.probabilities()["a"].detach()
     torch.testing.assert_close(shares, torch.softmax(relaxation.logits["a"].detach(), -1))
     assert not torch.allclose(shares, marginals(relaxation) / 2, atol=0.01)
+
+
+def test_log_probs_that_were_first_asked_for_in_inference_mode_have_gradients_later():
+    space = SearchSpace(nn.ModuleList([InputChoice(4, 2, label="some_that_no_other_test_has")]))
+    relaxation = Softmax(space)
+    with torch.inference_mode():
+        relaxation.log_probs()
+    relaxation.log_probs()["some_that_no_other_test_has"][0].backward()
+    assert relaxation.logits["some_that_no_other_test_has"].grad is not None

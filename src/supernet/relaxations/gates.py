@@ -46,7 +46,7 @@ class Gates(DecisionDistribution):
         if not self.drawn:
             self.begin_step()
         gates, logits = {}, dict(self.logits)
-        firsts = [torch.softmax(logits[label].detach()[two], -1)[0] for label, two in self.drawn.items()]
+        firsts = [torch.softmax(_of(logits[label].detach(), two), -1)[0] for label, two in self.drawn.items()]
         uniforms = torch.rand(len(firsts), generator=self.generator, dtype=torch.float64)
         is_first = (uniforms < torch.stack(firsts).double().cpu()).tolist()  # one wait for a GPU
         for (label, two), first in zip(self.drawn.items(), is_first, strict=True):
@@ -67,13 +67,15 @@ class Gates(DecisionDistribution):
 
         def pair_logsumexp(label: str) -> torch.Tensor:
             """Return the logarithm of `exp(alpha_i) + exp(alpha_j)` of the two drawn."""
-            return torch.logsumexp(logits[label].detach()[self.drawn[label]], -1)
+            return torch.logsumexp(_of(logits[label].detach(), self.drawn[label]), -1)
 
         before = {label: pair_logsumexp(label) for label in self.drawn}
         yield
         with torch.no_grad():
             for label, two in self.drawn.items():
-                logits[label][two] += before[label] - pair_logsumexp(label)
+                change = before[label] - pair_logsumexp(label)
+                for k in two:
+                    logits[label][k].add_(change)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return what `state_dict()` holds beside parameters and buffers."""
@@ -103,7 +105,12 @@ def binary_gates(logits: torch.Tensor, drawn: Sequence[int], active: int) -> tor
     >>> binary_gates(torch.zeros(3), [2, 0], active=0).tolist()
     [1.0, 0.0]
     """
-    p = torch.softmax(logits[list(drawn)], -1)
+    p = torch.softmax(_of(logits, drawn), -1)
     hot = torch.zeros_like(p)
-    hot[active] = 1
+    hot[active].fill_(1)
     return hot + (p - p.detach())  # exactly 1 and 0
+
+
+def _of(logits: torch.Tensor, positions: Sequence[int]) -> torch.Tensor:
+    """Return the logits at some positions, one by one: to bring a list to a GPU waits for all that runs there."""
+    return torch.stack([logits[k] for k in positions])

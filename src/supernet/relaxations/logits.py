@@ -154,13 +154,14 @@ def log_probs_of(domain: Domain, logits_K: torch.Tensor) -> torch.Tensor:
     """Return the same of every decision, in the order of the domain (D,)."""
     if not domain.is_set:
         return torch.log_softmax(logits_K, -1)
-    return torch.log_softmax(_chosen(domain).to(logits_K) @ logits_K, -1)
+    return torch.log_softmax(_chosen(domain, logits_K.dtype, logits_K.device) @ logits_K, -1)
 
 
 @functools.lru_cache(64)
-def _chosen(domain: Domain) -> torch.Tensor:
+def _chosen(domain: Domain, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Return whether each decision chooses each option, as 1 and 0 (D, K)."""
-    chosen_DK = torch.zeros(domain.size, len(domain.options))
-    for row, decision in enumerate(domain):
-        chosen_DK[row, list(domain.positions(decision))] = 1
-    return chosen_DK
+    with torch.inference_mode(False):  # what is made there could never be part of a gradient
+        chosen_DK = torch.zeros(domain.size, len(domain.options))
+        for row, decision in enumerate(domain):
+            chosen_DK[row, list(domain.positions(decision))] = 1
+        return chosen_DK.to(device, dtype)
