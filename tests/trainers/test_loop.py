@@ -29,6 +29,7 @@ from supernet.data.loaders import loaders_of_two_parts
 from supernet.data.split import DataSplit
 from supernet.errors import AlreadyReplacedError, ChoiceError, DataError, NonFiniteError, TrainingError
 from supernet.execution import InputSlot, LayerSlot
+from supernet.training.metrics import Meter
 from supernet.training.run_directory import read_metrics
 
 LOSS = nn.functional.cross_entropy
@@ -646,3 +647,12 @@ def test_a_new_differentiable_algorithm_is_its_plan_its_steps_and_its_read_off(t
     trainer.fit()
     freeze(model, trainer.export())
     assert (tmp_path / "architecture.png").exists()
+
+
+def test_the_state_of_torchmetrics_comes_back_to_the_device_of_the_search():
+    metric = torchmetrics.classification.MulticlassAccuracy(3)
+    written, read = (Meter(metric, torch.device(device)) for device in ("cpu", "meta"))
+    written.update(torch.tensor(1.0), torch.eye(3), torch.arange(3))
+    read.load_state_dict(written.state_dict())
+    states = [value for value in vars(read._stateful).values() if isinstance(value, torch.Tensor)]
+    assert states and all(state.is_meta for state in states)

@@ -172,6 +172,7 @@ class Meter:
         self._has_batches = state["has_batches"]
         if self._stateful is not None and state["stateful"] is not None:
             self._stateful.load_state_dict(state["stateful"])
+            self._stateful.to(self._device)  # torchmetrics take what is read as it is, wherever it was written
             for metric in self._stateful.modules():
                 if hasattr(metric, "_update_count"):  # torchmetrics does not save it, and warns where it is 0
                     metric._update_count = int(self._has_batches)

@@ -623,7 +623,7 @@ class _Restoration:
             if alike and (is_part or here.stride() == saved.stride()):
                 overwritten(here, saved)
             elif not is_part:
-                here.data = saved.detach()  # in its order of memory, in which kernels sum
+                here.data = saved.detach().to(here.device)  # in its order of memory, in which kernels sum
             else:
                 return False
         here.requires_grad_(saved.requires_grad)
