@@ -13,10 +13,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from supernet.cost.parts import Parts
-from supernet.cost.recording import Recorder, described
+from supernet.cost.recording import Recorder, described, detached
 from supernet.errors import CostError
 from supernet.execution.structure import mapped, tensors_of
 from supernet.nn import Mutable
@@ -92,7 +93,7 @@ class BodyRecorder(Recorder):
     def _begin(self) -> AbstractContextManager[Any]:
         self._memories: dict[int, int] = {}  # address of a storage -> its number, if it is an activation
         self._storages: list[torch.UntypedStorage] = []  # which must live on, so that no two have one address
-        self._number, self._is_quiet = 0, False
+        self._number = 0
         given: list[int | None] = [self._enter(tensor) for tensor in tensors_of(self._given)]
         self._frames = [_Frame("", given)]
         return self._watching()
@@ -135,8 +136,7 @@ class BodyRecorder(Recorder):
             returns = tuple(frame.name(number) for number in self._of(tensors_of(output)))
             body, inside = Body(tuple(frame.items), returns), frame.noted
             if key is not None and described(output) is not None:
-                with self._unnoted():
-                    self._memory[key] = (body, inside, mapped(output, torch.Tensor.detach))
+                self._memory[key] = (body, inside, detached(output))
         else:
             body, inside, output = known
             output = self._again(output, body.returns, given)
@@ -146,7 +146,7 @@ class BodyRecorder(Recorder):
 
     def _again(self, output: Any, returns: tuple[Name, ...], given: list[int | None]) -> Any:
         """Return tensors as those that a module returned, in memory of their own."""
-        with self._unnoted():
+        with no_dispatch():
             output = mapped(output, lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device))
         made: dict[Name, int] = {}
         for tensor, name in zip(tensors_of(output), returns, strict=True):
@@ -158,17 +158,9 @@ class BodyRecorder(Recorder):
                 made[name] = self._enter(tensor, made.get(name))
         return output
 
-    @contextmanager
-    def _unnoted(self) -> Iterator[None]:
-        self._is_quiet = True
-        yield
-        self._is_quiet = False
-
     def _operate(self, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run an operation, and note what it reads and makes."""
         output = run(*args, **kwargs)
-        if self._is_quiet:
-            return output
         given = tensors_of((args, kwargs))
         known = {tensor.untyped_storage()._cdata for tensor in given} | self._memories.keys()
         makes = []

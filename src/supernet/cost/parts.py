@@ -9,7 +9,7 @@ makes the difference is looked for, and the part depends on it from then on.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -66,7 +66,7 @@ class Parts:
         self._structural = _structural_scopes(self._recorder._model, self._recorder._paths)
         self._order = {label: i for i, label in enumerate(self.space)}
         self._known_decisions: dict[str, list[Any]] = {}
-        self._impossible: set[tuple[Scope, Key]] = set()
+        self._some = {label: next(iter(domain)) for label, domain in self.space.items()}
         if not self._find_scopes():  # what it remembers of modules does not hold
             self._recorder.remembers = False
             self._find_scopes()
@@ -106,6 +106,7 @@ class Parts:
         self.scopes: dict[str, Scope] = {}
         self._forms: dict[str, dict[Key, tuple[Part | None, Architecture]]] = {}
         self._recorded: list[Architecture] = []
+        self._missing: dict[Scope, dict[Key, Architecture]] = {}
         self.version += 1
         for path in self._structural:  # for what is rare may be in none of the networks that are recorded now
             self._begin(path)
@@ -152,52 +153,64 @@ class Parts:
 
     def _next_missing(self) -> Architecture | None:
         """Return an architecture that has as many parts in forms not yet known as are found; None if all are known."""
-        decided: dict[str, Any] = {}
-        found = None
-        by_scope: dict[Scope, str] = {scope: path for path, scope in self.scopes.items()}
-        for scope, path in by_scope.items():
-            free = [label for label in scope if label not in decided]
-            if not free or self.num_forms(scope) > MAX_FORMS:
-                continue
-            missing = self._missing(scope, path, decided)
-            if missing is not None:
-                decided |= {label: missing[label] for label in scope if label in missing}
-                found = missing
+        decided: Architecture = {}
+        found: Architecture | None = None
+        for scope, path in {scope: path for path, scope in self.scopes.items()}.items():
+            missing, known = self._missing_of(scope), self._forms[path]
+            for key, form in list(missing.items()):
+                if key in known:
+                    del missing[key]
+                elif all(decided.get(label, decision) == decision for label, decision in form.items()):
+                    if found is None:
+                        found = completed(self.space, form, self.generator)
+                        if found is None:  # constraints rule it out
+                            del missing[key]
+                            continue
+                    elif self.space.rules_out({**decided, **form}):
+                        continue
+                    decided |= form
+                    break
         if found is None:
             return None
-        whole = completed(self.space, decided, self.generator)
-        return found if whole is None else whole
+        return completed(self.space, decided, self.generator) or found
 
-    def _missing(self, scope: Scope, path: str, decided: Mapping[str, Any]) -> Architecture | None:
-        known = self._forms[path]
-        free = [label for label in scope if label not in decided]
-        others = {**self.space.draw(self.generator), **decided}
-        for chosen in product(*(self._decisions(label) for label in free)):
-            full = {**others, **dict(zip(free, chosen, strict=True))}
-            architecture = self.space.follow(full.__getitem__)
-            key = self.key(scope, architecture)
-            if key not in known and (scope, key) not in self._impossible:
-                if self.space.allows(architecture):
-                    return architecture
-                whole = completed(self.space, {label: full[label] for label in scope}, self.generator)
-                if whole is not None:
-                    return whole
-                self._impossible.add((scope, key))
-        return None
+    def _missing_of(self, scope: Scope) -> dict[Key, Architecture]:
+        """Return the forms that a scope may have, each with what decides it, but for those that were found since.
 
-    def num_forms(self, scope: Scope) -> int:
+        Where there are too many, there are none.
+        """
+        if scope not in self._missing:
+            missing = self._missing[scope] = {}
+            around = {outer for label in scope for outer in self.space.around(label)}
+            labels = [label for label in self.space if label in around.union(scope)]
+            if self.num_forms(labels) <= MAX_FORMS:
+                for chosen in product(*map(self._decisions, labels)):
+                    full = {**self._some, **dict(zip(labels, chosen, strict=True))}
+                    architecture = self.space.follow(full.__getitem__)
+                    form = {label: architecture[label] for label in labels if label in architecture}
+                    missing.setdefault(self.key(scope, architecture), form)
+        return self._missing[scope]
+
+    def num_forms(self, scope: Sequence[str]) -> int:
         """Return how many decisions some choices have together."""
         return math.prod(self.space[label].size for label in scope)
 
     def _record(self, architecture: Architecture) -> None:
         """Take in what the network of an architecture is made of."""
         found = self._recorder.record(architecture)
+        self._tried: dict[str, dict[str, Part] | None] = {}  # what stands between this network and earlier ones
         for path in found.keys() - self.scopes.keys():  # met for the first time: nothing stood there before
             self._begin(path)
             self._earlier(path)
             self.version += 1
-        for path in self.scopes:
-            self._take(path, architecture, found.get(path))
+        keys = {scope: self.key(scope, architecture) for scope in set(self.scopes.values())}
+        for path, scope in self.scopes.items():
+            part, forms, key = found.get(path), self._forms[path], keys[scope]
+            known = forms.get(key)  # there are thousands of paths, so this does next to nothing for each
+            if known is None:
+                forms[key] = (part, architecture)
+            elif known[0] is not part and not _alike(known[0], part):
+                self._take(path, architecture, part)
         self._recorded.append(architecture)
 
     def _begin(self, path: str) -> None:
@@ -238,21 +251,33 @@ class Parts:
                 f"the network of one architecture is not always the same: {path or 'the model'!r} has other sizes in "
                 "two passes; its cost cannot be told from the architecture"
             )
-        if len(outside) == 1:
-            return outside[0]
-        full = {**self.space.draw(self.generator), **one}
-        for label in outside[:-1]:
-            if label not in other:
+        # With the first `alike` of these as in the other the part is as in the one; with the first `unlike`, it is not.
+        changed = [label for label in outside if label in other]
+        alike, unlike = 0, len(changed)
+        untried = list(range(1, unlike))
+        while untried:
+            middle = untried.pop(len(untried) // 2)
+            found = self._between(one, other, changed[:middle])
+            if found is None:
                 continue
-            full[label] = other[label]
-            between = self.space.follow(full.__getitem__)
+            if _alike(found.get(path), part):
+                alike = middle
+            else:
+                unlike = middle
+            untried = [number for number in untried if alike < number < unlike]
+        return changed[unlike - 1]
+
+    def _between(self, one: Architecture, other: Architecture, changed: Sequence[str]) -> dict[str, Part] | None:
+        """Return the parts of one architecture's network with some decisions as in another; None if it does not run."""
+        decisions = {**self._some, **one, **{label: other[label] for label in changed}}
+        architecture = self.space.follow(decisions.__getitem__)
+        key = repr(architecture)
+        if key not in self._tried:
             try:
-                found = self._recorder.record(between).get(path)
+                self._tried[key] = self._recorder.record(architecture)
             except Exception:  # a network that nobody asked for may be none that runs
-                continue
-            if not _alike(found, part):
-                return label
-        return outside[-1]
+                self._tried[key] = None
+        return self._tried[key]
 
 
 def _alike(one: Part | None, other: Part | None) -> bool:

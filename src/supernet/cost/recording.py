@@ -8,11 +8,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from operator import add
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
 from torch import nn
+from torch.utils._mode_utils import no_dispatch
 
 from supernet.cost.terms import key_of
 from supernet.errors import CostError, SupernetError
@@ -36,6 +38,7 @@ from supernet.space.summary import called_with, moved, on_meta
 __all__ = ["Call", "Part", "Recorder"]
 
 Shape = tuple[int, ...]
+Size = tuple[int, int]  # number of elements, and the bytes of one
 
 
 class Call(NamedTuple):
@@ -48,6 +51,7 @@ class Call(NamedTuple):
         outputs: Shapes of the tensors that it gives.
         macs: Multiply-accumulates of its own matrix products, convolutions and attention.
         kind: What is equal in two layers that are alike.
+        signature: What is equal in two calls that are alike.
     """
 
     layer: nn.Module
@@ -56,6 +60,7 @@ class Call(NamedTuple):
     outputs: tuple[Shape, ...]
     macs: int
     kind: Any
+    signature: Any
 
 
 class Part(NamedTuple):
@@ -68,8 +73,8 @@ class Part(NamedTuple):
         signature: What is equal in two parts that are alike.
     """
 
-    parameters: tuple[tuple[int, int], ...]
-    buffers: tuple[tuple[int, int], ...]
+    parameters: tuple[Size, ...]
+    buffers: tuple[Size, ...]
     calls: tuple[Call, ...]
     signature: Any
 
@@ -108,8 +113,12 @@ class Recorder:
         self._labels: dict[int, tuple[str, ...]] = {}  # of the choices inside a module
         self._alive: list[nn.Module] = []
         self._kinds: dict[int, Any] = {}
-        self._constants: dict[int, Any] = {}  # of layers that are torch's own
+        self._constants: dict[int, int | None] = {}  # of layers that are torch's own: which of `_alike`
+        self._alike: dict[Any, int] = {}
+        self._calls: dict[Any, Call] = {}  # of these layers
         self._stands: dict[Any, list[_Standing]] = {}
+        self._resolved: dict[Any, nn.Module] = {}  # what choices resolve to
+        self._places: dict[Any, int] = {}  # of weights in memory
         self._decisive: dict[int, tuple[str, ...]] = {}
         self._counter = flop_counter()
         self._supernet = Supernet(self._model) if self.space else None
@@ -154,20 +163,20 @@ class Recorder:
 
     def _parts(self, standing: list[_Standing], noted: list[tuple[str, Call]]) -> dict[str, Part]:
         counts: dict[str, _Counts] = {}
-        seen: set[Any] = set()
-        for path, parameters, buffers in standing:
-            of_path = counts.setdefault(path, _Counts([], []))
-            of_path.parameters.extend(_each_once(parameters, seen))
-            of_path.buffers.extend(_each_once(buffers, seen))
+        seen: set[int] = set()
+        for one in standing:
+            counted = one.counts if seen.isdisjoint(one.places) else one.counts_without(seen)
+            before = counts.get(one.path)
+            counts[one.path] = counted if before is None else _Counts(*map(add, before, counted))
+            seen |= one.places
         calls: dict[str, list[Call]] = {}
         for path, call in noted:
             calls.setdefault(path, []).append(call)
         found = {}
         for path in counts.keys() | calls.keys():
-            of_path, called = counts.get(path, _Counts([], [])), tuple(calls.get(path, ()))
-            if of_path.parameters or of_path.buffers or called:
-                numbers = tuple(of_path.parameters), tuple(of_path.buffers)
-                signature = *numbers, tuple((c.kind, c.inputs, c.outputs, c.macs) for c in called)
+            numbers, called = counts.get(path, _NOTHING), tuple(calls.get(path, ()))
+            if called or any(numbers):
+                signature = *numbers, tuple([call.signature for call in called])
                 found[path] = Part(*numbers, called, signature)
         return found
 
@@ -205,7 +214,7 @@ class Recorder:
         known = None if key is None else self._memory.get(key)
         if known is not None and not is_plain:
             self._frames[-1].noted += known.noted
-            return mapped(known.output, torch.Tensor.detach)
+            return detached(known.output)
         frame = _Frame(self._flops())
         if known is None:
             self._frames.append(frame)
@@ -218,14 +227,20 @@ class Recorder:
             macs = (inside - frame.inner) // 2
             self._frames[-1].inner += inside
         else:
-            output, macs = mapped(known.output, torch.Tensor.detach), known.macs
+            output, macs = detached(known.output), known.macs
         if stands_alone or macs:
-            given = mapped((args, kwargs), torch.Tensor.detach)
-            call = Call(module, given, _shapes(given), _shapes(output), macs, self._kind(module))
+            of_layer = (id(module), key) if is_plain and key is not None else None
+            call = self._calls.get(of_layer)
+            if call is None:
+                given = detached((args, kwargs))
+                kind, inputs, outputs = self._kind(module), _shapes(given), _shapes(output)
+                call = Call(module, given, inputs, outputs, macs, kind, (kind, inputs, outputs, macs))
+                if of_layer is not None:
+                    self._calls[of_layer] = call
             frame.noted.append((path, call))
         self._frames[-1].noted += frame.noted
         if known is None and key is not None and described(output) is not None:
-            self._memory[key] = _Outcome(frame.noted, mapped(output, torch.Tensor.detach), macs)
+            self._memory[key] = _Outcome(frame.noted, detached(output), macs)
         return output
 
     def _key(self, module: nn.Module, given: Any, is_plain: bool) -> Any:
@@ -244,7 +259,8 @@ class Recorder:
             constants = described({name: value for name, value in vars(layer).items() if name not in _OF_ALL_MODULES})
             hooks = layer._forward_hooks or layer._forward_pre_hooks
             is_plain = type(layer).__module__.startswith("torch.nn.modules.") and not hooks and constants is not None
-            self._constants[id(layer)] = (type(layer), weights, constants) if is_plain else None
+            alike = self._alike.setdefault((type(layer), weights, constants), len(self._alike)) if is_plain else None
+            self._constants[id(layer)] = alike
         return self._constants[id(layer)] is not None
 
     def _labels_inside(self, module: nn.Module) -> tuple[str, ...]:
@@ -272,11 +288,11 @@ class Recorder:
                 found.update(str(choice.label) for choice in choices)
                 stack += [child for _, child in original_children(one)]
             self._labels[id(module)] = tuple(sorted(found))
-            self._alive.append(module)  # what a choice resolves to may be made anew each time, in the memory of another
+            self._alive.append(module)  # so that no other module gets its place in memory
         return self._labels[id(module)]
 
     def _flops(self) -> int:
-        return sum(self._counter.flop_counts["Global"].values())
+        return self._counter.get_total_flops()
 
     def _kind(self, layer: nn.Module) -> Any:
         if id(layer) not in self._kinds:
@@ -313,17 +329,32 @@ class Recorder:
         key = id(module), path, key_of(self._labels_inside(module), self._decided)
         if key not in self._stands:
             if isinstance(module, Choice):
-                self._stands[key] = self._standing(module.resolve(self._decided[str(module.label)]), path)
+                self._stands[key] = self._standing(self._resolve(module), path)
             else:
                 plain = self._frozen(module) if isinstance(module, Mutable) else module
                 saved = [b for n, b in plain._buffers.items() if n not in plain._non_persistent_buffers_set]
-                own = _Standing(path, _sizes(plain._parameters.values()), _sizes(saved))
-                found = [own] if own.parameters or own.buffers else []
+                own = _Standing(path, self._sizes(plain._parameters.values()), self._sizes(saved))
+                found = [own] if own.places else []
                 for _, child in original_children(plain):
                     if not isinstance(child, Sizes):
                         found += self._standing(child, path)
                 self._stands[key] = found
         return self._stands[key]
+
+    def _resolve(self, choice: Choice) -> nn.Module:
+        """Return what a choice is under the present architecture, which may be made anew each time, but once here."""
+        key = id(choice), key_of((str(choice.label),), self._decided)
+        if key not in self._resolved:
+            self._resolved[key] = choice.resolve(self._decided[str(choice.label)])
+        return self._resolved[key]
+
+    def _sizes(self, tensors: Iterable[torch.Tensor | None]) -> dict[int, Size]:
+        sizes = {}
+        for tensor in tensors:
+            if tensor is not None:
+                place = tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride()
+                sizes[self._places.setdefault(place, len(self._places))] = tensor.numel(), tensor.element_size()
+        return sizes
 
 
 @contextmanager
@@ -353,16 +384,26 @@ class _Outcome(NamedTuple):
 
 
 class _Counts(NamedTuple):
-    parameters: list[tuple[int, int]]
-    buffers: list[tuple[int, int]]
+    parameters: tuple[Size, ...]
+    buffers: tuple[Size, ...]
 
 
-class _Standing(NamedTuple):
-    """The weights of a module: each by its place in memory, its number of elements, and the bytes of one."""
+_NOTHING = _Counts((), ())
 
-    path: str
-    parameters: list[tuple[Any, int, int]]
-    buffers: list[tuple[Any, int, int]]
+
+class _Standing:
+    """The weights of a module, by their places in memory: tied ones are the same part of one memory."""
+
+    def __init__(self, path: str, parameters: dict[int, Size], buffers: dict[int, Size]) -> None:
+        self.path, self._parameters, self._buffers = path, parameters, buffers
+        self.places = parameters.keys() | buffers.keys()
+        self.counts = self.counts_without(set())
+
+    def counts_without(self, seen: set[int]) -> _Counts:
+        """Return the sizes of those that are not counted yet."""
+        parameters = tuple(size for place, size in self._parameters.items() if place not in seen)
+        seen = seen | self._parameters.keys()
+        return _Counts(parameters, tuple(size for place, size in self._buffers.items() if place not in seen))
 
 
 _OF_ALL_MODULES = frozenset(vars(nn.Module()))
@@ -374,20 +415,10 @@ def is_layer(module: nn.Module) -> bool:
     return isinstance(module, nn.MultiheadAttention) or not (module._modules or isinstance(module, Mutable))
 
 
-def _each_once(tensors: list[tuple[Any, int, int]], seen: set[Any]) -> Iterator[tuple[int, int]]:
-    """Yield numbers of elements and their bytes, of each tensor once: tied ones are the same part of one memory."""
-    for place, number, size in tensors:
-        if place not in seen:
-            seen.add(place)
-            yield number, size
-
-
-def _sizes(tensors: Iterable[torch.Tensor | None]) -> list[tuple[Any, int, int]]:
-    return [
-        ((t.untyped_storage()._cdata, t.storage_offset(), t.shape, t.stride()), t.numel(), t.element_size())
-        for t in tensors
-        if t is not None
-    ]
+def detached(structure: Any) -> Any:
+    """Return the same without history; that is no operation of the network, and no mode sees it."""
+    with no_dispatch():
+        return mapped(structure, torch.Tensor.detach)
 
 
 def _shapes(structure: Any) -> tuple[Shape, ...]:

@@ -563,6 +563,8 @@ class SearchSpace(Mapping[str, Domain]):
         Args:
             label: The label of a choice of the space.
         """
+        if any(at == label for at, _ in self._met):  # it is reached whatever is decided, wherever else it stands
+            return ()
         found: set[str] = set()
 
         def look(met: list[_Met], outside: frozenset[str]) -> None:
