@@ -11,44 +11,31 @@ from supernet.cost.recording import Recorder
 
 
 class Gated(nn.Module):
-    """A layer whose input has a column more where the last of many choices is "wide", which only a pass shows."""
+    """What has a column more where the last of many choices is "wide"."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
         gates = (LayerChoice({"id": nn.Identity(), "relu": nn.ReLU()}, label=f"gate{i}") for i in range(count))
         self.gates = nn.ModuleList(gates)
         self.wide = LayerChoice({"narrow": nn.Identity(), "wide": nn.ConstantPad1d((0, 1), 0.0)}, label="wide")
-        self.last = nn.AdaptiveAvgPool1d(2)
 
     def forward(self, x):
         for gate in self.gates:
             x = gate(x)
-        return self.last(self.wide(x))
+        return self.wide(x)
 
 
-def test_the_choice_that_makes_a_difference_is_found_by_halving():
-    parts = Parts(Gated(31), torch.ones(1, 1, 4))
-    parts.scopes["last"], parts._forms["last"] = (), {}
-    networks = [
-        {f"gate{i}": gate for i in range(63)} | {"wide": wide} for gate, wide in (("id", "narrow"), ("relu", "wide"))
-    ]
-    parts._record(networks[0])
+def test_what_makes_a_difference_is_found_by_halving_for_all_parts_by_the_same_networks():
+    parts = Parts(nn.Sequential(Gated(31), *(nn.Softplus() for _ in range(20))), torch.ones(1, 1, 4))
+    behind = [str(i) for i in range(1, 21)]
+    for path in behind:
+        parts.scopes[path], parts._forms[path] = (), {}
+    gates = [f"gate{i}" for i in range(31)]
+    parts._record({**dict.fromkeys(gates, "id"), "wide": "narrow"})
     with patch.object(Recorder, "record", autospec=True, side_effect=Recorder.record) as recorded:
-        parts._record({**{f"gate{i}": "relu" for i in range(31)}, "wide": "wide"})
-    assert parts.scopes["last"] == ("wide",)
-    assert recorded.call_count <= 1 + 5  # itself, and log2(32) between the two
-
-
-def test_parts_with_the_same_difference_share_the_networks_between():
-    """Each layer behind the choice has another shape; all of them are told apart by the same networks."""
-    model = nn.Sequential(Gated(7), *(nn.Softplus() for _ in range(20)))
-    model[0].last = nn.Identity()
-    with patch.object(Recorder, "record", autospec=True, side_effect=Recorder.record) as recorded:
-        parts = Parts(model, torch.ones(1, 1, 4))
-    with patch.object(Recorder, "record", autospec=True, side_effect=Recorder.record) as of_one:
-        Parts(model[0], torch.ones(1, 1, 4))
-    assert {parts.scopes[str(i)] for i in range(1, 21)} == {("wide",)}
-    assert recorded.call_count == of_one.call_count
+        parts._record({**dict.fromkeys(gates, "relu"), "wide": "wide"})
+    assert {parts.scopes[path] for path in behind} == {("wide",)}
+    assert recorded.call_count == 1 + 5  # itself, and log2(32) between the two
 
 
 def test_a_label_that_is_always_reached_depends_on_no_other_wherever_it_stands_too():
