@@ -2,6 +2,7 @@
 
 import copy
 from itertools import pairwise
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from supernet import (
     freeze,
     kl_divergence,
 )
-from supernet.cost import ArchitectureCost, Parameters
+from supernet.cost import ArchitectureCost, Parameters, Parts
 from supernet.errors import CostError, TrainingError
 from supernet.execution import Supernet
 from supernet.testing import check_trainer
@@ -52,6 +53,16 @@ def check_step(trainer, loss_of_others):
 def check_gradients(model, expected):
     for (name, p), q in zip(model.named_parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, msg=name)
+
+
+def test_networks_are_looked_at_once_for_limits_of_parameters_and_for_what_is_large():
+    with patch.object(Parts, "_find_scopes", autospec=True, side_effect=Parts._find_scopes) as looked:
+        trainer = sandwich(limits={"parameters": "90%"})
+    assert looked.call_count == 1
+    cost = trainer.limits.costs["parameters"]
+    assert (
+        cost.of(trainer.extremes.smallest) < cost.of(trainer.extremes.largest) <= trainer.limits.bounds["parameters"][1]
+    )
 
 
 def test_the_largest_and_the_smallest_are_those_of_most_and_fewest_parameters():

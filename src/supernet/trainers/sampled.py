@@ -108,7 +108,9 @@ class SampledTrainer(SubnetSearchTrainer):
             bins = [-math.inf, math.inf]  # one for all: a walk among those that are allowed
         largest_teaches = self.teaching is not None and self.teaching.distillation.teacher == "largest"
         if self.sandwich is not None or bins is not None or largest_teaches:
-            cost = Parameters(self.model) if cost is None else cost
+            if cost is None:
+                known = None if self.limits is None else self.limits.costs.get("parameters")
+                cost = known if isinstance(known, Parameters) else Parameters(self.model)
             if cost.space != self.space:
                 raise CostError("sampling_cost is of another space than the model's; make it of this model")
             if bins is not None:
