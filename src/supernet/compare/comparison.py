@@ -6,8 +6,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing import get_context
@@ -264,8 +264,8 @@ def compare_under_limits(
         example: What the model is called with, where a limit needs it: see `Limits`.
         costs: Further costs by name, for limits and the report.
         score: What the measured number is called. Default: "test_accuracy".
-        processes: Number of processes that share the seeds, each with as many threads as this one; with more than one,
-            all that is given must be picklable. All that is compared for a seed runs in one process, so that equal
+        processes: Number of processes that share the seeds and budgets, each with as many threads as this one; with
+            more than one, all that is given must be picklable. As many run at once from beginning to end, so that equal
             time is equal work. Default: 1, which is this one.
         on_progress: Is called with a line of text after each step. Default: nothing is told.
 
@@ -282,29 +282,59 @@ def compare_under_limits(
         raise TrainingError("there is nothing to compare; give a budget and a seed at least")
     tell = on_progress or (lambda text: None)
     course = _Course(new_model, budgets, search, train, measure, data, num_random, example, costs or {})
+    compared: dict[tuple[int, int], list[Row]] = {}  # number of the budget and of the seed -> a row of each method
+    for i, k, result in _run(course, seeds, processes):
+        if k is None:
+            tell(f"seed {seeds[i]}: searched in {mean(plan.seconds for plan in result):.1f} s for each budget")
+            continue
+        compared[k, i] = result
+        scores = ", ".join(f"{row.method} {row.scores[-1]:.1f}" for row in result)
+        tell(f"seed {seeds[i]}, {_of_budget(budgets[k])}: {scores}")
     rows = [Row(dict(budget), method) for budget in budgets for method in METHODS]
-    for of_seed, told in _run(course, seeds, processes, tell):
-        for row, new in zip(rows, of_seed, strict=True):
+    for k, i in sorted(compared):
+        for row, new in zip(rows[k * len(METHODS) :], compared[k, i], strict=False):
             row.contestants += new.contestants
             row.seconds += new.seconds
             row.num_tried += new.num_tried
-        for line in told:
-            tell(line)
     return Comparison(rows, score)
 
 
-def _run(
-    course: _Course, seeds: Sequence[int], processes: int, tell: Callable[[str], None]
-) -> Iterator[tuple[list[Row], list[str]]]:
-    """Yield the rows of each seed, and what is still to be told of it."""
+def _run(course: _Course, seeds: Sequence[int], processes: int) -> Iterator[tuple[int, int | None, Any]]:
+    """Yield the number of a seed with None and its plans, and with the number of a budget and the rows of these."""
     if processes == 1:
-        for seed in seeds:
-            yield course.run(seed, tell), []
+        for i, seed in enumerate(seeds):
+            plans = course.search(seed)
+            yield i, None, plans
+            for k, plan in enumerate(plans):
+                yield i, k, course.compare(plan)
         return
     threads = torch.get_num_threads()
     # Spawned, for a fork of a process that has computed by several threads may hang.
-    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-        yield from pool.map(course.run_and_keep_what_is_told, seeds)
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (threads,))
+    try:
+        waiting: dict[Future[Any], tuple[int, int | None]]
+        waiting = {pool.submit(course.search, seed): (i, None) for i, seed in enumerate(seeds)}
+        while waiting:
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                i, of_budget = waiting.pop(future)
+                result = future.result()
+                yield i, of_budget, result
+                if of_budget is None:
+                    waiting |= {pool.submit(course.compare, plan): (i, k) for k, plan in enumerate(result)}
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@dataclass
+class _Plan:
+    """What is compared for one seed under one budget: what was found, in what time, and who is drawn against it."""
+
+    seed: int
+    budget: Budget
+    found: Architecture
+    seconds: float
+    rivals: list[Architecture]
+    estimates: Sequence[Any]  # of what was found, and of the rivals
 
 
 @dataclass
@@ -313,7 +343,7 @@ class _Course:
 
     new_model: Callable[[], nn.Module]
     budgets: Sequence[Budget]
-    search: Callable[[int], Searched]
+    searching: Callable[[int], Searched]
     train: Callable[[nn.Module, Dataset[Any], int], object]
     measure: Callable[[nn.Module, Dataset[Any]], float]
     data: Sequence[Dataset[Any]]
@@ -321,51 +351,51 @@ class _Course:
     example: Any
     costs: Mapping[str, Cost]
 
-    def run_and_keep_what_is_told(self, seed: int) -> tuple[list[Row], list[str]]:
-        """Return the rows of a seed, and the lines that tell of it."""
-        told: list[str] = []
-        return self.run(seed, told.append), told
-
-    def run(self, seed: int, tell: Callable[[str], None]) -> list[Row]:
-        """Return the rows of one seed: let each method find its architectures, train these, and measure them."""
+    def search(self, seed: int) -> list[_Plan]:
+        """Return what is compared under each budget."""
         with preserve_random_numbers():
-            model = self.new_model()
-            costs = {"parameters": Parameters(model), **self.costs}
-            limits = [Limits(model, budget, example=self.example, costs=costs) for budget in self.budgets]
+            limits_of = self._limits()
             began = time.perf_counter()
-            searched = self.search(seed)
+            searched = self.searching(seed)
             if not callable(getattr(searched, "best", None)):
                 raise TrainingError(
                     f"search returns what has best(limits), such as a Front, not {type(searched).__name__}"
                 )
             seconds = time.perf_counter() - began
-            tell(f"seed {seed}: searched in {seconds:.1f} s")
-            rows: list[Row] = []
-            for budget, of_budget in zip(self.budgets, limits, strict=True):
-                of_methods = [Row(dict(budget), method) for method in METHODS]
-                self._run_budget(seed, searched, seconds, of_budget, of_methods)
-                scores = ", ".join(f"{row.method} {row.scores[-1]:.1f}" for row in of_methods)
-                tell(f"seed {seed}, {_of_budget(budget)}: {scores}")
-                rows += of_methods
-            return rows
+            return [self._plan(seed, searched, seconds, budget, limits_of(budget)) for budget in self.budgets]
 
-    def _run_budget(self, seed: int, searched: Searched, seconds: float, limits: Limits, rows: Sequence[Row]) -> None:
-        found, at_random, by_random_search = rows
+    def _limits(self) -> Callable[[Budget], Limits]:
+        model = self.new_model()
+        costs = {"parameters": Parameters(model), **self.costs}
+        return lambda budget: Limits(model, budget, example=self.example, costs=costs)
+
+    def _plan(self, seed: int, searched: Searched, seconds: float, budget: Budget, limits: Limits) -> _Plan:
         began = time.perf_counter()
         best = searched.best(limits)
-        found.seconds.append(seconds + time.perf_counter() - began)
-        architecture = dict(best.architecture if isinstance(best, Entry) else best)
-        limits.check(architecture)
+        seconds += time.perf_counter() - began
+        found = dict(best.architecture if isinstance(best, Entry) else best)
+        limits.check(found)
+        rivals = list(islice(_drawn(limits, torch.Generator().manual_seed(derive_seed(seed, 1))), self.num_random))
+        estimate = getattr(searched, "estimate", None)
+        estimates = [None] * (1 + len(rivals)) if estimate is None else estimate([found, *rivals])
+        return _Plan(seed, budget, found, seconds, rivals, estimates)
 
-        rivals = _drawn(limits, torch.Generator().manual_seed(derive_seed(seed, 1)))
-        chosen = self._random_search(seed, limits, found.seconds[-1], by_random_search)
-        for row, architectures in (
-            (found, [architecture]),
-            (at_random, list(islice(rivals, self.num_random))),
-            (by_random_search, [chosen]),
-        ):
-            kept = row is found
-            row.contestants += self._contestants(seed, searched, limits, architectures, kept)
+    def compare(self, plan: _Plan) -> list[Row]:
+        """Return the rows of one seed and budget: train what was found and drawn, and what random search finds."""
+        with preserve_random_numbers():
+            limits = self._limits()(plan.budget)
+            found, at_random, by_random_search = rows = [Row(dict(plan.budget), method) for method in METHODS]
+            found.seconds.append(plan.seconds)
+            chosen = self._random_search(plan.seed, limits, plan.seconds, by_random_search)
+            estimate_of_found, *estimates_of_rivals = plan.estimates
+            for row, architectures, estimates in (
+                (found, [plan.found], [estimate_of_found]),
+                (at_random, plan.rivals, estimates_of_rivals),
+                (by_random_search, [chosen], [None]),
+            ):
+                for architecture, estimate in zip(architectures, estimates, strict=True):
+                    row.contestants.append(self._contestant(plan.seed, limits, architecture, estimate, row is found))
+            return rows
 
     def _random_search(self, seed: int, limits: Limits, seconds: float, row: Row) -> Architecture:
         """Return the best of the random architectures that are trained until as much time has passed."""
@@ -383,16 +413,12 @@ class _Course:
         row.num_tried.append(tried)
         return chosen
 
-    def _contestants(
-        self, seed: int, searched: Searched, limits: Limits, architectures: Sequence[Architecture], kept: bool
-    ) -> Iterable[Contestant]:
+    def _contestant(
+        self, seed: int, limits: Limits, architecture: Architecture, estimate: Any, kept: bool
+    ) -> Contestant:
         train_set, valid_set, test_set = self.data
-        estimate = getattr(searched, "estimate", None)
-        estimates: Sequence[Any] = [None] * len(architectures) if estimate is None else estimate(architectures)
-        for architecture, estimated in zip(architectures, estimates, strict=True):
-            score, network = self._score(architecture, seed, ConcatDataset([train_set, valid_set]), test_set)
-            costs = limits.costs_of(architecture)
-            yield Contestant(architecture, seed, score, costs, estimated, network if kept else None)
+        score, network = self._score(architecture, seed, ConcatDataset([train_set, valid_set]), test_set)
+        return Contestant(architecture, seed, score, limits.costs_of(architecture), estimate, network if kept else None)
 
     def _score(
         self, architecture: Architecture, seed: int, train_set: Dataset[Any], on: Dataset[Any]
