@@ -57,6 +57,8 @@ class Segment:
         norm = self.norm
         if x.dim() != 4 or x.numel() == 0 or (norm is not None and x.numel() == x.shape[1]):
             return self._module_by_module(x)  # torch's own errors, and its own way with an empty batch
+        if norm is not None and norm.weight is None and norm.bias is not None:  # see `normalized_gradients`
+            return self._module_by_module(x)
         first = shape_of(self.convs[0])
         # Of a norm's input all positions count, since they are in its statistics.
         is_picked = self.corner != (0, 0) or (norm is None and first.stride != (1, 1) and first.is_pointwise())
@@ -237,14 +239,17 @@ def normalized_gradients(
     rstd_C: torch.Tensor,
     norm: Norm,
     in_training: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the gradients (input, weight, bias) of a BatchNorm."""
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """Return the gradients (input, weight, bias) of a BatchNorm; the latter two only where it has a weight."""
     if in_training:
         # Of one image it is wrong where one lies in NCHW and the other in channels_last with an odd first stride, which
         # both formats leave open, such as that of image.permute(2, 0, 1).unsqueeze(0).
         grad_y = grad_y.contiguous(memory_format=layout_of(x))
-        result: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = torch.ops.aten.native_batch_norm_backward(
-            grad_y, x, gamma_C, None, None, mean_C, rstd_C, True, norm.eps, [True, True, True]
+        has_weight = gamma_C is not None  # which CUDA's kernel makes both other gradients like
+        wanted = [True, has_weight, has_weight]
+        result: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+        result = torch.ops.aten.native_batch_norm_backward(
+            grad_y, x, gamma_C, None, None, mean_C, rstd_C, True, norm.eps, wanted
         )
         return result
     # Mean and deviation are constants.
