@@ -7,6 +7,7 @@ import torch
 from tests.nn.networks_of_others import VisionTransformer, mobilenet, resnet18
 from torch import nn
 
+import supernet.nn
 from supernet import Supernet, ValueChoice, choose, elastic, freeze, restore
 from supernet.errors import ChoiceError
 
@@ -251,6 +252,17 @@ def test_weights_that_are_computed_are_named():
     message = refused(model, {"0": {"out_features": [4, 8]}}, example=torch.randn(3, 6))
     assert "'0', a ParametrizedLinear, has no number 'out_features' that can be elastic" in message
     elastic(model, {"1": {"out_features": [4, 8]}}, example=torch.randn(3, 6))
+
+
+def test_a_model_is_as_it_was_after_an_error_in_the_middle_of_making_it_elastic(monkeypatch):
+    def fails(*args, **kwargs):
+        raise ChoiceError("of the norm")
+
+    monkeypatch.setattr(supernet.nn.BatchNorm1d, "__init__", fails)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    assert refused(model, {"0": {"out_features": [4, 8]}}, example=torch.randn(3, 6)) == "of the norm"
+    monkeypatch.undo()
+    elastic(model, {"0": {"out_features": [4, 8]}}, example=torch.randn(3, 6))
 
 
 class HasSizes(nn.Module):

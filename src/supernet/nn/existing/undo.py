@@ -67,7 +67,7 @@ def take_back(modules: Iterable[nn.Module]) -> None:
             for name in module.__dict__.keys() - memory.attributes:
                 del module.__dict__[name]
             module.__dict__.update(memory.changed)
-            module._modules.pop("sizes")
+            module._modules.pop("sizes", None)  # it lacks where making the module elastic has failed on the way
             module.__class__ = memory.cls
         for name, child in module._modules.items():
             if isinstance(child, LayerChoice) and _MEMORY in child.__dict__:
