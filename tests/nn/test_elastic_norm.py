@@ -1,5 +1,6 @@
 """Elastic norms: a path is the frozen network, a mixture the sum of what each width gives, padded with zeros."""
 
+import inspect
 from itertools import product
 from unittest import mock
 
@@ -33,6 +34,10 @@ def decided(number, decisions):
     return number.evaluate(decisions) if isinstance(number, Value) else number
 
 
+# torch's BatchNorm and GroupNorm; from torch 2.12 on.
+MAY_LACK_BIAS = "bias" in inspect.signature(nn.BatchNorm2d).parameters
+
+
 def labels_in(arguments):
     numbers = [n for number in arguments for n in (number if isinstance(number, tuple) else [number])]
     return sorted({leaf.label for n in numbers if isinstance(n, Value) for leaf in n.leaves()})
@@ -43,15 +48,16 @@ def norms(draw):
     """Draw a norm, its sizes, torch's other arguments, and the shape of its input, of which None are its sizes."""
     which = draw(st.sampled_from(["batch", "layer", "layers", "rms", "group"]))
     affine, bias = draw(st.booleans()), draw(st.booleans())
+    shift = {"bias": bias} if MAY_LACK_BIAS else {}
     if which == "batch":
         dims = draw(st.sampled_from([1, 2, 3]))
         width, is_tracked = draw(st.sampled_from([A, A + B, 4])), draw(st.booleans())
         momenta = [0.1, None] if isinstance(width, int) or not is_tracked else [0.1]
         others = {"momentum": draw(st.sampled_from(momenta)), "track_running_stats": is_tracked}
-        return BATCH_NORMS[dims], (width,), {"affine": affine, "bias": bias, **others}, (5, None, 2, 3, 2)[: 2 + dims]
+        return BATCH_NORMS[dims], (width,), {"affine": affine, **shift, **others}, (5, None, 2, 3, 2)[: 2 + dims]
     if which == "group":
         sizes = draw(st.sampled_from([(2, A), (A // 2, A), (G, 4), (A, A * B), (1, B)]))
-        return supernet.nn.GroupNorm, sizes, {"affine": affine, "bias": bias, "eps": 0.1}, (3, None, 4)
+        return supernet.nn.GroupNorm, sizes, {"affine": affine, **shift, "eps": 0.1}, (3, None, 4)
     others = {"elementwise_affine": affine, "eps": draw(st.sampled_from([0.1, 1e-5]))}
     if which == "rms":
         return supernet.nn.RMSNorm, (draw(st.sampled_from([A, 2 * B, 4])),), others, (3, 2, None)
@@ -264,3 +270,23 @@ def test_a_norm_on_a_path_that_is_given_more_channels_than_it_has_is_an_error_as
 def test_sizes_that_torch_would_not_take_are_refused_by_name(kind, sizes, message):
     with pytest.raises(ChoiceError, match=message):
         kind(*sizes)
+
+
+def test_a_torch_whose_norms_all_shift_is_named_where_one_shall_not(monkeypatch):
+    def of_old_torch(self, num_groups, num_channels, eps=1e-5, affine=True, device=None, dtype=None):
+        init(self, num_groups, num_channels, eps, affine, device, dtype)
+
+    init = nn.GroupNorm.__init__
+    monkeypatch.setattr(nn.GroupNorm, "__init__", of_old_torch)
+    norm = supernet.nn.GroupNorm(2, A)
+    assert isinstance(freeze(nn.Sequential(norm), {"a": max(CANDIDATES["a"])})[0].bias, nn.Parameter)
+    with pytest.raises(ChoiceError, match=r"GroupNorm takes bias=False from torch 2\.12 on; this is torch \d"):
+        supernet.nn.GroupNorm(2, A, bias=False)
+
+
+@pytest.mark.skipif(not MAY_LACK_BIAS, reason="norms of this torch have a bias")
+def test_a_norm_whose_bias_was_taken_away_is_frozen_without_one():
+    norm = supernet.nn.BatchNorm2d(A)
+    norm.bias = None
+    network = freeze(nn.Sequential(norm), {"a": max(CANDIDATES["a"])})
+    assert network[0].bias is None and network[0].weight is not None

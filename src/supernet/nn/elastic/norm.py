@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import torch
@@ -45,9 +46,8 @@ class _BatchNorm(Mutable, nn.modules.batchnorm._BatchNorm):
                 "count of batches for all channels, and those that not every width has are in fewer; give a number, or "
                 "recalibrate the frozen network, which averages"
             )
-        self.plain.__init__(
-            self, sizes.largest("num_features"), eps, momentum, affine, track_running_stats, device, dtype, bias=bias
-        )
+        form = (eps, momentum, affine, track_running_stats, device, dtype)
+        self.plain.__init__(self, sizes.largest("num_features"), *form, **_shift(self.plain, bias))
         self.sizes = sizes
 
     def run(self, sizes: Mapping[str, Any], x: Tensor) -> Tensor:
@@ -99,9 +99,8 @@ class _BatchNorm(Mutable, nn.modules.batchnorm._BatchNorm):
         num_features = self.sizes.under(decisions)["num_features"]
         mean_C, var_C, weight_C, bias_C = self._sliced(num_features)
         with torch.device("meta"):
-            layer = self.plain(
-                num_features, self.eps, self.momentum, self.affine, self.track_running_stats, bias=bias_C is not None
-            )
+            form = (self.eps, self.momentum, self.affine, self.track_running_stats)
+            layer = self.plain(num_features, *form, **_shift(self.plain, bias_C is not None or not self.affine))
         return with_weights(
             layer,
             self,
@@ -139,10 +138,10 @@ class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
         track_running_stats: Whether there are running statistics. Default: there are.
         device: Device of the weights. Default: torch's.
         dtype: Type of the weights. Default: torch's.
-        bias: Whether channels are shifted, where they are scaled. Default: they are.
+        bias: Whether channels are shifted, where they are scaled; False needs torch 2.12. Default: they are.
 
     >>> freeze(nn.Sequential(supernet.nn.BatchNorm2d(ValueChoice([8, 16], label="width"))), {"width": 8})[0]
-    BatchNorm2d(8, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)
+    BatchNorm2d(8, eps=1e-05, momentum=0.1, affine=True, ...)
     """
 
     plain = nn.BatchNorm2d
@@ -270,14 +269,14 @@ class GroupNorm(Mutable, nn.GroupNorm):
         affine: Whether channels are scaled and shifted by weights. Default: they are.
         device: Device of the weights. Default: torch's.
         dtype: Type of the weights. Default: torch's.
-        bias: Whether channels are shifted, where they are scaled. Default: they are.
+        bias: Whether channels are shifted, where they are scaled; False needs torch 2.12. Default: they are.
 
     Raises:
         ChoiceError: for some values the number of groups does not divide that of channels.
 
     >>> width = ValueChoice([8, 16], label="width")
     >>> freeze(nn.Sequential(supernet.nn.GroupNorm(width // 4, width)), {"width": 8})[0]
-    GroupNorm(2, 8, eps=1e-05, affine=True, bias=True)
+    GroupNorm(2, 8, eps=1e-05, affine=True...)
     """
 
     def __init__(
@@ -295,7 +294,7 @@ class GroupNorm(Mutable, nn.GroupNorm):
         largest, num_groups = sizes.largest("num_channels"), sizes.largest("num_groups")
         quotients(sizes, "num_channels", "num_groups")
         # Both at their largest need not go together, and the weights do not depend on the groups.
-        nn.GroupNorm.__init__(self, 1, largest, eps, affine, device, dtype, bias=bias)
+        nn.GroupNorm.__init__(self, 1, largest, eps, affine, device, dtype, **_shift(nn.GroupNorm, bias))
         self.num_groups, self.sizes = num_groups, sizes
 
     def run(self, sizes: Mapping[str, Any], x: Tensor) -> Tensor:
@@ -311,9 +310,8 @@ class GroupNorm(Mutable, nn.GroupNorm):
         sizes = self.sizes.under(decisions)
         weight_C, bias_C = self._sliced(sizes["num_channels"])
         with torch.device("meta"):
-            layer = nn.GroupNorm(
-                sizes["num_groups"], sizes["num_channels"], self.eps, self.affine, bias=bias_C is not None
-            )
+            shift = _shift(nn.GroupNorm, bias_C is not None or not self.affine)
+            layer = nn.GroupNorm(sizes["num_groups"], sizes["num_channels"], self.eps, self.affine, **shift)
         return with_weights(layer, self, weight=weight_C, bias=bias_C)
 
     def _sliced(self, num_channels: int) -> tuple[Tensor | None, Tensor | None]:
@@ -322,6 +320,15 @@ class GroupNorm(Mutable, nn.GroupNorm):
     def extra_repr(self) -> str:
         """Show the groups and the width, and torch's other arguments."""
         return f"{self.sizes.extra_repr()}, eps={self.eps}, affine={self.affine}, bias={self.bias is not None}"
+
+
+def _shift(norm: type[nn.Module], bias: bool) -> dict[str, bool]:
+    """Return torch's argument `bias` where channels are not shifted: before torch 2.12 it had none."""
+    if bias:
+        return {}
+    if "bias" not in signature(norm).parameters:
+        raise ChoiceError(f"{norm.__name__} takes bias=False from torch 2.12 on; this is torch {torch.__version__}")
+    return {"bias": False}
 
 
 def _of_shape(normalized_shape: Any) -> tuple[Sizes, tuple[str, ...]]:
