@@ -46,7 +46,7 @@ from supernet import (
 )
 from supernet.cost import Latency, Macs, Parameters, PeakMemory
 from supernet.execution import LayerSlot, Slot
-from supernet.hub.darts import darts_operation
+from supernet.hub.darts import darts_candidates, darts_operation
 from supernet.relaxations import Relaxation
 from supernet.search import ProcessWorkers, SupernetEvaluator, search_front
 from supernet.trainers import Checkpointing
@@ -304,16 +304,24 @@ class Textbook(nn.Module):
 MIXED = ("max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "none")
 
 
-class Cells(nn.Module):
-    """Cells of three edges each; every second one halves the image."""
+def mixed(channels, stride, affine):
+    """Return candidates; without affine norms as DARTS searches, where pools have norms too."""
+    if affine:
+        return {name: darts_operation(name, channels, stride) for name in MIXED}
+    candidates = darts_candidates(channels, stride)
+    return {name: candidates[name] for name in MIXED}
 
-    def __init__(self, choice, depth=2, channels=8):
+
+class Cells(nn.Module):
+    """Cells of three edges each; every second one halves the image. Norms within candidates scale and shift, or not."""
+
+    def __init__(self, choice, depth=2, channels=8, affine=True):
         super().__init__()
         self.stem = nn.Conv2d(3, channels, 3, padding=1)
         self.cells = nn.ModuleList()
         for cell in range(depth):
             strides = [1 + cell % 2, 1, 1]
-            edges = [{name: darts_operation(name, channels, stride) for name in MIXED} for stride in strides]
+            edges = [mixed(channels, stride, affine) for stride in strides]
             self.cells.append(nn.ModuleList(choice(edge, f"{cell}.{i}") for i, edge in enumerate(edges)))
 
     def forward(self, x):
@@ -333,18 +341,16 @@ def mixture_weights(depth, dtype):
     }
 
 
-def passed(
-    way, x, depth=2, channels=8, training=True, layout=torch.contiguous_format, seconds=False, around=nullcontext
-):
-    """Return output, gradients and running statistics of one pass of cells, by the names that modules have."""
+def cells(way, x, depth=2, channels=8, training=True, layout=torch.contiguous_format, affine=True):
+    """Return the input, the weights of mixtures, the cells, and what runs them on the input."""
     dtype = x.dtype
     weights = {label: w.requires_grad_() for label, w in mixture_weights(depth, dtype).items()}
     torch.manual_seed(0)
     if way == "textbook":
-        model = Cells(partial(Textbook, weights=weights), depth, channels)
+        model = Cells(partial(Textbook, weights=weights), depth, channels, affine)
         run = model
     else:
-        model = Cells(lambda candidates, label: LayerChoice(candidates, label=label), depth, channels)
+        model = Cells(lambda candidates, label: LayerChoice(candidates, label=label), depth, channels, affine)
     model = model.to(DEVICE, dtype).to(memory_format=layout).train(training)
     x = x.to(DEVICE).to(memory_format=layout).requires_grad_()
     if way != "textbook":
@@ -357,8 +363,14 @@ def passed(
         def run(x):
             return running(x, weights)
 
+    return x, weights, model, run
+
+
+def passed(way, x, channels=8, seconds=False, around=nullcontext, **options):
+    """Return output, gradients and running statistics of one pass of cells, by the names that modules have."""
+    x, weights, model, run = cells(way, x, channels=channels, **options)
     sought = [x, *weights.values(), *model.parameters()]
-    target = torch.linspace(-1, 1, len(x) * channels, device=DEVICE, dtype=dtype).view(len(x), channels)
+    target = torch.linspace(-1, 1, len(x) * channels, device=DEVICE, dtype=x.dtype).view(len(x), channels)
     with around():
         output = run(x)
         gradients = torch.autograd.grad((output * target).sum(), sought, create_graph=seconds)
@@ -379,22 +391,29 @@ def same(expected, found, tolerance):
 
 
 WAYS = pytest.mark.parametrize("way", ["fast", "lean", "plain"])
+FORMS = pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+AFFINE = pytest.mark.parametrize("affine", [True, False], ids=["affine", "not affine"])
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 @WAYS
+@AFFINE
+@FORMS
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-3), (torch.float64, 1e-9)], ids=["32", "64"])
-def test_mixtures_are_the_textbook_sum(way, layout, training, dtype, tolerance):
-    x, options = images(8, 12).to(dtype), {"training": training, "layout": LAYOUTS[layout]}
+def test_mixtures_are_the_textbook_sum(way, affine, training, layout, dtype, tolerance):
+    x, options = images(8, 12).to(dtype), {"training": training, "layout": LAYOUTS[layout], "affine": affine}
     same(passed("textbook", x, **options), passed(way, x, **options), tolerance)
 
 
 @WAYS
-def test_the_gradient_of_a_mixture_can_be_differentiated_again(way):
+@AFFINE
+@FORMS
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_gradient_of_a_mixture_can_be_differentiated_again(way, affine, training, layout):
     x = images(4, 8).double()
-    same(passed("textbook", x, seconds=True), passed(way, x, seconds=True), 1e-9)
+    options = {"seconds": True, "training": training, "layout": LAYOUTS[layout], "affine": affine}
+    same(passed("textbook", x, **options), passed(way, x, **options), 1e-9)
 
 
 @contextmanager
@@ -408,9 +427,10 @@ def never_waiting():
 
 
 @WAYS
-def test_a_pass_of_mixtures_and_its_gradients_never_wait_for_the_gpu(way):
-    passed(way, images())  # makes what is made once
-    passed(way, images(), around=never_waiting)
+@AFFINE
+def test_a_pass_of_mixtures_and_its_gradients_never_wait_for_the_gpu(way, affine):
+    passed(way, images(), affine=affine)  # makes what is made once
+    passed(way, images(), affine=affine, around=never_waiting)
 
 
 @pytest.mark.parametrize("kind", ["darts", "lean darts", "darts of second order", "darts within limits"])
@@ -448,11 +468,16 @@ def peak_of(run):
 
 
 def test_lean_memory_holds_less_than_the_fast_way_and_that_less_than_the_textbook():
-    peaks = {}
+    held = {}
     for way in ("textbook", "fast", "lean"):
-        for _ in range(2):  # the first chooses kernels
-            peaks[way] = peak_of(lambda way=way: passed(way, images(64, 32), depth=6, channels=16))
-    assert peaks["lean"] < 0.8 * peaks["fast"] and peaks["fast"] < 0.8 * peaks["textbook"], peaks
+        x, _, _, run = cells(way, images(64, 32), depth=6, channels=16)
+        run(x)  # makes what is made once
+        # Between the two passes: at the peak, what kernels need to work may be more than what is held.
+        before = torch.cuda.memory_allocated()
+        output = run(x)
+        held[way] = torch.cuda.memory_allocated() - before
+        del output
+    assert held["lean"] < 0.5 * held["fast"] and held["fast"] < 0.5 * held["textbook"], held
 
 
 def test_a_dropped_path_draws_the_same_when_lean_memory_computes_it_again(deterministic):
