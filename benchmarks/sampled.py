@@ -1,6 +1,7 @@
 """What a sampled supernet costs beside the plain network of its path, and sampling beside plain data.
 
 python -m benchmarks.sampled
+python -m benchmarks.sampled --network darts --device cuda
 """
 
 from __future__ import annotations
@@ -48,14 +49,15 @@ def mobilenetv3(batch: int) -> Case:
     return partial(MobileNetV3, 10, dropout=0.0), images, torch.randint(10, (batch,), generator=generator)
 
 
-def step_rows(name: str, case: Case, paths: int, rounds: int) -> list[dict[str, Any]]:
+def step_rows(name: str, case: Case, paths: int, rounds: int, device: str) -> list[dict[str, Any]]:
     """Return a row for each of some sampled paths: a trainer's step on it, and the step of its plain network."""
     make, trn_X, trn_y = case
+    trn_X, trn_y = trn_X.to(device), trn_y.to(device)
     batch = len(trn_X)
     rows = []
     for path in range(paths):
         torch.manual_seed(0)
-        model = make()
+        model = make().to(device)
         architecture = SearchSpace(model).sample(torch.Generator().manual_seed(path))
         plain = freeze(model, architecture).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         data, loss_of, optimizer = TensorDataset(trn_X, trn_y), nn.CrossEntropyLoss(), sgd(plain)
@@ -65,15 +67,14 @@ def step_rows(name: str, case: Case, paths: int, rounds: int) -> list[dict[str, 
                 super().sample()  # costs what it costs
                 return architecture
 
-        trainer = OnePath(
-            model, loss_of, None, sgd(model), 1, data, valid_dataset=data, batch_size=batch, progress=False
-        )
+        options: dict[str, Any] = {"valid_dataset": data, "batch_size": batch, "device": device, "progress": False}
+        trainer = OnePath(model, loss_of, None, sgd(model), 1, data, **options)
         trainer.model.train()
 
         def plain_step(plain: Any = plain, optimizer: Any = optimizer, loss_of: Any = loss_of) -> None:
             optimizer.zero_grad()
             loss = loss_of(plain(channels_last_inputs(trn_X)), trn_y)
-            if not torch.isfinite(loss):
+            if device == "cpu" and not torch.isfinite(loss):  # on a GPU a trainer does not wait for that either
                 raise ArithmeticError
             loss.backward()
             nn.utils.clip_grad_norm_(plain.parameters(), CLIP)
@@ -83,7 +84,7 @@ def step_rows(name: str, case: Case, paths: int, rounds: int) -> list[dict[str, 
             trainer.train_model_weight(trn_X, trn_y)
 
         runs: dict[str, Callable[[], None]] = {"plain": plain_step, "sampled": sampled_step}
-        seconds = measuring.interleaved(runs, rounds)
+        seconds = measuring.interleaved(runs, rounds, device)
         saved = {name: measuring.saved_by(run) for name, run in runs.items()}
         rows.append(
             {
@@ -126,18 +127,19 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--paths", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(measuring.THREADS)
     steps, drawn = [], []
     if "darts" in options.network:
         for batch in options.batch:
-            steps += step_rows("DARTS", darts(options.depth, batch), options.paths, options.rounds)
+            steps += step_rows("DARTS", darts(options.depth, batch), options.paths, options.rounds, options.device)
         drawn += sampling_rows("DARTS", darts(options.depth, 1)[0], 5)
     if "mobilenetv3" in options.network:
         for batch in options.batch:
-            steps += step_rows("MobileNetV3", mobilenetv3(batch), options.paths, options.rounds)
+            steps += step_rows("MobileNetV3", mobilenetv3(batch), options.paths, options.rounds, options.device)
         drawn += sampling_rows("MobileNetV3", mobilenetv3(1)[0], 5)
-    measuring.report("sampled_step", "A sampled step", steps)
+    measuring.report("sampled_step", "A sampled step", steps, options.device)
     measuring.report("sampling", f"Drawing {SAMPLES:,} architectures", drawn)
 
 
