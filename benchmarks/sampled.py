@@ -60,7 +60,7 @@ def step_rows(name: str, case: Case, paths: int, rounds: int, device: str) -> li
         model = make().to(device)
         architecture = SearchSpace(model).sample(torch.Generator().manual_seed(path))
         plain = freeze(model, architecture).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        data, loss_of, optimizer = TensorDataset(trn_X, trn_y), nn.CrossEntropyLoss(), sgd(plain)
+        data, loss_of, optimizer = TensorDataset(trn_X.cpu(), trn_y.cpu()), nn.CrossEntropyLoss(), sgd(plain)
 
         class OnePath(SinglePathTrainer):
             def sample(self, architecture: Any = architecture) -> Any:
