@@ -43,8 +43,12 @@ def test_a_file_is_plain_json_with_version_and_fingerprint(saved):
 
 
 def test_another_space_s_file_is_refused(saved):
-    with pytest.raises(FileFormatError, match=r"architecture\.json holds an architecture of another space"):
+    with pytest.raises(FileFormatError) as raised:
         load_architecture(saved, space(4))
+    assert str(raised.value) == (
+        f"{saved} holds an architecture of another space (fingerprint {space().fingerprint[:12]}, this space has "
+        f"{space(4).fingerprint[:12]}); load it with the space of the model that it was searched in"
+    )
 
 
 def test_a_file_cut_at_any_byte_is_refused(saved):

@@ -22,6 +22,7 @@ from supernet.files.checkpoint import read_checkpoint
 from supernet.files.weights import load_weights
 from supernet.printable import printable
 from supernet.space import Architecture, SearchSpace, load_architecture
+from supernet.space.files import check_fingerprint
 from supernet.training.evaluation import freeze
 from supernet.training.run_directory import WEIGHTS, RunDirectory, read_description
 from supernet.training.state_of_processes import state_of
@@ -144,11 +145,9 @@ class Run:
             raise UsageError(f"--model is a model or makes one, but {options.model} gives {type(model).__name__}")
         self.model, self.space = model, SearchSpace(model)
         known = self._description.get("space")
-        if known not in (None, self.space.fingerprint):
-            raise FileFormatError(
-                f"{self.directory} is a run of another space (fingerprint {str(known)[:12]}, that of {options.model} "
-                f"has {self.space.fingerprint[:12]}); give the model that it searched"
-            )
+        if known is not None:
+            mend = f"give the model that it searched, which {options.model} is not"
+            check_fingerprint(known, self.space, f"{self.directory} is a run", mend)
 
     def architecture(self) -> Architecture:
         """Return the architecture that was given, or else what the run has found."""

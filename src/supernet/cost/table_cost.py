@@ -17,7 +17,7 @@ from supernet.cost.table import Table, checked_table, cost_of
 from supernet.cost.terms import Term
 from supernet.errors import CostError, FileFormatError
 from supernet.space import SearchSpace
-from supernet.space.files import read_json, write_json
+from supernet.space.files import check_fingerprint, read_json, write_json
 
 __all__ = ["TableCost", "fit_table"]
 
@@ -110,11 +110,8 @@ class TableCost(CanonicalCost):
             FileNotFoundError: There is no such file.
         """
         content = read_json(Path(path), FORMAT, VERSION, "is no file of a table of costs")
-        if content.get("space") != space.fingerprint:
-            raise FileFormatError(
-                f"{path} holds costs of another space (fingerprint {str(content.get('space'))[:12]}, this space has "
-                f"{space.fingerprint[:12]}); measure or fit them for the space of this model"
-            )
+        mend = "measure or fit them for the space of this model"
+        check_fingerprint(content.get("space"), space, f"{path} holds costs", mend)
         try:
             name, unit, constant = (content[key] for key in ("name", "unit", "constant"))
             if not (isinstance(name, str) and isinstance(unit, str) and isinstance(content["table"], dict)):

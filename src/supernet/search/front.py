@@ -14,7 +14,7 @@ from supernet.errors import CostError, FileFormatError, NonFiniteError, Training
 from supernet.reports.fronts import plot_front
 from supernet.search.dominance import nondominated
 from supernet.space import Architecture, SearchSpace
-from supernet.space.files import read_json, write_json
+from supernet.space.files import check_fingerprint, read_json, write_json
 from supernet.space.space import check_space
 
 __all__ = ["Entry", "Front"]
@@ -237,11 +237,8 @@ class Front:
         """
         check_space(space)
         content = read_json(Path(path), FORMAT, VERSION, "is not a front's file")
-        if content.get("space") != space.fingerprint:
-            raise FileFormatError(
-                f"{path} holds a front of another space (fingerprint {str(content.get('space'))[:12]}, this space has "
-                f"{space.fingerprint[:12]}); load it with the space of the model that was searched"
-            )
+        mend = "load it with the space of the model that was searched"
+        check_fingerprint(content.get("space"), space, f"{path} holds a front", mend)
         try:
             entries = [
                 Entry(space.canonical(one["architecture"]), _numbers(one["metrics"]), _numbers(one["costs"]))

@@ -65,11 +65,8 @@ def load_architecture(path: str | os.PathLike[str], space: SearchSpace) -> Archi
     """
     check_space(space)
     content = read_architecture_file(Path(path))
-    if content.get("space") != space.fingerprint:
-        raise FileFormatError(
-            f"{path} holds an architecture of another space (fingerprint {str(content.get('space'))[:12]}, this "
-            f"space has {space.fingerprint[:12]}); load it with the space of the model that it was searched in"
-        )
+    mend = "load it with the space of the model that it was searched in"
+    check_fingerprint(content.get("space"), space, f"{path} holds an architecture", mend)
     try:
         return space.canonical(content["architecture"])
     except Exception as error:  # whatever wrong content leads to
@@ -90,6 +87,21 @@ def read_architecture_file(path: Path) -> dict[str, Any]:
         what = f"has an entry {name!r:.80}, which is none of such a file" if name in content else f"lacks {name!r}"
         raise FileFormatError(f"{path} {what}; it has been changed, or was damaged")
     return content
+
+
+def check_fingerprint(known: Any, space: SearchSpace, what: str, mend: str) -> None:
+    """Raise `FileFormatError` where what was read is of another space.
+
+    Args:
+        known: The fingerprint that was read.
+        space: The space that it must be that of.
+        what: Where it was read and what that is, such as "best.json holds an architecture".
+        mend: What to do where it is another.
+    """
+    if known != space.fingerprint:
+        raise FileFormatError(
+            f"{what} of another space (fingerprint {str(known)[:12]}, this space has {space.fingerprint[:12]}); {mend}"
+        )
 
 
 # --- JSON that knows its digest ----------------------------------------------------------------------------
