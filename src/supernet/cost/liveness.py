@@ -121,8 +121,8 @@ class BodyRecorder(Recorder):
         if path is None:
             return run(module, *args, **kwargs)
         given = self._of(tensors_of((args, kwargs)))
-        is_plain = self._is_plain(module) and not module._modules
-        key = self._key(module, (args, kwargs), is_plain) if is_plain or self._remembering else None
+        is_of_torch = self._is_of_torch(module) and not module._modules
+        key = self._key(module, (args, kwargs), is_of_torch) if is_of_torch or self._remembering else None
         key = None if key is None else (key, tuple(given.index(number) for number in given))
         known = None if key is None else self._memory.get(key)
         if known is None:

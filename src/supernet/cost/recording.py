@@ -108,7 +108,7 @@ class Recorder:
         """Record on a copy of the model."""
         self._model, self._given = restore(model).eval(), example
         self._paths = {id(module): path for path, module in original_modules(self._model)}
-        self._plain: dict[tuple[int, Any], nn.Module] = {}
+        self._frozen_modules: dict[tuple[int, Any], nn.Module] = {}
         self._memory: dict[Any, Any] = {}  # `_Outcome`s
         self._labels: dict[int, tuple[str, ...]] = {}  # of the choices inside a module
         self._alive: list[nn.Module] = []
@@ -209,10 +209,10 @@ class Recorder:
         if path is None:  # a module that is none of the model's, or a choice
             return run(module, *args, **kwargs)
         stands_alone = is_layer(module)
-        is_plain = stands_alone and self._is_plain(module)
-        key = self._key(module, (args, kwargs), is_plain) if is_plain or self._remembering else None
+        is_of_torch = stands_alone and self._is_of_torch(module)
+        key = self._key(module, (args, kwargs), is_of_torch) if is_of_torch or self._remembering else None
         known = None if key is None else self._memory.get(key)
-        if known is not None and not is_plain:
+        if known is not None and not is_of_torch:
             self._frames[-1].noted += known.noted
             return detached(known.output)
         frame = _Frame(self._flops())
@@ -229,7 +229,7 @@ class Recorder:
         else:
             output, macs = detached(known.output), known.macs
         if stands_alone or macs:
-            of_layer = (id(module), key) if is_plain and key is not None else None
+            of_layer = (id(module), key) if is_of_torch and key is not None else None
             call = self._calls.get(of_layer)
             if call is None:
                 given = detached((args, kwargs))
@@ -243,23 +243,23 @@ class Recorder:
             self._memory[key] = _Outcome(frame.noted, detached(output), macs)
         return output
 
-    def _key(self, module: nn.Module, given: Any, is_plain: bool) -> Any:
+    def _key(self, module: nn.Module, given: Any, is_of_torch: bool) -> Any:
         """Return what tells what a module does in a pass; None where this cannot be known."""
         what = described(given)
         if what is None:
             return None
-        if is_plain:
+        if is_of_torch:
             return self._constants[id(module)], what
         return id(module), key_of(self._labels_inside(module), self._decided), what
 
-    def _is_plain(self, layer: nn.Module) -> bool:
+    def _is_of_torch(self, layer: nn.Module) -> bool:
         """Say whether what a layer gives follows from its constants: whether it is one of torch's own."""
         if id(layer) not in self._constants:
             weights = tuple((name, p.shape, p.dtype) for name, p in layer.named_parameters())
             constants = described({name: value for name, value in vars(layer).items() if name not in _OF_ALL_MODULES})
             hooks = layer._forward_hooks or layer._forward_pre_hooks
-            is_plain = type(layer).__module__.startswith("torch.nn.modules.") and not hooks and constants is not None
-            alike = self._alike.setdefault((type(layer), weights, constants), len(self._alike)) if is_plain else None
+            is_of_torch = type(layer).__module__.startswith("torch.nn.modules.") and not hooks and constants is not None
+            alike = self._alike.setdefault((type(layer), weights, constants), len(self._alike)) if is_of_torch else None
             self._constants[id(layer)] = alike
         return self._constants[id(layer)] is not None
 
@@ -276,10 +276,10 @@ class Recorder:
                 seen.add(id(one))
                 if type(one).__module__.startswith("torch.nn.modules.") and not one._modules:
                     continue  # holds no values: see `SearchSpace`
-                held = [
-                    value for kept in vars(one).values() for value in (kept if type(kept) in (list, tuple) else [kept])
-                ]
-                choices: list[Choice] = [leaf for value in held if isinstance(value, Value) for leaf in value.leaves()]
+                values: list[Any] = []
+                for value in vars(one).values():
+                    values += value if type(value) in (list, tuple) else [value]
+                choices: list[Choice] = [leaf for each in values if isinstance(each, Value) for leaf in each.leaves()]
                 if isinstance(one, Choice):
                     choices.append(one)
                     stack += [child for branch in original_branches(one) for child in branch]
@@ -308,19 +308,19 @@ class Recorder:
             self._decisive[id(module)] = tuple(str(choice.label) for choice in module.choices())
         decided = {label: self._decided.get(label) for label in self._decisive[id(module)]}
         key = id(module), tuple(decided.values())
-        if key not in self._plain:
-            self._plain[key] = module.frozen(decided)
-        return self._plain[key]
+        if key not in self._frozen_modules:
+            self._frozen_modules[key] = module.frozen(decided)
+        return self._frozen_modules[key]
 
     def _watched(self, module: Mutable, path: str) -> nn.Module:
         """Return the same, whose passes are noted under a path."""
-        plain = self._frozen(module)
-        if id(plain) not in self._paths:
-            for each in plain.modules():
+        frozen = self._frozen(module)
+        if id(frozen) not in self._paths:
+            for each in frozen.modules():
                 if id(each) not in self._paths:  # else it is the model's own
                     self._paths[id(each)] = self._noted[id(each)] = path
-            plain.eval()
-        return plain
+            frozen.eval()
+        return frozen
 
     def _standing(self, module: nn.Module, path: str) -> list[_Standing]:
         """Return what has weights in the frozen network, under the path of the module in the model it stands for."""
@@ -331,11 +331,11 @@ class Recorder:
             if isinstance(module, Choice):
                 self._stands[key] = self._standing(self._resolve(module), path)
             else:
-                plain = self._frozen(module) if isinstance(module, Mutable) else module
-                saved = [b for n, b in plain._buffers.items() if n not in plain._non_persistent_buffers_set]
-                own = _Standing(path, self._sizes(plain._parameters.values()), self._sizes(saved))
+                frozen = self._frozen(module) if isinstance(module, Mutable) else module
+                saved = [b for n, b in frozen._buffers.items() if n not in frozen._non_persistent_buffers_set]
+                own = _Standing(path, self._sizes(frozen._parameters.values()), self._sizes(saved))
                 found = [own] if own.places else []
-                for _, child in original_children(plain):
+                for _, child in original_children(frozen):
                     if not isinstance(child, Sizes):
                         found += self._standing(child, path)
                 self._stands[key] = found

@@ -165,7 +165,7 @@ class DataSplit:
             passed, self.position = divmod(self.position, max(1, len(self._rounds)))
             self.round += passed
         while True:
-            for batch in self._batches(self.round, self.position, _seed_without_end):
+            for batch in self._batches(self.round, self.position, _seed_of_cycle):
                 self.position += 1
                 yield batch
             if self.position == 0:
@@ -237,6 +237,6 @@ class DataSplit:
         return hashlib.sha256(" ".join(known).encode()).hexdigest()
 
 
-def _seed_without_end(round: int) -> int:
+def _seed_of_cycle(round: int) -> int:
     """Return what stands in seeds for a round of `cycle`; those of `batches` have others."""
     return derive_seed(round, 0)

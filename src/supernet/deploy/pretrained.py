@@ -78,14 +78,14 @@ def write_pretrained(network: nn.Module, example: Example, path: Path) -> None:
                 made.save_pretrained(path)
                 return
         # The sizes that differ, of what has as many layers.
-        plain = type(network)(copy.deepcopy(base.config))
-        plain.config.architectures = [name]
-        plain.config.save_pretrained(path)
+        uniform = type(network)(copy.deepcopy(base.config))
+        uniform.config.architectures = [name]
+        uniform.config.save_pretrained(path)
         weights = dict(network.named_parameters())  # each once, where some are tied
         known = {id(p) for p in network.parameters()}
         buffers = {name: t for name, t in network.state_dict(keep_vars=True).items() if id(t) not in known}
         save_file({name: t.detach().contiguous() for name, t in {**weights, **buffers}.items()}, path / WEIGHTS)
-    (path / SIZES).write_text(json.dumps(_sizes_apart(plain, network), indent=1) + "\n")
+    (path / SIZES).write_text(json.dumps(_sizes_apart(uniform, network), indent=1) + "\n")
     (path / LOADER).write_text(LOADER_TEXT.format(name=name))
 
 
@@ -283,9 +283,9 @@ def _layer_of(key: Key) -> int:
     return next((int(part) for part in key[1].split(".") if part.isdigit()), -1)
 
 
-def _sizes_apart(plain: nn.Module, network: nn.Module) -> dict[str, dict[str, Any]]:
+def _sizes_apart(uniform: nn.Module, network: nn.Module) -> dict[str, dict[str, Any]]:
     """Return path of a module -> name and value of each number that is another in the network."""
-    modules = dict(plain.named_modules())
+    modules = dict(uniform.named_modules())
     found: dict[str, dict[str, Any]] = {}
     for path, module in network.named_modules():
         for name, value in vars(module).items():

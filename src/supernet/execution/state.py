@@ -98,8 +98,8 @@ class Buffers:
     def _found_new(self, known: set[tuple[nn.Module, str]], taken_out: bool) -> None:
         """Note that there are others than those known, and take these out if asked to."""
         self.are_there = True
-        held = [(m, name) for m in self._modules for name, b in m._buffers.items() if b is not None]
-        new = [place for place in held if place not in known]
+        present = [(m, name) for m in self._modules for name, b in m._buffers.items() if b is not None]
+        new = [place for place in present if place not in known]
         for module, name in new if taken_out else ():
             if (module, name) in self._places:
                 module._buffers[name] = None

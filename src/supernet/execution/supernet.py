@@ -219,7 +219,7 @@ class Supernet(nn.Module):
 
     @contextmanager
     def _requiring_no_gradients(self) -> Iterator[None]:
-        frozen = [w for m, name in self._held if (w := m._parameters.get(name)) is not None and w.requires_grad]
+        frozen = [w for m, name in self._places if (w := m._parameters.get(name)) is not None and w.requires_grad]
         for weight in frozen:
             weight.requires_grad_(False)
         try:
@@ -240,14 +240,14 @@ class Supernet(nn.Module):
         """
         self._beside = [*self._beside, *modules, nn.ParameterList(parameters)]
         every = nn.ModuleList([self, *self._beside])
-        self._held = [
+        self._places = [
             (m, name) for m in every.modules() for name, weight in m._parameters.items() if weight is not None
         ]
         self._buffers_of_all = Buffers(every)
         self._has_buffers = True  # until a trial shows that no forward makes any
 
     def _weights(self) -> Iterator[nn.Parameter]:
-        return (weight for m, name in self._held if (weight := m._parameters.get(name)) is not None)
+        return (weight for m, name in self._places if (weight := m._parameters.get(name)) is not None)
 
     def labels_not_finite(self) -> list[str]:
         """Return the labels for which the last plan has weights with NaN or infinities; waits for the device."""

@@ -318,29 +318,29 @@ def _tensor(value: torch.Tensor, where: str, tensors: list[torch.Tensor]) -> tup
     # What a graph computed is held without the graph.
     requires_grad = value.requires_grad and value.is_leaf
     about: list[Any] = [str(value.device), isinstance(value, nn.Parameter), requires_grad]
-    plain = value.detach()
-    if plain.is_meta or plain.is_quantized:
-        what = "on the device meta" if plain.is_meta else f"of {plain.dtype}"
+    detached = value.detach()
+    if detached.is_meta or detached.is_quantized:
+        what = "on the device meta" if detached.is_meta else f"of {detached.dtype}"
         raise TrainingError(f"{where} is a tensor {what}, which a checkpoint cannot hold")
-    if plain.layout in PARTS_OF_SPARSE:
-        parts = [(f".{part}()", getattr(plain, part)()) for part in PARTS_OF_SPARSE[plain.layout]]
-        is_coalesced = plain.is_coalesced() if plain.layout == torch.sparse_coo else None
-        return [about, str(plain.layout), list(plain.shape), is_coalesced], parts
-    if plain.layout != torch.strided:
-        raise TrainingError(f"{where} is a tensor of layout {plain.layout}, which a checkpoint cannot hold")
+    if detached.layout in PARTS_OF_SPARSE:
+        parts = [(f".{part}()", getattr(detached, part)()) for part in PARTS_OF_SPARSE[detached.layout]]
+        is_coalesced = detached.is_coalesced() if detached.layout == torch.sparse_coo else None
+        return [about, str(detached.layout), list(detached.shape), is_coalesced], parts
+    if detached.layout != torch.strided:
+        raise TrainingError(f"{where} is a tensor of layout {detached.layout}, which a checkpoint cannot hold")
     # A dense tensor is kept in its order of memory, since kernels sum in that; it needs no copy then.
-    order = list(range(plain.dim()))
-    if not plain.is_contiguous():
-        by_stride = sorted(order, key=lambda dim: plain.stride()[dim], reverse=True)
-        order = by_stride if plain.permute(by_stride).is_contiguous() else order
-    plain = plain.permute(order).resolve_conj().resolve_neg()
-    notes = [about, len(tensors), order, str(value.dtype), list(plain.shape)]
-    if plain.dtype not in _NATIVE:
+    order = list(range(detached.dim()))
+    if not detached.is_contiguous():
+        by_stride = sorted(order, key=lambda dim: detached.stride()[dim], reverse=True)
+        order = by_stride if detached.permute(by_stride).is_contiguous() else order
+    detached = detached.permute(order).resolve_conj().resolve_neg()
+    notes = [about, len(tensors), order, str(value.dtype), list(detached.shape)]
+    if detached.dtype not in _NATIVE:
         try:
-            plain = plain.reshape(-1).view(torch.uint8)
+            detached = detached.reshape(-1).view(torch.uint8)
         except RuntimeError as error:
             raise TrainingError(f"{where} is a tensor of {value.dtype}, which a checkpoint cannot hold") from error
-    tensors.append(plain)
+    tensors.append(detached)
     return notes, []
 
 

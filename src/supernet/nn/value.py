@@ -326,7 +326,7 @@ class ValueChoice(Value, Choice):
         super().__init__(label)
         if isinstance(candidates, str | Mapping) or not isinstance(candidates, Iterable):
             raise ChoiceError(f"ValueChoice {label!r} takes a list of values, not {candidates!r}")
-        self.candidates = [_plain(value, label) for value in candidates]
+        self.candidates = [_as_candidate(value, label) for value in candidates]
         if not self.candidates:
             raise ChoiceError(f"ValueChoice {label!r} needs at least one value, but its candidates are empty")
         if label is None:
@@ -463,7 +463,7 @@ def shown(operand: Any) -> str:
     return f"({text})" if isinstance(operand, _Binary) else text
 
 
-def _plain(value: Any, label: str) -> Any:
+def _as_candidate(value: Any, label: str) -> Any:
     """Return a candidate as JSON has it, or raise `ChoiceError`."""
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a number of NumPy or torch
         value = value.item()

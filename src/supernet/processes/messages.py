@@ -96,7 +96,7 @@ class Processes:
         told = torch.zeros(2 + NUMBERS, dtype=torch.int64)
         told[: 2 + len(numbers)] = torch.tensor([_number_of(what), len(numbers), *numbers])
         with self._waiting(what):
-            rows = torch.stack(self._gathered(told)).tolist()
+            rows = torch.stack(self._all_gather(told)).tolist()
             if any(row[:2] != rows[0][:2] for row in rows):
                 self._refuse_different_messages(what)
         return [row[2 : 2 + len(numbers)] for row in rows]
@@ -108,7 +108,7 @@ class Processes:
         text = json.dumps(value, default=str).encode()
         lengths = [length for (length,) in self.exchange(what, len(text))]
         with self._waiting(what):
-            texts = self._gathered(_padded(text, max(lengths)))
+            texts = self._all_gather(_padded(text, max(lengths)))
         return [json.loads(bytes(t.tolist())[:n]) for t, n in zip(texts, lengths, strict=True)]
 
     def all_gather_object(self, what: str, value: Any) -> list[Any]:
@@ -253,14 +253,14 @@ class Processes:
                 "the time or the number of a process"
             )
 
-    def _gathered(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+    def _all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         every = [torch.empty_like(tensor) for _ in range(self.count)]
         distributed.all_gather(every, tensor, group=self._group)
         return every
 
     def _refuse_different_messages(self, what: str) -> None:
         whole = _padded(f"{what} ({self._watch.where() if self._watch else 'before fit'})".encode(), 500)
-        texts = [bytes(text.tolist()).rstrip(b"\0").decode(errors="replace") for text in self._gathered(whole)]
+        texts = [bytes(text.tolist()).rstrip(b"\0").decode(errors="replace") for text in self._all_gather(whole)]
         at = "; ".join(f"process {rank} is at {text}" for rank, text in enumerate(texts))
         raise TrainingError(
             f"the processes do not do the same: {at}; they need as many batches, and code that does the same in all"

@@ -57,7 +57,7 @@ def freeze(model: nn.Module, architecture: Mapping[str, Any]) -> nn.Module:
     network = with_what_cannot_be_copied(network_of)
     for module in network.modules():
         forget(module)
-        _evaluate_held(module, decisions)
+        _evaluate_attributes(module, decisions)
         detach(module)
     give_back_strides(network)
     return _without_cells_of_ours(network)
@@ -134,11 +134,11 @@ def _in_words(frozen: Any, module: nn.Module) -> str:
     return f"the {type(module).__name__} itself" if frozen is module else repr(frozen)
 
 
-def _evaluate_held(module: nn.Module, decisions: Mapping[str, Any]) -> None:
+def _evaluate_attributes(module: nn.Module, decisions: Mapping[str, Any]) -> None:
     """Let the expressions that a module keeps as attributes be what they have been decided to be."""
-    for name, held in vars(module).items():
-        if isinstance(held, Expression) and all(leaf.label in decisions for leaf in held.leaves()):
-            vars(module)[name] = held.evaluate(decisions)
+    for name, value in vars(module).items():
+        if isinstance(value, Expression) and all(leaf.label in decisions for leaf in value.leaves()):
+            vars(module)[name] = value.evaluate(decisions)
 
 
 def _place_of(tensor: torch.Tensor) -> tuple[Any, ...]:

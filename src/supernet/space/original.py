@@ -142,7 +142,7 @@ def pinned_choices(root: nn.Module) -> list[Choice]:
         if other is not choice:
             _check_one_decision(label, (other_path, other), (path, choice))
     for path, module in modules:
-        _check_values_held(path, module, first)
+        _check_values_of(path, module, first)
     for path, choice in places:  # after all checks, so that a model that is refused stays as it was
         choice._path = path
     return [choice for _, choice in places]
@@ -151,13 +151,13 @@ def pinned_choices(root: nn.Module) -> list[Choice]:
 _Place: TypeAlias = tuple[str, Choice]
 
 
-def _check_values_held(path: str, module: nn.Module, labels: Container[str]) -> None:
+def _check_values_of(path: str, module: nn.Module, labels: Container[str]) -> None:
     """Raise if a module holds a value that nothing would decide: one of torch's own, or one without its choice."""
     kind, place = type(module), f"at {path!r}" if path else "of which the model is one"
     holds_modules = ("torch.nn.modules.container", "torch.nn.modules.module")
     is_of_torch = kind.__module__.startswith("torch.nn.modules.") and kind.__module__ not in holds_modules
-    for name, held in (*vars(module).items(), *original_children(module)):
-        for value in held if isinstance(held, tuple | list) else (held,):
+    for name, attribute in (*vars(module).items(), *original_children(module)):
+        for value in attribute if isinstance(attribute, tuple | list) else (attribute,):
             if not isinstance(value, Value):
                 continue
             if is_of_torch:

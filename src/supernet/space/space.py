@@ -103,11 +103,12 @@ class SearchSpace(Mapping[str, Domain]):
         self._cdfs: dict[str, tuple[int, list[float], float, tuple[Any, ...]]] = {}  # no outcomes: a set
         self._written: dict[str, frozenset[Any]] = {}  # texts and whole numbers, as they stand in an architecture
         self._changeable: set[str] = set()
-        self._num_uniforms = 0
+        self._num_random_numbers = 0
         for label, domain in self._domains.items():
-            start, self._num_uniforms = self._num_uniforms, self._num_uniforms + domain.num_random_numbers
+            start = self._num_random_numbers
+            self._num_random_numbers += domain.num_random_numbers
             edges, total = ([], 0.0) if domain.is_set else domain.cdf
-            self._draws[label] = domain.draw, slice(start, self._num_uniforms)
+            self._draws[label] = domain.draw, slice(start, self._num_random_numbers)
             self._cdfs[label] = start, edges, total, () if domain.is_set else domain.outcomes
             outcomes = () if domain.is_set else domain.outcomes
             self._written[label] = frozenset(one for one in outcomes if type(one) in _AS_WRITTEN)
@@ -665,7 +666,7 @@ class SearchSpace(Mapping[str, Domain]):
     def _uniforms(self, generator: torch.Generator | None) -> list[float]:
         """Return enough numbers for every choice to be drawn: one call, since each call costs the same."""
         # In float64, for in float32 there are 2**24 of them: rare options would have other probabilities.
-        numbers: list[float] = torch.rand(self._num_uniforms, generator=generator, dtype=torch.float64).tolist()
+        numbers: list[float] = torch.rand(self._num_random_numbers, generator=generator, dtype=torch.float64).tolist()
         return numbers
 
     def _draw(self, label: str, uniforms: list[float]) -> Decision:

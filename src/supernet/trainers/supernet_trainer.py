@@ -253,9 +253,9 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
         self.weights_moved = False
         self.evaluator.forget()
 
-    def is_brought_back(self) -> None:
+    def note_state_loaded(self) -> None:
         """Note that a checkpoint's state, and so its weights, take the place of this trainer's own."""
-        super().is_brought_back()
+        super().note_state_loaded()
         self.forget_evaluations()
 
     def architecture_of(self, epoch: int | Literal["best"]) -> Architecture:

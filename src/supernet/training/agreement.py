@@ -132,9 +132,9 @@ def _tensors_of(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
     elif isinstance(value, nn.Module):
         yield from ((f"trainer.{name}.{inner}", p) for inner, p in value.named_parameters())
         for inner, module in value.named_modules():
-            for attribute, held in vars(module).items():
-                if _state_of_generator(held) is not None:
-                    yield from _tensors_of(".".join(filter(None, (name, inner, attribute))), held)
+            for attribute, value in vars(module).items():
+                if _state_of_generator(value) is not None:
+                    yield from _tensors_of(".".join(filter(None, (name, inner, attribute))), value)
     elif isinstance(value, Mapping) and not isinstance(value, Optimizer):
         for key, inner in value.items():
             yield from _tensors_of(f"{name}[{key!r}]", inner)

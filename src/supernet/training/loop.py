@@ -149,9 +149,9 @@ class TrainingLoop(Preparation):
         """Return how long the search has run so far, in earlier processes too, up to where they were saved."""
         return self._run.seconds()
 
-    def is_brought_back(self) -> None:
+    def note_state_loaded(self) -> None:
         """Note that a checkpoint's state takes the place of this trainer's own, so neither can begin here any more."""
-        self._run.be_brought_back()
+        self._run.note_state_loaded()
 
     def note_other_num_epochs(self, before: int) -> None:
         """Note that the search which goes on had another `num_epochs`; nothing by default.

@@ -170,7 +170,7 @@ class NamedState:
         saved = trainer.upgraded_state(saved)
         for name, value in {**named, **self._scanned(named)}.items():
             if name in saved or name in (self._before_fit or ()):
-                setattr(trainer, name, _brought_back(value, saved[name]))
+                setattr(trainer, name, _loaded(value, saved[name]))
             else:  # training made it, after the checkpoint
                 delattr(trainer, name)
         for name in set(made) - vars(trainer).keys():
@@ -489,7 +489,7 @@ def _memory_of(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else id(tensor)
 
 
-# --- bringing back -----------------------------------------------------------------------------------------
+# --- loading -------------------------------------------------------------------------------------------------
 
 
 class _Restoration:
@@ -682,7 +682,7 @@ def _check_is_no_object(name: str, state: Any, source: Any) -> None:
         )
 
 
-def _brought_back(value: Any, state: Any) -> Any:
+def _loaded(value: Any, state: Any) -> Any:
     """Return `value` in that state: the same object, where it is one that others may hold."""
     if isinstance(value, torch.Tensor) and (value.requires_grad or isinstance(value, nn.Parameter)):
         with torch.no_grad():
@@ -694,10 +694,10 @@ def _brought_back(value: Any, state: Any) -> Any:
         value.set_state(state)
         return value
     if isinstance(value, list | tuple) and len(value) == len(state):
-        return type(value)(_brought_back(item, inner) for item, inner in zip(value, state, strict=True))
+        return type(value)(_loaded(item, inner) for item, inner in zip(value, state, strict=True))
     if isinstance(value, Mapping) and list(value) == list(state):
         for key, item in list(value.items()):
-            value[key] = _brought_back(item, state[key])  # type: ignore[index]
+            value[key] = _loaded(item, state[key])  # type: ignore[index]
         return value
     if isinstance(value, torch.optim.Optimizer):
         load_optimizer(value, state)

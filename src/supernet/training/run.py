@@ -250,7 +250,7 @@ class Run:
         logger.info("goes on after %s", self._position())
         self._describe("running")
 
-    def be_brought_back(self) -> None:
+    def note_state_loaded(self) -> None:
         """Note that a checkpoint's state takes the place of the trainer's own, so neither can begin here any more."""
         self.has_begun, self._rest = True, None
 

@@ -100,7 +100,7 @@ def load_state(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> 
     """
     state = checked(trainer, state, source)
     with _errors_named(source):
-        trainer.is_brought_back()
+        trainer.note_state_loaded()
         trainer.epoch, trainer.step = int(state["epoch"]), int(state["step"])
         trainer.global_step, trainer.skipped_steps = int(state["global_step"]), int(state["skipped_steps"])
         before = int(state.get("num_epochs", trainer.num_epochs))  # older ones lack it

@@ -54,7 +54,7 @@ def gather_states(processes: Processes, state: Mapping[str, Any], aside: Any) ->
 def state_of(
     entries: Sequence[Mapping[str, Any]], rank: int, classes: Iterable[type], device: torch.device
 ) -> dict[str, Any]:
-    """Return the state of one process out of what `gathered` returned.
+    """Return the state of one process out of what `gather_states` returned.
 
     Raises:
         FileFormatError: it is not to be read; says what is wrong.
