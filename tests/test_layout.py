@@ -84,7 +84,7 @@ def test_imports_go_downward_only():
 )
 def test_an_algorithm_is_named_in_its_own_file_only(algorithm, file):
     """Besides `__init__`, the demo, which shows it, and the old names that are translated onto it."""
-    allowed = {"__init__.py", "demo.py", "cli.py"}
+    allowed = {"__init__.py", "demo.py"}
     sources = [path for path in SOURCE.rglob("*.py") if room(path) != "retiarii"]
     assert {path.name for path in sources if algorithm in path.read_text()} - allowed == {file}
 

@@ -46,6 +46,10 @@ class WeightMemory(PartsCost):
     Args:
         model: A module with choices, as written or replaced, a `Supernet`, or the `Parts` of one that costs share.
         dtype: What floating point weights are stored as, such as `torch.int8` after quantization. Default: as they are.
+
+    >>> model = nn.Sequential(LayerChoice({"linear": nn.Linear(4, 4), "skip": nn.Identity()}, label="op"))
+    >>> WeightMemory(model).of({"op": "linear"}), WeightMemory(model, dtype=torch.int8).of({"op": "linear"})
+    (80.0, 20.0)
     """
 
     name, unit = "weight_memory", "bytes"

@@ -61,7 +61,7 @@ class Joint:
         space: The space of the choices.
         scope: Their labels.
         cost_of: What an architecture costs, as far as these choices decide it.
-        what: Of what the cost is, for a message.
+        what: Name of what the cost is of, for a message.
         generator: What decides all other choices.
 
     Attributes:

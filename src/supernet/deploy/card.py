@@ -39,7 +39,8 @@ def write_card(path: Path, files: Mapping[str, Path], content: Mapping[str, Any]
 def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the card of a network that `export_network` wrote, having compared its digest and those of the files.
 
-    A digest tells damage, and files that are not of this card; it does not tell who wrote both.
+    A digest tells damage, and files that are not of this card; it does not tell who wrote both. See `export_network`
+    for an example.
 
     Args:
         path: Path of the network's file or directory.

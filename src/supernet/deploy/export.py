@@ -104,8 +104,8 @@ def export_network(
 
     >>> network = freeze(nn.Sequential(LayerChoice([nn.Linear(4, 2), nn.Identity()], label="op")), {"op": "0"})
     >>> card = export_network(network, torch.ones(2, 4), "net.safetensors", "safetensors", architecture={"op": "0"})
-    >>> card["costs"]
-    {'parameters': 10, 'weight_memory': 40, 'macs': 8}
+    >>> card["costs"], card == read_card("net.safetensors")
+    ({'parameters': 10, 'weight_memory': 40, 'macs': 8}, True)
     """
     path = Path(path)
     if format not in FORMATS:
@@ -162,7 +162,7 @@ def load_network(path: str | os.PathLike[str], model: nn.Module | None = None) -
 
     Args:
         path: Path of the file or directory.
-        model: For safetensors, what to load the weights into: a model with choices, which is frozen under the card's
+        model: What the weights of safetensors are loaded into: a model with choices, which is frozen under the card's
             architecture; or the plain network, as its class makes it under `fixed_architecture(card["architecture"])`,
             whose weights are replaced.
 

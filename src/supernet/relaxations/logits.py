@@ -64,6 +64,10 @@ def new_logits(
         seed: Seed of the numbers.
         dtype: Their dtype, if it has 32 bits or more. Otherwise they are of float32.
         device: Where they are put.
+
+    >>> space = SearchSpace(nn.Sequential(LayerChoice({"relu": nn.ReLU(), "tanh": nn.Tanh()}, label="act")))
+    >>> new_logits(space, seed=0, dtype=torch.float32, device="cpu")["act"].shape
+    torch.Size([2])
     """
     return of_widths({label: len(domain.options) for label, domain in space.items()}, seed, dtype, device)
 
@@ -89,6 +93,10 @@ def probabilities(space: SearchSpace, logits: Mapping[str, torch.Tensor]) -> dic
     Args:
         space: The space whose options they are.
         logits: The logits (K,) of each label.
+
+    >>> space = SearchSpace(nn.Sequential(LayerChoice({"relu": nn.ReLU(), "tanh": nn.Tanh()}, label="act")))
+    >>> probabilities(space, {"act": torch.tensor([0.0, 0.0])})
+    {'act': tensor([0.5000, 0.5000])}
     """
     return {label: probabilities_of(space[label], logits_K) for label, logits_K in logits.items()}
 
@@ -113,6 +121,10 @@ def most_probable(space: SearchSpace, logits: Mapping[str, torch.Tensor]) -> Arc
     Args:
         space: The space whose options they are.
         logits: The logits (K,) of each label.
+
+    >>> space = SearchSpace(nn.Sequential(LayerChoice({"relu": nn.ReLU(), "tanh": nn.Tanh()}, label="act")))
+    >>> most_probable(space, {"act": torch.tensor([0.0, 1.0])})
+    {'act': 'tanh'}
     """
 
     def scores(label: str) -> list[float]:
@@ -132,6 +144,10 @@ def log_prob_of(domain: Domain, logits_K: torch.Tensor, decision: Decision) -> t
 
     That is softmax where one option is chosen, and independent choices by sigmoid where any number is. Where the number
     is fixed, or has bounds, it is the same on condition that these are kept.
+
+    >>> space = SearchSpace(nn.Sequential(LayerChoice({"relu": nn.ReLU(), "tanh": nn.Tanh()}, label="act")))
+    >>> log_prob_of(space["act"], torch.tensor([0.0, 0.0]), "tanh").exp()
+    tensor(0.5000)
     """
     chosen = list(domain.positions(decision))
     if not domain.is_set:

@@ -15,6 +15,10 @@ class Softmax(Relaxation):
     That is the softmax of the logits; where the number of chosen inputs is not fixed, each is chosen on its own, with
     probability sigmoid. Of k inputs the weights are shares that sum to 1, not how probable it is that an input is among
     the k, as `log_prob` has it.
+
+    >>> space = SearchSpace(nn.Sequential(LayerChoice({"relu": nn.ReLU(), "tanh": nn.Tanh()}, label="act")))
+    >>> [weight.shape for weight in Softmax(space).plan(progress=0).values()]
+    [torch.Size([2])]
     """
 
     def plan(self, progress: float) -> dict[str, torch.Tensor]:

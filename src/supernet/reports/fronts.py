@@ -28,6 +28,10 @@ def plot_front(points: Points, front: Points, path: Path, *, x: str, y: str, mar
 
     Raises:
         MissingExtraError: matplotlib is not installed.
+
+    >>> written = plot_front([(1, 0.5), (2, 0.4)], [(1, 0.5)], Path("front"), x="parameters", y="accuracy")
+    >>> [path.name for path in written]
+    ['front.png', 'front.svg']
     """
     _check_matplotlib()
     figure = _figure(6.4, 4.2)

@@ -27,6 +27,11 @@ class NsgaSearcher(OptunaSearcher):
 
     Raises:
         MissingExtraError: Optuna is not installed.
+
+    >>> space = SearchSpace(nn.Sequential(*(LayerChoice([nn.ReLU(), nn.Tanh()], label=f"act{i}") for i in range(3))))
+    >>> searcher = NsgaSearcher(space, population=4)
+    >>> search(searcher, lambda architectures: [sum(map(int, a.values())) for a in architectures], budget=8)[0].score
+    3.0
     """
 
     def __init__(self, space: SearchSpace, *, population: int = 20, **options: Any) -> None:

@@ -295,6 +295,9 @@ def ranked(scored: Iterable[Scored]) -> list[Scored]:
 
     Raises:
         NonFiniteError: Every score is NaN.
+
+    >>> ranked([Scored({"act": "relu"}, 0.1), Scored({"act": "tanh"}, 0.9)])[0]
+    Scored(architecture={'act': 'tanh'}, score=0.9)
     """
     scored = list(scored)
     numbers = [one for one in scored if not is_nan(one.score)]

@@ -36,7 +36,7 @@ Copies: TypeAlias = list[tuple[nn.Module, nn.Module]]
 def freeze(model: nn.Module, architecture: Mapping[str, Any]) -> nn.Module:
     """Return the plain network that `architecture` describes, with the weights that `model` has.
 
-    This is `supernet.freeze`, where more is said, without data to recalibrate by.
+    This is `supernet.freeze`, where more is said, with an example; here without data to recalibrate by.
     """
     model = model_itself(model)
     decisions = SearchSpace(model).canonical(architecture)

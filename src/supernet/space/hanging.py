@@ -118,7 +118,7 @@ def carry_over(module: nn.Module, network: nn.Module, memo: dict[int, Any]) -> N
     Args:
         module: A module that depends on values.
         network: What stands in its place, a copy.
-        memo: Of the copies of the whole model, which hooks and attributes may refer to.
+        memo: The memo by which the whole model has been copied, whose copies hooks and attributes may refer to.
     """
     for name in _HOOKS:
         if module.__dict__.get(name) and not network.__dict__.get(name):

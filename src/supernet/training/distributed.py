@@ -31,14 +31,14 @@ class DistributedSupernet:
 
     Args:
         supernet: Its choices have been replaced, and nothing has run.
-        fabric: Of the processes.
+        fabric: Lightning Fabric, which knows device, precision and processes.
         plan: One that the trial can follow.
-        optimizer: Of the model's parameters.
+        optimizer: The optimizer of the model's parameters.
         trial: Tries a batch: `trial(X)` runs the model as it will run, and returns its outputs in training form and in
             eval form.
         X: The batch to try.
         run: `run(model, X)` runs a batch through something that is called as the model is.
-        forms: Of the model's modules.
+        forms: The forms, training or eval, of the model's modules.
         loss: A module whose parameters and buffers are treated as the model's; anything else has none.
 
     Attributes:
@@ -46,7 +46,7 @@ class DistributedSupernet:
         weights: The parameters that are trained: the model's, and all others that the optimizer has.
         synced: Identities of those whose gradients a backward pass averages over the processes.
         optimizer: The optimizer as Fabric wraps it.
-        inputs: Of the batch that ran last.
+        inputs: The inputs of the batch that ran last.
         prepares: Whether batches have to be `prepared` before they run.
 
     Raises:

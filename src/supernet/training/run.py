@@ -81,7 +81,7 @@ class Run:
         """Let the loop run in this context, from its beginning or from where a checkpoint says, and end the run.
 
         Args:
-            resume: As `fit` has it.
+            resume: Where the run goes on, as `fit` has it.
         """
         if resume is not None and not isinstance(resume, str | os.PathLike):
             raise TrainingError(f"resume is 'auto', the path of a run directory, or None, not {resume!r}")

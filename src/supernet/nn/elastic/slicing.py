@@ -27,7 +27,7 @@ def part(weight: Tensor, sizes: Sequence[int], num_first: int) -> Tensor:
     Args:
         weight: The weight.
         sizes: How many are taken of each of its first dimensions; the others are taken whole.
-        num_first: Of how many of its first dimensions the first are taken; of the others it is the middle.
+        num_first: Number of its first dimensions of which the first are taken; of the others it is the middle.
     """
     lengths, is_symbolic = weight.shape, is_compiling()
     taken = [dim for dim, size in enumerate(sizes) if is_symbolic or lengths[dim] != size]
