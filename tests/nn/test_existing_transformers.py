@@ -1,9 +1,11 @@
 """Networks of the package transformers, made elastic: heads, widths and depths of BERT, GPT-2, ViT and Llama."""
 
 import logging
+from contextlib import nullcontext
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.models.bert.modeling_bert import BertConfig, BertForSequenceClassification
 from transformers.models.gpt2.modeling_gpt2 import GPT2Config, GPT2LMHeadModel
 from transformers.models.llama.modeling_llama import LlamaConfig, LlamaForCausalLM
@@ -141,6 +143,18 @@ def test_half_of_all_numbers_is_the_transformer_that_is_configured_so(name):
     reference = NETWORKS[name][0](8, 2, 32 if name == "gpt2" else 16, 1).double()
     reference.load_state_dict(network.state_dict())
     torch.testing.assert_close(network.eval()(x).logits, reference.eval()(x).logits, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_attention_written_out_by_torch_is_followed_as_in_one_kernel(name):
+    """Which kernel attention runs in depends on the machine, the masks and torch's version."""
+    widths = []
+    for kernels in (nullcontext(), sdpa_kernel(SDPBackend.MATH)):
+        model, x = made(name)
+        with kernels:
+            elastic(model, ratios=[0.5, 1.0], example=x)
+        widths.append({m.label: m.candidates for m in model.modules() if isinstance(m, ValueChoice)})
+    assert widths[0] == widths[1]
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -22,8 +22,8 @@ JOINS = operations("cat stack")
 SAME_SHAPE = operations(
     "hardswish hardsigmoid hardtanh mish silu gelu elu selu celu leaky_relu rrelu rrelu_with_noise softplus softshrink "
     "hardshrink threshold log_sigmoid_forward tril triu alpha_dropout feature_dropout "
-    "alias detach clone contiguous _to_copy to lift_fresh _softmax _log_softmax native_dropout cumsum cumprod "
-    "native_layer_norm native_batch_norm _native_batch_norm_legit native_group_norm _prelu_kernel prelu "
+    "alias detach clone contiguous _to_copy to lift_fresh _softmax _safe_softmax _log_softmax native_dropout cumsum "
+    "cumprod native_layer_norm native_batch_norm _native_batch_norm_legit native_group_norm _prelu_kernel prelu "
     "_fused_rms_norm dropout bernoulli masked_fill softmax"
 )
 REDUCTIONS = operations(
