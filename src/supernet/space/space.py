@@ -9,13 +9,13 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
 
 from supernet.errors import ArchitectureError, SpaceError
-from supernet.nn import Choice, Value, ValueChoice
+from supernet.nn import Value, ValueChoice
 from supernet.nn.domain import Decision, Domain
 from supernet.space.constraints import (
     MAX_EXPANDED,
@@ -31,8 +31,9 @@ from supernet.space.constraints import (
     in_words,
     inherent,
 )
-from supernet.space.counting import Counter, Node, Nodes, node_of
-from supernet.space.original import original_branches, original_children, original_modules, pinned_choices
+from supernet.space.counting import Counter, Nodes, node_of
+from supernet.space.original import original_modules, pinned_choices
+from supernet.space.tree import Met, each_once, in_order, key_of_decision, lines_of, nodes_of, tree_of
 
 if TYPE_CHECKING:
     from supernet.space.profile import LimitsOfCosts, SpaceProfile
@@ -44,7 +45,6 @@ Architecture: TypeAlias = dict[str, Decision]
 
 SHOWN_FIRST, SHOWN_LAST = 40, 8  # lines of a printed space
 _AS_WRITTEN = (str, int)
-MAX_BRANCHES = 1_000  # decisions of one choice that holds others
 MAX_DRAWS = 10_000  # for one architecture that keeps the constraints
 MAX_ENUMERATED = 10_000  # architectures of which a function is asked, to count those that it allows
 
@@ -87,7 +87,7 @@ class SearchSpace(Mapping[str, Domain]):
         self._domains: dict[str, Domain] = {}
         for choice in choices:
             self._domains.setdefault(str(choice.label), choice.domain())
-        self._roots = _nodes(model, {}, within=[])
+        self._roots = nodes_of(model, {}, within=[])
         self._counter = self._new_counter(Diagrams())
         self._constraints: tuple[Constraint, ...] = ()
         self._prepare()
@@ -114,7 +114,7 @@ class SearchSpace(Mapping[str, Domain]):
             self._written[label] = frozenset(one for one in outcomes if type(one) in _AS_WRITTEN)
             if domain.size > 1:
                 self._changeable.add(label)
-        self._met = _in_order(self._roots, self._domains, {label: i for i, label in enumerate(self._domains)}, {})
+        self._met = in_order(self._roots, self._domains, {label: i for i, label in enumerate(self._domains)}, {})
         # Where no choice stands inside another, each architecture decides all of them.
         self._is_flat = self._roots == {node_of(label, []) for label in self._domains}
 
@@ -407,7 +407,7 @@ class SearchSpace(Mapping[str, Domain]):
     def enumerate(self) -> Iterator[Architecture]:
         """Yield every architecture once, lazily."""
         # Depth first over the decisions: each entry holds what is decided, and which nodes are still to be met.
-        stack: list[Iterator[tuple[Architecture, list[_Met]]]] = [iter([({}, self._met)])]
+        stack: list[Iterator[tuple[Architecture, list[Met]]]] = [iter([({}, self._met)])]
         while stack:
             following = next(stack[-1], None)
             if following is None:
@@ -416,7 +416,7 @@ class SearchSpace(Mapping[str, Domain]):
             decided, ahead = following
             while ahead and ahead[0].label in decided:
                 label, inside = ahead[0]
-                ahead = (inside[_key(decided[label])] if inside else []) + ahead[1:]
+                ahead = (inside[key_of_decision(decided[label])] if inside else []) + ahead[1:]
             if ahead:
                 stack.append(self._ways(decided, ahead))
             else:
@@ -555,7 +555,7 @@ class SearchSpace(Mapping[str, Domain]):
             if label not in decided:
                 decided[label] = decide(label)
             if inside:
-                ahead += inside[_key(decided[label])]
+                ahead += inside[key_of_decision(decided[label])]
         return {label: decided[label] for label in self._domains if label in decided}
 
     def around(self, label: str) -> tuple[str, ...]:
@@ -568,11 +568,11 @@ class SearchSpace(Mapping[str, Domain]):
             return ()
         found: set[str] = set()
 
-        def look(met: list[_Met], outside: frozenset[str]) -> None:
+        def look(met: list[Met], outside: frozenset[str]) -> None:
             for at, inside in met:
                 if at == label:
                     found.update(outside)
-                for further in _each_once([one for of_one in inside.values() for one in of_one]):
+                for further in each_once([one for of_one in inside.values() for one in of_one]):
                     look([further], outside | {at})
 
         look(self._met, frozenset())
@@ -637,7 +637,7 @@ class SearchSpace(Mapping[str, Domain]):
         return {
             "choices": {label: domain.to_json() for label, domain in self._domains.items()},
             "order": list(self._domains),
-            "tree": self._tree(self._roots),
+            "tree": tree_of(self._roots),
             **({"constraints": constraints} if constraints else {}),
         }
 
@@ -661,7 +661,7 @@ class SearchSpace(Mapping[str, Domain]):
         except SpaceError:
             title = "SearchSpace, too entangled to be counted"
         kept = [f"  where {constraint.text}" for constraint in self._constraints]
-        return "\n".join([title, *self._lines(self._met, indent=1), *kept])
+        return "\n".join([title, *lines_of(self._met, self._domains, indent=1), *kept])
 
     def _uniforms(self, generator: torch.Generator | None) -> list[float]:
         """Return enough numbers for every choice to be drawn: one call, since each call costs the same."""
@@ -673,50 +673,13 @@ class SearchSpace(Mapping[str, Domain]):
         draw, numbers = self._draws[label]
         return draw(uniforms[numbers])
 
-    def _ways(self, decided: Architecture, ahead: list[_Met]) -> Iterator[tuple[Architecture, list[_Met]]]:
+    def _ways(self, decided: Architecture, ahead: list[Met]) -> Iterator[tuple[Architecture, list[Met]]]:
         label = ahead[0].label
         about = self._about.get(label, ())
         for decision in self._domains[label]:
             further = {**decided, label: decision}
             if all(constraint.allows(further) for constraint in about):  # those that are known by now
                 yield further, ahead
-
-    def _tree(self, nodes: Nodes) -> list[Any]:
-        trees = [[node.label, [self._tree(inside) for inside in node.branches]] for node in nodes]
-        return sorted(trees, key=json.dumps)
-
-    def _lines(self, met: list[_Met], indent: int, known: frozenset[str] = frozenset()) -> Iterator[str]:
-        """Yield a line for each choice not `known` from lines around it, and those inside, by all ways to them."""
-        known |= {label for label, _ in met}
-        for label, inside in met:
-            yield f"{'  ' * indent}{label}: {self._domains[label]}"
-            ways: list[tuple[list[str], list[_Met]]] = []  # decisions, and the choices that are met by just these
-            for further in _each_once([further for of_one in inside.values() for further in of_one]):
-                if further.label not in known:
-                    decisions = [str(decision) for decision, of_one in inside.items() if further in of_one]
-                    same = next((of_same for way, of_same in ways if way == decisions), None)
-                    if same is None:
-                        ways.append((decisions, [further]))
-                    else:
-                        same.append(further)
-            for decisions, of_these in ways:
-                yield f"{'  ' * (indent + 1)}in {', '.join(decisions)}:"
-                yield from self._lines(of_these, indent + 2, known)
-
-
-class _Met(NamedTuple):
-    """A label that is met on the way through a model, and what is met next for each decision's key (if anything)."""
-
-    label: str
-    inside: dict[Any, list[_Met]]
-
-
-def _each_once(met: Sequence[_Met]) -> list[_Met]:
-    found: list[_Met] = []
-    for one in met:
-        if one not in found:
-            found.append(one)
-    return found
 
 
 def check_space(space: Any) -> None:
@@ -727,60 +690,3 @@ def check_space(space: Any) -> None:
     if isinstance(getattr(space, "space", None), SearchSpace):  # a supernet, a trainer
         mend = "its .space"
     raise SpaceError(f"space is a SearchSpace, not {type(space).__name__}; give {mend}")
-
-
-def _in_order(
-    nodes: Nodes, domains: Mapping[str, Domain], order: Mapping[str, int], known: dict[Nodes, list[_Met]]
-) -> list[_Met]:
-    """Return the nodes, and those inside them, as they are met: in the order in which the choices stand."""
-    if nodes not in known:
-        known[nodes] = []
-        for node in sorted(nodes, key=lambda node: order[node.label]):
-            keys = map(_key, domains[node.label]) if node.branches else ()
-            inside = [_in_order(branch, domains, order, known) for branch in node.branches]
-            known[nodes].append(_Met(node.label, dict(zip(keys, inside, strict=True))))
-    return known[nodes]
-
-
-def _key(decision: Decision) -> Any:
-    """Return what a decision is looked up by."""
-    return tuple(decision) if isinstance(decision, list) else decision
-
-
-def _nodes(module: nn.Module, known: dict[int, Nodes], within: list[int]) -> Nodes:
-    """Return the choices that are met when `module` runs, each with those inside its candidates."""
-    if id(module) in known:
-        return known[id(module)]
-    if id(module) in within:
-        raise SpaceError(f"a {type(module).__name__} contains itself, so its choices cannot be counted")
-    within.append(id(module))
-    nodes: Nodes
-    if isinstance(module, Choice):
-        nodes = frozenset([_node(module, known, within)])
-    else:
-        nodes = frozenset().union(*(_nodes(child, known, within) for _, child in original_children(module)))
-    within.pop()
-    known[id(module)] = nodes
-    return nodes
-
-
-def _node(choice: Choice, known: dict[int, Nodes], within: list[int]) -> Node:
-    """Return a choice with what is met next for each of its decisions, in the order of its domain."""
-    domain = choice.domain()
-    options = [
-        frozenset[Node]().union(*(_nodes(module, known, within) for module in branch))
-        for branch in original_branches(choice)
-    ]
-    if any(options) and domain.size > MAX_BRANCHES:
-        raise SpaceError(
-            f"{choice.description()} holds choices and has {domain.size:,} decisions; at most {MAX_BRANCHES:,} are "
-            "counted: give it fewer options, or bounds"
-        )
-    if not any(options):
-        return node_of(str(choice.label), [])
-    if not domain.is_set:
-        return node_of(str(choice.label), options)
-    return node_of(
-        str(choice.label),
-        [frozenset[Node]().union(*(options[i] for i in domain.positions(decision))) for decision in domain],
-    )
