@@ -194,10 +194,12 @@ class Run:
             raise TrainingError(f"{self.directory} has no checkpoint, so there are no weights of a supernet")
         state = read_checkpoint(path)
         if "processes" in state:
+            # Of several processes: parameters are the same in all, and running statistics are computed anew.
             state |= state_of(state["processes"], 0, (), torch.device("cpu"))
         supernet = Supernet(self.model)
         for what, here in (("parameters", self.model.named_parameters()), ("buffers", self.model.named_buffers())):
             tensors, saved = dict(here), state[what]
+            # Before anything is copied; two models of one space may still have other layers around their choices.
             differing = [name for name in tensors.keys() | saved.keys() if _shape(tensors, name) != _shape(saved, name)]
             if differing:
                 raise FileFormatError(
@@ -248,6 +250,7 @@ class Run:
         """Return the limits that were given to the run, of costs that are known here."""
         of_run = self._description.get("costs")
         described = of_run if isinstance(of_run, dict) else {}
+        # A cost of the user's own can be in the run and unknown here, where --costs is not given.
         limits = {name: (one.get("least"), one.get("most")) for name, one in described.items() if name in costs}
         return {name: bounds for name, bounds in limits.items() if bounds != (None, None)}
 

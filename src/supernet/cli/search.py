@@ -92,6 +92,7 @@ def _run(options: argparse.Namespace) -> int:
     run, data = Run(options), data_of(options)
     loss, metrics = measured_by(options)
     budgets = options.limits or [{}]
+    # Objectives among the names may be metrics; `costs` takes those that are costs.
     costs = run.costs([*objectives, *(name for limits in budgets for name in limits)])
     evaluator = SupernetEvaluator(
         run.supernet(options.device), data, loss=loss, metrics=metrics, batch_size=options.batch_size

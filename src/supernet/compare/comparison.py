@@ -292,6 +292,7 @@ def compare_under_limits(
         tell(f"seed {seeds[i]}, {_of_budget(budgets[k])}: {scores}")
     rows = [Row(dict(budget), method) for budget in budgets for method in METHODS]
     for k, i in sorted(compared):
+        # In the order of budgets and seeds, whichever process was done first.
         for row, new in zip(rows[k * len(METHODS) :], compared[k, i], strict=False):
             row.contestants += new.contestants
             row.seconds += new.seconds
@@ -365,6 +366,7 @@ class _Course:
             return [self._plan(seed, searched, seconds, budget, limits_of(budget)) for budget in self.budgets]
 
     def _limits(self) -> Callable[[Budget], Limits]:
+        # One of its own, for what is searched is changed by its trainer.
         model = self.new_model()
         costs = {"parameters": Parameters(model), **self.costs}
         return lambda budget: Limits(model, budget, example=self.example, costs=costs)
@@ -372,9 +374,11 @@ class _Course:
     def _plan(self, seed: int, searched: Searched, seconds: float, budget: Budget, limits: Limits) -> _Plan:
         began = time.perf_counter()
         best = searched.best(limits)
+        # What is asked for a budget is part of the search, and random search gets its time too.
         seconds += time.perf_counter() - began
         found = dict(best.architecture if isinstance(best, Entry) else best)
-        limits.check(found)
+        limits.check(found)  # before anything is trained: what breaks them is no rival of those that keep them
+        # Numbers of their own, so that chance's networks are not the first ones of random search.
         rivals = list(islice(_drawn(limits, torch.Generator().manual_seed(derive_seed(seed, 1))), self.num_random))
         estimate = getattr(searched, "estimate", None)
         estimates = [None] * (1 + len(rivals)) if estimate is None else estimate([found, *rivals])
@@ -404,8 +408,10 @@ class _Course:
         for architecture in _drawn(limits, torch.Generator().manual_seed(derive_seed(seed, 2))):
             score, _ = self._score(architecture, seed, train_set, valid_set)
             tried += 1
+            # The first one counts whatever it has, be that minus infinity.
             if chosen is None or score > best:
                 best, chosen = score, architecture
+            # Asked after a training, not before: what has begun is finished, in favour of random search.
             if time.perf_counter() - began >= seconds:
                 break
         assert chosen is not None
@@ -417,6 +423,7 @@ class _Course:
         self, seed: int, limits: Limits, architecture: Architecture, estimate: Any, kept: bool
     ) -> Contestant:
         train_set, valid_set, test_set = self.data
+        # All choices have been made, so what they were made by is free to be trained on.
         score, network = self._score(architecture, seed, ConcatDataset([train_set, valid_set]), test_set)
         return Contestant(architecture, seed, score, limits.costs_of(architecture), estimate, network if kept else None)
 

@@ -18,6 +18,7 @@ from supernet.nn.domain import Domain
 from supernet.ranking import kendall_tau
 from supernet.space import Architecture, SearchSpace
 from supernet.space.space import check_space
+from supernet.space.tree import key_of_decision
 
 if TYPE_CHECKING:
     from supernet.relaxations import Relaxation
@@ -110,6 +111,7 @@ class AdditiveScore:
             ArchitectureError: It is none of the space.
         """
         path = self.space.canonical(architecture)
+        # `fsum` gives the same in whatever order the terms stand.
         return math.fsum(term.values.get(key_of(term.scope, path), 0.0) for term in self.terms)
 
     def _of_choice(self, label: str, scores: OfChoice) -> Term:
@@ -119,7 +121,7 @@ class AdditiveScore:
                 raise ArchitectureError(
                     f"choice {label!r} has {domain.size} decisions, but {len(scores)} scores are given; give one each"
                 )
-            of_decisions = dict(zip(map(_key, domain), scores, strict=True))
+            of_decisions = dict(zip(map(key_of_decision, domain), scores, strict=True))
         else:
             by_position = {_position(domain, name): score for name, score in scores.items()}
             if len(by_position) != len(domain.options):
@@ -127,7 +129,7 @@ class AdditiveScore:
                     f"the score of choice {label!r} is given for {', '.join(map(repr, scores))}; give a number for "
                     f"each of {', '.join(map(repr, domain.options if domain.is_set else domain.outcomes))}"
                 )
-            of_decisions = {_key(one): sum(by_position[i] for i in domain.positions(one)) for one in domain}
+            of_decisions = {key_of_decision(one): sum(by_position[i] for i in domain.positions(one)) for one in domain}
         values = {(key,): _number(score, f"the score of {key!r} in {label!r}") for key, score in of_decisions.items()}
         return Term((label,), {(None,): 0.0, **values})
 
@@ -136,12 +138,12 @@ class AdditiveScore:
             raise ArchitectureError(f"a pair is two labels, such as ('first', 'second'), not {labels!r}")
         one, two = (_checked_domain(self.space, label) for label in labels)
         given = {
-            (_key(one.normalized(first)), _key(two.normalized(second))): _number(
+            (key_of_decision(one.normalized(first)), key_of_decision(two.normalized(second))): _number(
                 score, f"the score of {first}, {second}"
             )
             for (first, second), score in scores.items()
         }
-        every = itertools.product((None, *map(_key, one)), (None, *map(_key, two)))
+        every = itertools.product((None, *map(key_of_decision, one)), (None, *map(key_of_decision, two)))
         return Term(labels, {key: given.get(key, 0.0) for key in every})
 
 
@@ -162,10 +164,6 @@ def _position(domain: Domain, option: Any) -> int:
     if isinstance(option, str) and option in domain.options:
         return domain.options.index(option)
     return domain.position_in_set(option) if domain.is_set else domain.positions(option)[0]
-
-
-def _key(decision: Any) -> Any:
-    return tuple(decision) if isinstance(decision, list) else decision
 
 
 def _number(score: Any, what: str) -> float:
@@ -235,6 +233,7 @@ def fit_scores(
         design_NP[i, [columns[feature] for feature in row]] = 1.0
     y_N = np.array([score for _, score in known])
 
+    # What it was fitted to says little of how far it is right: with as many unknowns as scores it fits anything.
     predicted_N, fold_N = np.empty_like(y_N), np.random.default_rng(0).permutation(len(y_N)) % FOLDS
     for fold in range(FOLDS):
         others_N = fold_N != fold
@@ -271,6 +270,7 @@ def _features(space: SearchSpace, scope: tuple[str, ...], path: Architecture) ->
 
 def _least_squares(design_NP: np.ndarray, y_N: np.ndarray) -> tuple[float, np.ndarray]:
     """Return constant and weights (P,) of least error; of several the smallest."""
+    # Centred, for the smallest solution would else make the constant small too, not only what options add.
     mean_P, mean = design_NP.mean(0), y_N.mean()
     weights_P = np.linalg.lstsq(design_NP - mean_P, y_N - mean, rcond=None)[0]
     return float(mean - mean_P @ weights_P), weights_P

@@ -89,6 +89,7 @@ class Front:
     @property
     def nondominated(self) -> list[Entry]:
         """The entries that no other beats: the front itself, in the order of the last objective."""
+        # NaN is neither more nor less than any number, so nothing would beat it.
         known = [entry for entry in self.entries if not any(map(math.isnan, self.scores(entry)))]
         best = [known[i] for i in nondominated([self.scores(entry) for entry in known])]
         *_, last = self.objectives

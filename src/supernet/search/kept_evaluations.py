@@ -63,6 +63,7 @@ class KeptEvaluations:
         kept = self._processes.first("the evaluations that are kept", self._kept(list(paths)))
         lacking = [path for name, path in paths.items() if name not in kept]
         count = self._at_once or max(len(lacking), 1)
+        # As many as an evaluator's processes do at once, so that each is in the file before the next ones begin.
         for start in range(0, len(lacking), count):
             some = lacking[start : start + count]
             measured = [checked_metrics(metrics) for metrics in checked_many(self._evaluate(some), some)]
@@ -122,7 +123,7 @@ class KeptEvaluations:
         with self._lock:
             self._read()
             with self.path.open("ab") as file:
-                file.truncate(self._read_up_to)
+                file.truncate(self._read_up_to)  # what a process that died has begun to write
                 file.write("".join(lines).encode())
                 flush(file)
             self._read()

@@ -100,6 +100,7 @@ def search_front(
         budgets.append(budget)
     if not budgets:
         raise TrainingError("limits are a dict, Limits, or a list of these, and the list is empty; give None for none")
+    # Made once for all budgets: what costs have recorded of the model they remember.
     all_costs = _costs(model, space, objectives, budgets, costs or {}, example)
     constraints = [_limits(space, budget, all_costs) for budget in budgets]
     generator = torch.Generator().manual_seed(0) if generator is None else generator
@@ -118,15 +119,17 @@ def search_front(
                     f"costs are {', '.join(all_costs) or 'none'}"
                 )
             entry = Entry(canonical, metrics, {name: cost.of(canonical) for name, cost in all_costs.items()})
-            known.setdefault(_name(canonical), entry)
+            known.setdefault(_name(canonical), entry)  # of what is measured twice, as by random data, the first counts
         return scores_of(known[_name(space.canonical(architecture))] for architecture in architectures)
 
     def scores_of(entries: Iterable[Entry]) -> list[Any]:
         tuples = map(front.scores, entries)
+        # Of one objective a number, for searchers that know but one.
         return [score if len(objectives) > 1 else score[0] for score in tuples]
 
     for constraint in constraints:
         searching = searcher(space, generator=generator, constraint=constraint)
+        # A new searcher, for its constraint is another, and it begins from what the budgets before have measured.
         allowed = [entry for entry in known.values() if constraint is None or constraint(entry.architecture)]
         if allowed:
             searching.tell([entry.architecture for entry in allowed], scores_of(allowed))

@@ -93,6 +93,7 @@ class Workers(ABC, Generic[Worker]):
                         raise TrainingError(f"the evaluation of {architecture} fails in a worker:\n{answer.error}")
                     else:
                         self._bury(number, architecture, num_deaths + 1)
+                        # Next, not last: what kills each worker is found out before all else has been evaluated.
                         waiting.appendleft((name, architecture, num_deaths + 1))
         except BaseException:
             self.close()  # what is still under way is of no use, and would be taken for the answer to something else

@@ -91,6 +91,7 @@ def _asked(searcher: Searcher, space: SearchSpace, seen: dict[str, Architecture]
             canonical = space.canonical(architecture)
         except ArchitectureError as error:
             raise AssertionError(f"what is asked for are architectures of the space; but {error}") from error
+        # As text, in which the order of labels counts, and True is not 1.
         name = json.dumps(canonical)
         promised(
             "what is asked for is in the form that the space writes",

@@ -251,6 +251,7 @@ def _check_goes_on(make: Make, expected: Mapping[str, str], steps: list[int]) ->
         f"there were epochs of {steps} steps",
     )
     last = len(steps) - 1
+    # In the last epoch too, since schedules and stopping rules have a history by then.
     places = {"at the end of an epoch": (0,), "in the middle of an epoch": (last, steps[last] // 2)}
     for number, (where, place) in enumerate(places.items()):
         with TemporaryDirectory() as directory:
@@ -261,6 +262,7 @@ def _check_goes_on(make: Make, expected: Mapping[str, str], steps: list[int]) ->
             with _other_random_numbers(number), _raising(_Stop, promise):
                 stopped.fit()
             rest = make(run_dir=run_dir, checkpointing=Checkpointing(every_steps=1))
+            # Other global random numbers in each: a search that draws from these does not come to the same.
             with _other_random_numbers(number + 10):
                 rest.fit(resume="auto")
                 promise = f"a search that is stopped {where} and goes on ends as one that never was, bit for bit"
@@ -348,6 +350,7 @@ def _check_whole_after_errors_while_building(make: Make) -> None:
         written = outline(restore(make().model))
     finally:
         handle.remove()
+    # Three calls, for a trial of a large model makes thousands.
     for number in sorted({1, len(calls) // 2, len(calls)} - {0}):
         root: list[nn.Module] = []
         counted: list[int] = []
@@ -428,6 +431,7 @@ def _result_with_plans(make: Make) -> dict[str, str]:
 
         trainer.forward = noting
     trainer.fit()
+    # State may be each process's own, as of its data, and running statistics are those of its samples.
     result = {path: text for path, text in result_of(trainer).items() if not path.startswith(("state", "buffer"))}
     stateful = trainer.stateful() if isinstance(trainer, SupernetTrainer) else {}
     return {

@@ -178,6 +178,7 @@ class LimitsTerm:
         self.penalty, self.strength = penalty, float(strength)
         self.space, self.bounds, self.costs = limits.space, dict(limits.bounds), limits.costs
         _check_sizes(self.space)
+        # Tried once, so that a cost without a mean is told of now, not in the first step.
         uniform = {label: torch.full((domain.size,), 1 / domain.size) for label, domain in self.space.items()}
         for name, (_, high) in limits.bounds.items():
             if penalty == "log_ratio" and not high > 0:
@@ -201,6 +202,7 @@ class LimitsTerm:
         for name, (low, high) in self.bounds.items():
             mean, of_likeliest = (self.costs[name].expected(each) for each in (probabilities, likeliest))
             if high < math.inf:
+                # The value of whichever is further beyond, with the gradient of the mean, since the other has none.
                 cost = mean + (torch.maximum(mean, of_likeliest) - mean).detach()
                 terms.append(self._beyond(cost, high))
             if low > (0 if self.penalty == "log_ratio" else -math.inf):
@@ -211,12 +213,12 @@ class LimitsTerm:
     def _beyond(self, cost: Tensor, limit: float) -> Tensor:
         if self.penalty == "hinge":
             return torch.relu((cost - limit) / (abs(limit) or 1.0))
-        return torch.log((cost / limit).clamp_min(1.0))
+        return torch.log((cost / limit).clamp_min(1.0))  # 0 within the limit, where log would reward being below it
 
     def _below(self, cost: Tensor, limit: float) -> Tensor:
         if self.penalty == "hinge":
             return torch.relu((limit - cost) / (abs(limit) or 1.0))
-        return -torch.log((cost / limit).clamp(1e-6, 1.0))
+        return -torch.log((cost / limit).clamp(1e-6, 1.0))  # a cost of 0 has no logarithm
 
 
 def check_relaxation(relaxation: Relaxation, space: SearchSpace) -> None:
@@ -230,6 +232,7 @@ def check_relaxation(relaxation: Relaxation, space: SearchSpace) -> None:
                 f"limits need the probability of each decision, and {name}.log_probs() does not say that of each "
                 "choice; use a relaxation whose choices are decided each on its own, or a trainer that samples"
             )
+        # On three random paths: sums that differ at all differ nearly everywhere.
         generator = torch.Generator().manual_seed(0)
         for _ in range(3):
             path = space.sample(generator)

@@ -61,6 +61,7 @@ def sort_channels(model: nn.Module, data: Iterable[Any] | None = None, *, exampl
         example = next(batches, None)
         if example is None:
             raise ChoiceError("sort_channels needs data, or an example to run the model on")
+        # The first batch of an iterator is gone by now, and counts among the data too.
         batches = chain([example], batches)
     widest = {str(choice.label): max(choice.candidates) for choice in choices if isinstance(choice, ValueChoice)}
     run = runner(model, example)
