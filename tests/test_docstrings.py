@@ -71,9 +71,9 @@ def _documented(path):
                 waiting += [(subject, f"{prefix}{node.name}.", inner) for inner in node.body]
 
 
-def _arguments(docstring):
-    """Yield (name, what is said of it) of the sections "Args" and "Attributes"."""
-    for section in re.findall(r"^(?:Args|Attributes):\n((?: {4}.*\n?|\n)+)", docstring, re.MULTILINE):
+def _arguments(docstring, sections="Args|Attributes"):
+    """Yield (name, what is said of it) of some sections."""
+    for section in re.findall(rf"^(?:{sections}):\n((?: {{4}}.*\n?|\n)+)", docstring, re.MULTILINE):
         for entry in re.split(r"^(?=\S)", textwrap.dedent(section), flags=re.MULTILINE):
             if entry.strip():
                 match = _ENTRY.fullmatch(entry.strip())
@@ -90,6 +90,12 @@ def test_what_is_said_of_arguments_is_whole_sentences(path):
     said = [(owner, *argument) for owner, docstring in _documented(path) for argument in _arguments(docstring)]
     fragments = [f"{owner}: {name}: {text}" for owner, name, text in said if not _is_sentence(text)]
     assert fragments == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_what_is_said_of_errors_is_whole_sentences(path):
+    said = [(owner, *error) for owner, docstring in _documented(path) for error in _arguments(docstring, "Raises")]
+    assert [f"{owner}: {name}: {text}" for owner, name, text in said if not _is_sentence(text)] == []
 
 
 @pytest.mark.parametrize("name", supernet.__all__)

@@ -36,7 +36,7 @@ def rerun(run_dir: Path, into: Path | None = None, *, trust: bool = False) -> li
 
     Raises:
         FileFormatError: `run_dir` is no run directory, or its files are broken.
-        TrainingError: the run cannot be run again, or its command fails; says why.
+        TrainingError: The run cannot be run again, or its command fails; says why.
     """
     first = read_description(run_dir)
     if first.get("status") != "finished":

@@ -34,7 +34,7 @@ def load_runs(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) 
         paths: Run directories, directories with runs anywhere below them, or patterns such as "runs/*".
 
     Raises:
-        FileFormatError: a file of a run is broken, or there is no run; names the path.
+        FileFormatError: A file of a run is broken, or there is no run; names the path.
 
     >>> network, data = nn.Linear(1, 1), TensorDataset(torch.randn(8, 1), torch.randn(8, 1))
     >>> history = train(network, nn.MSELoss(), None, SGD(network.parameters(), 0.1), 2, data, run_dir="runs/linear")

@@ -216,7 +216,7 @@ class Comparison:
             The PNG's and the SVG's path.
 
         Raises:
-            MissingExtraError: matplotlib is not installed.
+            MissingExtraError: Matplotlib is not installed.
         """
         cost = next(iter(self.rows[0].budget))
         points: dict[str, list[tuple[float, float, float | None]]] = {method: [] for method in METHODS}

@@ -20,7 +20,7 @@ def split_batch(batch: Any) -> tuple[Any, Any]:
     dict is both: the model and the loss take from it what they need.
 
     Raises:
-        DataError: the batch is neither.
+        DataError: The batch is neither.
     """
     if isinstance(batch, Mapping):
         return batch, batch

@@ -126,7 +126,7 @@ def loaders_of_two_parts(
     or with replacement where its sampler draws so.
 
     Raises:
-        DataError: the data cannot be split, or is not data at all.
+        DataError: The data cannot be split, or is not data at all.
     """
     options: dict[str, Any] = {
         "batch_size": batch_size,
@@ -187,7 +187,7 @@ def loader_of(
         world_size: Number of processes that share the data.
 
     Raises:
-        DataError: it is neither, is empty, or its sampler cannot be read in several rounds.
+        DataError: It is neither, is empty, or its sampler cannot be read in several rounds.
     """
     if isinstance(data, DataLoader):
         data = _undistributed(data, world_size)
@@ -311,7 +311,7 @@ def _undistributed(loader: DataLoader[Any], world_size: int) -> DataLoader[Any]:
     """Return a loader of all samples for one with a `DistributedSampler`, since sharing them is done here.
 
     Raises:
-        DataError: the sampler is for another number of processes than there are.
+        DataError: The sampler is for another number of processes than there are.
     """
     batching = _batching_of(loader)
     sampler = None if batching is None else batching.sampler
@@ -343,7 +343,7 @@ def _samples_of(loader: DataLoader[Any]) -> Sequence[int]:
     """Return the indices that a loader may give, each once.
 
     Raises:
-        DataError: that is not known, so they cannot be halved.
+        DataError: That is not known, so they cannot be halved.
     """
     batching = _batching_of(loader)
     sampler: Any = None if batching is None else batching.sampler
@@ -423,7 +423,7 @@ def first_batch(loader: DataLoader[Any]) -> Any:
     No workers are started, but for a stream that has some: read in this process instead, it would be moved.
 
     Raises:
-        DataError: the loader gives no batch.
+        DataError: The loader gives no batch.
     """
     rounds = rounds_of(loader)
     if rounds is not None:

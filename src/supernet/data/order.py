@@ -194,7 +194,7 @@ class GivenBatches(Rounds):
         records: Whether batches are drawn before they are used, as workers want it.
 
     Raises:
-        DataError: it gives its samples once, or is one that cannot be brought back.
+        DataError: It gives its samples once, or is one that cannot be brought back.
     """
 
     def __init__(

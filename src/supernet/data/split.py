@@ -154,7 +154,7 @@ class DataSplit:
         """Return what yields (X, y) of round after round, from where the one before was left.
 
         Raises:
-            DataError: the part gives no batch.
+            DataError: The part gives no batch.
         """
         if self._running is None:
             self._running = self._round_after_round()

@@ -46,7 +46,7 @@ class Stream:
         reader: The round that was read last.
 
     Raises:
-        DataError: it gives its samples once.
+        DataError: It gives its samples once.
     """
 
     def __init__(self, loader: DataLoader[Any], seed: int) -> None:

@@ -24,7 +24,7 @@ def write_onnx(network: nn.Module, example: Example, path: Path) -> None:
 
     Raises:
         ExportError: An operator has no form in ONNX, which is named; or the weights are too large for one file.
-        MissingExtraError: onnx or onnxscript is not installed.
+        MissingExtraError: ONNX or onnxscript is not installed.
     """
     try:
         import onnx
@@ -103,7 +103,7 @@ class OnnxNetwork(nn.Module):
 
     Raises:
         FileFormatError: It is no ONNX file that onnxruntime can run.
-        MissingExtraError: onnxruntime is not installed.
+        MissingExtraError: ONNX Runtime is not installed.
     """
 
     def __init__(self, path: Path) -> None:

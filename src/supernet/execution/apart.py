@@ -64,7 +64,7 @@ class Apart:
         """Return `candidate(*args, **kwargs)`, or what `call` makes of the same in its place; the input stays.
 
         Raises:
-            ChoiceError: the candidate has changed the input, which it had not done before: for the others it is lost.
+            ChoiceError: The candidate has changed the input, which it had not done before: for the others it is lost.
         """
         if self.may_change(name, candidate):
             args, kwargs = copied((args, kwargs))

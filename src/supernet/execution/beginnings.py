@@ -24,7 +24,7 @@ class Beginnings:
         label: Label of the choice, for errors.
 
     Raises:
-        ChoiceError: a branch is no beginning of the longest.
+        ChoiceError: A branch is no beginning of the longest.
     """
 
     def __init__(self, branches: Sequence[Sequence[nn.Module]], label: str) -> None:

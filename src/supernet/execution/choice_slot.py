@@ -69,7 +69,7 @@ class ChoiceSlot(Slot):
         """Raise unless the choice can run as a plan's entry says.
 
         Raises:
-            ChoiceError: it is a set, of which no mixture is known; or `resolve` makes weights.
+            ChoiceError: It is a set, of which no mixture is known; or `resolve` makes weights.
         """
         every = range(len(self._domain.options))
         for option in every:  # each once, with as many others as there must be

@@ -38,7 +38,7 @@ def check_values(
         trial: A function that runs the model.
 
     Raises:
-        ChoiceError: an architecture does not run; names the smallest set of choices and values that makes it fail.
+        ChoiceError: An architecture does not run; names the smallest set of choices and values that makes it fail.
     """
     others = {label for label, module in replaced if not isinstance(module, Slot)}
     if not any(domain.values is not None for label, domain in space.items() if label not in others):

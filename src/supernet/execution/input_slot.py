@@ -58,7 +58,7 @@ class InputSlot(Slot):
         """Raise unless the choice can run as a plan's entry says.
 
         Raises:
-            ChoiceError: its reduction is one that no mixture, or no gates, can stand for; says what can.
+            ChoiceError: Its reduction is one that no mixture, or no gates, can stand for; says what can.
         """
         selection, (choice,) = selection_of(entry), self._choice
         if selection.weights is None or choice.absent == "zeros":

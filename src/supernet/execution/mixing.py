@@ -29,7 +29,7 @@ def weighted_sum_of_structures(outputs: Mapping[str, Any], weights_K: torch.Tens
         label: Label of the choice, for errors.
 
     Raises:
-        ChoiceError: two outputs differ in shape or structure, or in what cannot be weighted; or there is not a weight
+        ChoiceError: Two outputs differ in shape or structure, or in what cannot be weighted; or there is not a weight
             for each.
     """
     check_weights(weights_K, len(outputs), label)

@@ -53,9 +53,9 @@ def replace_layer_choice(
         `modules`, with (label, new module) of each choice appended, outer before inner.
 
     Raises:
-        AlreadyReplacedError: these choices have been replaced already.
+        AlreadyReplacedError: These choices have been replaced already.
         ReplacementError: `init_fn` returns no module. What it raises itself is passed on.
-        SpaceError: one label means two different choices.
+        SpaceError: One label means two different choices.
             After any of these the model is as it was.
 
     >>> model = nn.Sequential(LayerChoice({"scale": nn.Linear(2, 2), "skip": nn.Identity()}, label="first"))

@@ -38,7 +38,7 @@ def check_risks(
         trial: A function that runs the model.
 
     Raises:
-        ChoiceError: it runs otherwise, but not so; names the choice.
+        ChoiceError: It runs otherwise, but not so; names the choice.
     """
     places: dict[str, Place] = {}
     _find(model, {}, places, set())

@@ -57,7 +57,7 @@ def positions_of(selection: Selection, names: Sequence[str], label: str) -> list
     """Return the positions of what is selected among options of these names.
 
     Raises:
-        ChoiceError: there is no such option, or not a weight for each; names it.
+        ChoiceError: There is no such option, or not a weight for each; names it.
     """
     known = {name: position for position, name in enumerate(names)}
     weights = selection.weights
@@ -95,8 +95,8 @@ def read_entry(domain: Domain, entry: Any) -> Any:
         entry: A decision in any form that `Domain.positions` understands, weights of all options, or a `Selection`.
 
     Raises:
-        ArchitectureError: it is no decision of this domain.
-        ChoiceError: there are not as many weights as options, or a selection has none that it needs.
+        ArchitectureError: It is no decision of this domain.
+        ChoiceError: There are not as many weights as options, or a selection has none that it needs.
     """
     if isinstance(entry, Selection):
         return _read_selection(domain, entry)

@@ -277,7 +277,7 @@ def weighted_sum(outputs: Mapping[str, Any], weights: torch.Tensor, label: str) 
         label: Label of the choice, for errors.
 
     Raises:
-        ChoiceError: two outputs differ in shape or structure, or in what cannot be weighted.
+        ChoiceError: Two outputs differ in shape or structure, or in what cannot be weighted.
     """
     first, *others = outputs.values()
     if len(weights) != len(outputs) or not all(_goes_with(first, other) for other in outputs.values()):

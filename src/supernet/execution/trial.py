@@ -57,7 +57,7 @@ def try_out(
         Whether choices run under reentrant checkpoints.
 
     Raises:
-        ChoiceError: the model does not bear a decision of a choice, or values together; it does not give in a mixture
+        ChoiceError: The model does not bear a decision of a choice, or values together; it does not give in a mixture
             what its paths give; or it goes on with an input that a candidate changes in place. What the trial raises is
             passed on.
     """

@@ -51,7 +51,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         state: A tree of what `encoding.check_can_be_saved` lets pass.
 
     Raises:
-        TrainingError: something in the state is of another type, or the file cannot be written; names it.
+        TrainingError: Something in the state is of another type, or the file cannot be written; names it.
     """
     nodes, root, tensors = encoded(state, "state")
     tree = bytearray(json.dumps([nodes, root], ensure_ascii=False, separators=(",", ":")).encode())
@@ -73,9 +73,9 @@ def read_checkpoint(path: Path, classes: Iterable[type] = (), device: torch.devi
         device: Device of the tensors and generators that were not on the CPU. Default: the CPU.
 
     Raises:
-        FileFormatError: the file is truncated, foreign or tampered with, or holds something of a class that may not
+        FileFormatError: The file is truncated, foreign or tampered with, or holds something of a class that may not
             be made; names it and what is wrong.
-        OSError: it cannot be read, now; FileNotFoundError where there is no such file.
+        OSError: It cannot be read, now; FileNotFoundError where there is no such file.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint {path}")

@@ -33,7 +33,7 @@ def digest_of(value: Any) -> str:
     """Return a digest of all that a checkpoint would hold of a value, the same in each process and for equal sets.
 
     Raises:
-        TrainingError: a checkpoint cannot hold it; names what.
+        TrainingError: A checkpoint cannot hold it; names what.
     """
     table = encoded(value, "state", order_of_sets=digest_of)
     result = hashlib.sha256(json.dumps([table.nodes, table.root]).encode())

@@ -54,7 +54,7 @@ def check_can_be_saved(value: Any, where: str, classes: Iterable[type] | None = 
         classes: The dataclasses, namedtuples and enums that will be known at reading. Default: any.
 
     Raises:
-        TrainingError: something in it cannot be held, or is of another class; names its place and its type.
+        TrainingError: Something in it cannot be held, or is of another class; names its place and its type.
     """
     _encoded(value, where, None if classes is None else set(classes))
 
@@ -69,7 +69,7 @@ def encoded(value: Any, where: str, order_of_sets: Callable[[Any], str] | None =
             differs between processes.
 
     Raises:
-        TrainingError: something in it cannot be held; names its place and its type.
+        TrainingError: Something in it cannot be held; names its place and its type.
     """
     return _encoded(value, where, None, order_of_sets)
 
@@ -83,7 +83,7 @@ def decoded(table: Encoded, classes: Iterable[type] = (), device: torch.device |
         device: Device of the tensors and generators that were not on the CPU. Default: the CPU.
 
     Raises:
-        FileFormatError: the table is none, or holds something of a class that may not be made; says which.
+        FileFormatError: The table is none, or holds something of a class that may not be made; says which.
     """
     reader = _Reader(table.tensors, classes, torch.device(device))
     try:

@@ -46,8 +46,8 @@ def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata:
         metadata: Further texts for the header.
 
     Raises:
-        TrainingError: the header would be larger than safetensors allows; nothing is written.
-        OSError: the file cannot be written.
+        TrainingError: The header would be larger than safetensors allows; nothing is written.
+        OSError: The file cannot be written.
     """
     header: dict[str, Any] = {"__metadata__": {"digest": _BLANK.decode(), **metadata}}
     end = 0
@@ -79,8 +79,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor
     Files of others, and ours from before there were digests, have no "digest" in what is returned as metadata.
 
     Raises:
-        FileFormatError: the file is truncated, changed, or none of safetensors; names it and what is wrong.
-        OSError: it cannot be read, now; FileNotFoundError where there is no such file.
+        FileFormatError: The file is truncated, changed, or none of safetensors; names it and what is wrong.
+        OSError: It cannot be read, now; FileNotFoundError where there is no such file.
     """
     try:
         with path.open("rb") as file:

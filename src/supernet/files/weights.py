@@ -34,8 +34,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
         path: Path of the file.
 
     Raises:
-        FileFormatError: the file is damaged, or does not hold the weights of this network.
-        OSError: it cannot be read, now; FileNotFoundError where there is no such file.
+        FileFormatError: The file is damaged, or does not hold the weights of this network.
+        OSError: It cannot be read, now; FileNotFoundError where there is no such file.
 
     >>> network, data = nn.Linear(1, 1), TensorDataset(torch.randn(8, 1), torch.randn(8, 1))
     >>> history = train(network, nn.MSELoss(), None, SGD(network.parameters(), 0.1), 1, data, run_dir="runs/of_weights")

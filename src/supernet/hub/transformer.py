@@ -30,7 +30,7 @@ def candidates_of(space: str | Candidates, known: Mapping[str, Candidates]) -> C
     """Return the candidates of a space by name, or those given.
 
     Raises:
-        ChoiceError: there is no space of that name, or candidates of something are missing, or of nothing known.
+        ChoiceError: There is no space of that name, or candidates of something are missing, or of nothing known.
     """
     if isinstance(space, str):
         if space not in known:

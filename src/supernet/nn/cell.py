@@ -39,7 +39,7 @@ class Cell(Composed):
             choices are named by their paths.
 
     Raises:
-        ChoiceError: a number is below 1, there are no candidates, or `merge_op` is not known.
+        ChoiceError: A number is below 1, there are no candidates, or `merge_op` is not known.
 
     >>> cell = Cell({"conv": nn.Conv2d(8, 8, 3, padding=1), "pool": nn.MaxPool2d(3, 1, 1)}, num_nodes=2, label="cell")
     >>> SearchSpace(cell)
@@ -98,7 +98,7 @@ class NasBench201Cell(Composed):
             choices are named by their paths.
 
     Raises:
-        ChoiceError: a number is too small, or there are no candidates.
+        ChoiceError: A number is too small, or there are no candidates.
 
     >>> SearchSpace(NasBench201Cell([nn.Linear] * 5, in_features=16, out_features=16, label="cell")).size
     15625

@@ -113,7 +113,7 @@ class Choice(nn.Module, metaclass=_BecomesWhatIsDecided):
         label: The decision's name. Choices of one label are one decision. Default: the path in the model.
 
     Raises:
-        ChoiceError: the label is no text, or empty.
+        ChoiceError: The label is no text, or empty.
 
     Attributes:
         is_sequence: Whether what is in a branch runs one after another, of one input, and each branch is a beginning of
@@ -167,7 +167,7 @@ class Choice(nn.Module, metaclass=_BecomesWhatIsDecided):
         """Return the module that stands where `decision` has been made.
 
         Raises:
-            ArchitectureError: it is no decision of this choice.
+            ArchitectureError: It is no decision of this choice.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define resolve()")
 

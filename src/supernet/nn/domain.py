@@ -132,7 +132,7 @@ class Domain:
         A name or a position is understood too; of a set a lone one, and names among positions.
 
         Raises:
-            ArchitectureError: it is no decision of this domain; names what it is and what there is.
+            ArchitectureError: It is no decision of this domain; names what it is and what there is.
         """
         if not self.is_set:
             return (self._position_of(decision),)
@@ -171,7 +171,7 @@ class Domain:
         """Return the position of one option of a set, which a name or a position says.
 
         Raises:
-            ArchitectureError: there is no such option; names what there is.
+            ArchitectureError: There is no such option; names what there is.
         """
         if self.are_named and isinstance(item, str) and item in self.options:
             return self.options.index(item)

@@ -41,7 +41,7 @@ class InputChoice(Choice):
             input to be chosen, each on its own, on condition that the bounds are kept. Default: all sets the same.
 
     Raises:
-        ChoiceError: the numbers, names, reduction or prior do not fit together.
+        ChoiceError: The numbers, names, reduction or prior do not fit together.
 
     >>> pick = InputChoice(3, n_chosen=2, label="pick").resolve([0, 2])
     >>> pick([torch.tensor(1.0), torch.tensor(10.0), torch.tensor(100.0)])

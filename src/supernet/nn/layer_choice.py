@@ -61,7 +61,7 @@ class LayerChoice(ByNameAndPosition, Choice):
         prior: The probability of each candidate when an architecture is sampled; they sum to 1. Default: all the same.
 
     Raises:
-        ChoiceError: there is no candidate, one is not a module or occurs twice, a name cannot be a module's
+        ChoiceError: There is no candidate, one is not a module or occurs twice, a name cannot be a module's
             attribute, or the prior is not a distribution over the candidates.
 
     >>> model = nn.Sequential(LayerChoice({"conv": nn.Conv2d(8, 8, 3), "skip": nn.Identity()}, label="first"))

@@ -48,7 +48,7 @@ class NasBench101Cell(Mutable):
         label: Name of the cell, with which its choices' labels begin. Cells of one label are one decision.
 
     Raises:
-        ChoiceError: a number is too small, there are no candidates, or no label; or, inside `fixed_architecture`, some
+        ChoiceError: A number is too small, there are no candidates, or no label; or, inside `fixed_architecture`, some
             of its choices are decided, and others not.
 
     >>> cell = NasBench101Cell([nn.BatchNorm2d, nn.InstanceNorm2d], 4, 8, nn.Linear, max_num_nodes=4, label="cell")

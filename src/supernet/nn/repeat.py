@@ -34,7 +34,7 @@ class Repeat(Choice):
         label: The decision's name, where no `ValueChoice` has one. Default: the path in the model.
 
     Raises:
-        ChoiceError: a depth is no whole number from 0 on, there are too few or too many blocks for the depths, one is
+        ChoiceError: A depth is no whole number from 0 on, there are too few or too many blocks for the depths, one is
             no module, or the label is another than that of `depth`.
 
     >>> model = nn.Sequential(Repeat(nn.Linear(4, 4), (1, 3), label="depth"))

@@ -109,7 +109,7 @@ class Sizes(nn.Module):
         """Return the largest value that a number may have.
 
         Raises:
-            ChoiceError: some value is no whole number above 0; names it.
+            ChoiceError: Some value is no whole number above 0; names it.
         """
         values = values_of(self._numbers[name])
         for value in values:

@@ -37,7 +37,7 @@ class Value:
         """Return the value under an architecture, label -> decision.
 
         Raises:
-            ChoiceError: the arithmetic cannot be done for these values; says which.
+            ChoiceError: The arithmetic cannot be done for these values; says which.
         """
         raise NotImplementedError
 
@@ -49,7 +49,7 @@ class Value:
         """Return all values that this may have, each once, in the order in which the choices' candidates give them.
 
         Raises:
-            ChoiceError: it depends on so many choices that these cannot be listed, or is not defined for some values.
+            ChoiceError: It depends on so many choices that these cannot be listed, or is not defined for some values.
         """
         leaves = self.leaves()
         if math.prod(len(leaf.candidates) for leaf in leaves) > MAX_JOINT:
@@ -256,7 +256,7 @@ class Expression(Value):
         """Return the value under an architecture, label -> decision.
 
         Raises:
-            ChoiceError: the arithmetic cannot be done for these values; says which.
+            ChoiceError: The arithmetic cannot be done for these values; says which.
         """
         open_or_not = zip(self._operands, self._are_open, strict=True)
         operands = [evaluated(operand, decisions) if is_open else operand for operand, is_open in open_or_not]
@@ -309,7 +309,7 @@ class ValueChoice(Value, Choice):
         prior: The probability of each value when an architecture is sampled; they sum to 1. Default: all the same.
 
     Raises:
-        ChoiceError: there is no candidate, one is neither number nor text, two are the same, or the prior is not a
+        ChoiceError: There is no candidate, one is neither number nor text, two are the same, or the prior is not a
             distribution over them.
 
     >>> width = ValueChoice([16, 32], label="width")
@@ -376,7 +376,7 @@ def leaves_of(values: Iterable[Any]) -> tuple[ValueChoice, ...]:
     """Return the choices that some values depend on, one of each label.
 
     Raises:
-        ChoiceError: two choices of one label have other candidates.
+        ChoiceError: Two choices of one label have other candidates.
     """
     found: dict[str, ValueChoice] = {}
     for value in _inside(list(values)):
@@ -406,7 +406,7 @@ def _inside(value: Any) -> Iterator[Value]:
     """Yield the values decided later that stand in a list, tuple or dict, or this itself.
 
     Raises:
-        ChoiceError: one is the key of a dict, under which nothing will be found, or stands in another container.
+        ChoiceError: One is the key of a dict, under which nothing will be found, or stands in another container.
     """
     if isinstance(value, Value):
         yield value

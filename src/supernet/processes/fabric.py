@@ -53,7 +53,7 @@ def new_fabric(
         timeout: Seconds that a process waits for the others, once all are there. Default: 600.
 
     Raises:
-        TrainingError: something of this is unknown, or not to be had on this machine; not all processes come.
+        TrainingError: Something of this is unknown, or not to be had on this machine; not all processes come.
     """
     from lightning_fabric import Fabric  # here, for its import takes as long as torch's
     from lightning_fabric.strategies import DDPStrategy

@@ -89,7 +89,7 @@ class Processes:
         """Return the numbers that each process has given, in one message.
 
         Raises:
-            TrainingError: another process is at another message, or does not come.
+            TrainingError: Another process is at another message, or does not come.
         """
         if self.count == 1:
             return [list(numbers)]
@@ -144,7 +144,7 @@ class Processes:
         """Return sums over the processes of numbers that have names.
 
         Raises:
-            TrainingError: the processes have different ones.
+            TrainingError: The processes have different ones.
         """
         what = "the means over batches"
         if len({told for (told,) in self.exchange(what, _number_of(json.dumps(list(names))))}) > 1:
@@ -171,7 +171,7 @@ class Processes:
             finding: What the error says of them if they do not tell the same.
 
         Raises:
-            TrainingError: names what differs, and which process has which.
+            TrainingError: Names what differs, and which process has which.
         """
         every = self.values(f"a comparison, whether {finding}", told)
         names = dict.fromkeys(name for one in every for name in one)

@@ -31,7 +31,7 @@ def plot_comparison(
         The PNG's and the SVG's path.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: Matplotlib is not installed.
     """
     _check_matplotlib()
     figure = _figure(6.8, 4.4)

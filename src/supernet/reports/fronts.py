@@ -27,7 +27,7 @@ def plot_front(points: Points, front: Points, path: Path, *, x: str, y: str, mar
         The paths of the pictures.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: Matplotlib is not installed.
 
     >>> written = plot_front([(1, 0.5), (2, 0.4)], [(1, 0.5)], Path("front"), x="parameters", y="accuracy")
     >>> [path.name for path in written]

@@ -38,7 +38,7 @@ def plot_probabilities(space: SearchSpace, history: Sequence[dict[str, Any]], pa
         The PNG's and the SVG's path; none where the history has no probabilities.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: Matplotlib is not installed.
     """
     labels = [label for label in space if any(label in record["probabilities"] for record in history)]
     if not labels:
@@ -86,7 +86,7 @@ def plot_architecture(model: nn.Module, architecture: Architecture, path: Path) 
         The PNG's and the SVG's path.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: Matplotlib is not installed.
     """
     _check_matplotlib()
     steps = _reaching_the_output(outline(model, SearchSpace(model).canonical(architecture)))

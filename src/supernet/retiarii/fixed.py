@@ -33,8 +33,8 @@ def fixed_arch(fixed_arch: Fixed, verbose: bool = True) -> Iterator[None]:
     """Let choices that are constructed inside this context be what a file or dict decides.
 
     Raises:
-        FileFormatError: the file holds no JSON object.
-        ArchitectureError: a decision is not possible for its choice, or none of its labels was constructed.
+        FileFormatError: The file holds no JSON object.
+        ArchitectureError: A decision is not possible for its choice, or none of its labels was constructed.
     """
     decisions = _read(fixed_arch)
     if verbose:
@@ -56,8 +56,8 @@ def apply_fixed_architecture(model: nn.Module, fixed_arc: Fixed, verbose: bool =
     Values are names, positions, lists of either, or one-hot lists of booleans or floats.
 
     Raises:
-        FileFormatError: the file holds no JSON object.
-        ArchitectureError: a label is missing, or a decision is not possible for its choice.
+        FileFormatError: The file holds no JSON object.
+        ArchitectureError: A label is missing, or a decision is not possible for its choice.
     """
     decisions = _read(fixed_arc)
     if verbose:

@@ -84,7 +84,7 @@ def install(*, over_real_nni: bool = False) -> None:
         over_real_nni: Whether these names win where a real nni is installed. Default: an error is raised.
 
     Raises:
-        NameTakenError: a real nni is installed, or has been imported.
+        NameTakenError: A real nni is installed, or has been imported.
     """
     if isinstance(sys.modules.get("nni"), AbsentModule):
         return

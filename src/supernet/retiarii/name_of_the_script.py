@@ -39,7 +39,7 @@ def leave_name_to_script() -> None:
     The modules of this package stay what they are under their full names.
 
     Raises:
-        NameTakenError: the script's is a package with a module that is called as one of this package's.
+        NameTakenError: The script's is a package with a module that is called as one of this package's.
     """
     ours = list(sys.modules[NAME].__path__)
     theirs = PathFinder.find_spec(NAME)

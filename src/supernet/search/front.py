@@ -180,7 +180,7 @@ class Front:
             The paths of the pictures.
 
         Raises:
-            MissingExtraError: matplotlib is not installed.
+            MissingExtraError: Matplotlib is not installed.
             TrainingError: There is nothing to plot, or no second number.
         """
         first, *others = [*self.objectives, *(name for entry in self.entries[:1] for name in entry.costs)]

@@ -54,7 +54,7 @@ def maximize(score: AdditiveScore, limits: Limits | None = None, *, count: int =
         CostError: A cost is not known as such a sum, or no architecture keeps the limits: names the one that breaks
             them least.
         SpaceError: The limits are of another space; the constraints leave nothing, or refuse all that was tried.
-        MissingExtraError: scipy is not installed.
+        MissingExtraError: SciPy is not installed.
 
     >>> layers = [LayerChoice({"conv": nn.Linear(4, 4), "skip": nn.Identity()}, label=f"layer{i}") for i in range(3)]
     >>> model = nn.Sequential(*layers)
@@ -291,7 +291,7 @@ class _Program:
 
         Raises:
             TrainingError: The solver does not say so.
-            MissingExtraError: scipy is not installed.
+            MissingExtraError: SciPy is not installed.
         """
         try:
             from scipy.optimize import Bounds, LinearConstraint, milp

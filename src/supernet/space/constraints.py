@@ -245,7 +245,7 @@ class Diagrams:
         """Return the whole diagram of a requirement.
 
         Raises:
-            SpaceError: it has too many choices to be looked at together.
+            SpaceError: It has too many choices to be looked at together.
         """
         labels = requirement.labels
         if math.prod(domains[label].size for label in labels) > MAX_JOINT:

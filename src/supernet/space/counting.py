@@ -64,7 +64,7 @@ class Counter:
             constraints: What is to hold; what is left of it, where some labels have been decided.
 
         Raises:
-            SpaceError: the labels are too entangled to be counted exactly.
+            SpaceError: The labels are too entangled to be counted exactly.
         """
         pending = set()
         for left in constraints:

@@ -38,7 +38,7 @@ def save_architecture(architecture: Mapping[str, Any], path: str | os.PathLike[s
         space: The space that it belongs to; the file has its fingerprint.
 
     Raises:
-        ArchitectureError: it is not an architecture of this space; nothing is written.
+        ArchitectureError: It is not an architecture of this space; nothing is written.
         SpaceError: `space` is none.
 
     >>> space = SearchSpace(nn.Sequential(LayerChoice([nn.ReLU(), nn.Tanh()], label="act")))
@@ -59,8 +59,8 @@ def load_architecture(path: str | os.PathLike[str], space: SearchSpace) -> Archi
         space: The space that it must belong to.
 
     Raises:
-        FileFormatError: the file is not such a file, is broken, or belongs to another space.
-        FileNotFoundError: there is no such file.
+        FileFormatError: The file is not such a file, is broken, or belongs to another space.
+        FileNotFoundError: There is no such file.
         SpaceError: `space` is none.
     """
     check_space(space)
@@ -77,8 +77,8 @@ def read_architecture_file(path: Path) -> dict[str, Any]:
     """Return what stands in a file of `save_architecture`, of whatever space: "space" and "architecture" among it.
 
     Raises:
-        FileFormatError: the file is not such a file, or is broken.
-        FileNotFoundError: there is no such file.
+        FileFormatError: The file is not such a file, or is broken.
+        FileNotFoundError: There is no such file.
     """
     content = read_json(path, FORMAT, VERSION, "is not an architecture's file")
     # Of one that does not know its digest, a name that has been damaged is noticed too.
@@ -126,8 +126,8 @@ def read_json(path: Path, format: str, version: int, otherwise: str) -> dict[str
         otherwise: What a message says of a file of another format.
 
     Raises:
-        FileFormatError: the file is broken, or of another format or version.
-        FileNotFoundError: there is no such file.
+        FileFormatError: The file is broken, or of another format or version.
+        FileNotFoundError: There is no such file.
     """
     try:
         content = parsed_json(path.read_bytes())
@@ -155,7 +155,7 @@ def parsed_json(text: str | bytes) -> Any:
     """Return what JSON says.
 
     Raises:
-        ValueError: it is none, or so deep, or of numbers so large, that not all who read it could follow.
+        ValueError: It is none, or so deep, or of numbers so large, that not all who read it could follow.
     """
     content = json.loads(text, parse_int=_whole_number)
     level, depth = [content], 0

@@ -185,7 +185,7 @@ def fixed_architecture(architecture: Mapping[str, Any]) -> Iterator[None]:
     one in a candidate not taken is constructed before its parent).
 
     Raises:
-        ArchitectureError: a choice has no label, a decision is not possible, or, at the end, a label of the
+        ArchitectureError: A choice has no label, a decision is not possible, or, at the end, a label of the
             architecture has not been met.
 
     >>> with fixed_architecture({"act": "tanh"}):

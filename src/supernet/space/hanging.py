@@ -49,7 +49,7 @@ def check_nothing_is_lost(model: nn.Module) -> None:
     """Raise unless what hangs on the model's modules that depend on values can be carried over, or is their own.
 
     Raises:
-        ReplacementError: names the module, what hangs on it, and what to do.
+        ReplacementError: Names the module, what hangs on it, and what to do.
     """
     for path, module in model.named_modules():
         at = f"{type(module).__name__} at {path!r}" if path else f"the model, a {type(module).__name__},"

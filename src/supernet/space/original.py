@@ -126,7 +126,7 @@ def pinned_choices(root: nn.Module) -> list[Choice]:
     That is the path in this model, whatever other model that it is part of has been looked at before.
 
     Raises:
-        SpaceError: a label means two things (see the message).
+        SpaceError: A label means two things (see the message).
     """
     modules = list(original_modules(root))
     places = [(path, module) for path, module in modules if isinstance(module, Choice)]

@@ -33,10 +33,10 @@ def require(model: Model, *constraints: Any) -> Model:
             an architecture, which say whether it is allowed: see `SearchSpace.require` and `SearchSpace.where`.
 
     Raises:
-        SpaceError: a constraint is none, or is about a choice that is not there; no architecture keeps all of them
+        SpaceError: A constraint is none, or is about a choice that is not there; no architecture keeps all of them
             (names the smallest set that conflicts), or none was found. The model is as it was.
-        ArchitectureError: inside `fixed_architecture` the architecture breaks one.
-        AlreadyReplacedError: a trainer has taken the model over, which would not know of them.
+        ArchitectureError: Inside `fixed_architecture` the architecture breaks one.
+        AlreadyReplacedError: A trainer has taken the model over, which would not know of them.
 
     >>> a, b = (ValueChoice([8, 16, 32], label=label) for label in "ab")
     >>> model = nn.Sequential(supernet.nn.Linear(4, a), supernet.nn.Linear(a, b), supernet.nn.Linear(b, 2))
@@ -67,7 +67,7 @@ def _is_kept(given: Any, decided: Mapping[str, Any], is_decided: bool) -> bool:
     """Say whether decisions that constructors follow keep a constraint; False where it is not known yet.
 
     Raises:
-        ArchitectureError: they break it.
+        ArchitectureError: They break it.
     """
     if callable(given) and not isinstance(given, Value):
         if not is_decided:

@@ -70,7 +70,7 @@ class SearchSpace(Mapping[str, Domain]):
         constraints: The constraints, as texts.
 
     Raises:
-        SpaceError: one label means two different choices, or a constraint is about a choice that is not there.
+        SpaceError: One label means two different choices, or a constraint is about a choice that is not there.
 
     >>> space = SearchSpace(nn.Sequential(LayerChoice({"relu": nn.ReLU(), "tanh": nn.Tanh()}, label="act")))
     >>> space
@@ -151,7 +151,7 @@ class SearchSpace(Mapping[str, Domain]):
             expressions: Expressions that are true or false, such as `width * depth <= 64`.
 
         Raises:
-            SpaceError: an expression is none, or is about a choice that is not there; no architecture keeps all
+            SpaceError: An expression is none, or is about a choice that is not there; no architecture keeps all
                 constraints (names the smallest set of them that none keeps), or none was found.
 
         >>> width, depth = ValueChoice([16, 32], label="width"), ValueChoice([1, 2, 3], label="depth")
@@ -172,7 +172,7 @@ class SearchSpace(Mapping[str, Domain]):
                 must always say the same.
 
         Raises:
-            SpaceError: it allows none of 10,000 architectures drawn, or asks one for what that does not reach.
+            SpaceError: It allows none of 10,000 architectures drawn, or asks one for what that does not reach.
 
         >>> space = SearchSpace(nn.Sequential(*(LayerChoice([nn.ReLU(), nn.Tanh()], label=a) for a in "ab")))
         >>> list(space.where(lambda architecture: architecture["a"] != architecture["b"]).enumerate())
@@ -187,7 +187,7 @@ class SearchSpace(Mapping[str, Domain]):
             label: The label of a choice of one option.
 
         Raises:
-            SpaceError: there is no such choice, or it chooses a set.
+            SpaceError: There is no such choice, or it chooses a set.
 
         >>> space = SearchSpace(nn.Sequential(*(LayerChoice([nn.ReLU(), nn.Tanh()], label=a) for a in "ab")))
         >>> space.require(space.value("a") == space.value("b")).size
@@ -263,7 +263,7 @@ class SearchSpace(Mapping[str, Domain]):
             draw: Draws a decision for every choice that is reached, and maybe for others.
 
         Raises:
-            SpaceError: none of 10,000 draws does; names the smallest set of constraints that conflicts, if one does.
+            SpaceError: None of 10,000 draws does; names the smallest set of constraints that conflicts, if one does.
         """
         if not self._constraints:
             return draw()
@@ -294,7 +294,7 @@ class SearchSpace(Mapping[str, Domain]):
         """The exact number of architectures; nested choices count only where they are reached.
 
         Raises:
-            SpaceError: labels that stand in several branches, or in constraints, are too entangled to be counted
+            SpaceError: Labels that stand in several branches, or in constraints, are too entangled to be counted
                 exactly; or a function is among the constraints, and there are too many architectures to ask it of all.
         """
         if not self._constraints:
@@ -326,7 +326,7 @@ class SearchSpace(Mapping[str, Domain]):
             generator: Where the random numbers come from. Default: torch's global generator.
 
         Raises:
-            SpaceError: none of 10,000 draws keeps the constraints.
+            SpaceError: None of 10,000 draws keeps the constraints.
         """
         if self._constraints:
             return self.until_allowed(lambda: self._sample(generator))
@@ -381,7 +381,7 @@ class SearchSpace(Mapping[str, Domain]):
             generator: Where the random numbers come from. Default: torch's global generator.
 
         Raises:
-            ArchitectureError: the architecture is not one of this space.
+            ArchitectureError: The architecture is not one of this space.
         """
         parent = self.canonical(architecture)
         changeable = [label for label in parent if label in self._changeable]
@@ -446,7 +446,7 @@ class SearchSpace(Mapping[str, Domain]):
             most: Number of beginnings of architectures that are looked at. Default: 100,000.
 
         Raises:
-            SpaceError: none that keeps the constraints was found among so many beginnings of one.
+            SpaceError: None that keeps the constraints was found among so many beginnings of one.
         """
 
         def is_allowed(architecture: Architecture) -> bool:
@@ -498,7 +498,7 @@ class SearchSpace(Mapping[str, Domain]):
         """Return the architecture in the form that we write, without what it does not reach.
 
         Raises:
-            ArchitectureError: a label is unknown, a reached one is missing, a decision is not possible, or a constraint
+            ArchitectureError: A label is unknown, a reached one is missing, a decision is not possible, or a constraint
                 is broken.
         """
         if not isinstance(architecture, Mapping):
@@ -530,7 +530,7 @@ class SearchSpace(Mapping[str, Domain]):
         """Raise unless this is an architecture of the space.
 
         Raises:
-            ArchitectureError: a label is unknown, a reached one is missing, a decision is not possible, or a constraint
+            ArchitectureError: A label is unknown, a reached one is missing, a decision is not possible, or a constraint
                 is broken.
         """
         self.canonical(architecture)

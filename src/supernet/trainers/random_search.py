@@ -35,8 +35,8 @@ class RandomTrainer(SampledTrainer):
         batch_size, seed, run_dir, config: Like all other arguments by name, the same as `SupernetTrainer` takes.
 
     Raises:
-        TrainingError, AlreadyReplacedError, DataError, SpaceError: as `SupernetTrainer`; no architecture that keeps the
-            constraint is found.
+        TrainingError, AlreadyReplacedError, DataError, SpaceError: The same as `SupernetTrainer`; or no architecture
+            that keeps the constraint is found.
     """
 
     free_options = frozenset({"num_samples", "num_finalists"})  # not the constraint: what is trained keeps it, too

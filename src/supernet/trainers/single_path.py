@@ -37,8 +37,8 @@ class SinglePathTrainer(SampledTrainer):
         batch_size, seed, run_dir, config: Like all other arguments by name, the same as `SupernetTrainer` takes.
 
     Raises:
-        TrainingError, AlreadyReplacedError, DataError, SpaceError: as `SupernetTrainer`; no architecture that keeps the
-            constraint is found.
+        TrainingError, AlreadyReplacedError, DataError, SpaceError: The same as `SupernetTrainer`; or no architecture
+            that keeps the constraint is found.
     """
 
     free_options = frozenset({"num_evaluations", "population", "num_parents", "mutation_probability", "constraint"})

@@ -107,7 +107,7 @@ class TensorBoard(Callback):
         directory: Directory of the event files.
 
     Raises:
-        MissingExtraError: tensorboard is not installed.
+        MissingExtraError: TensorBoard is not installed.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:

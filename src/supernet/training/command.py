@@ -59,7 +59,7 @@ def parsed(words: Sequence[str]) -> Command:
     """Return the parts of a command, whose first word is the interpreter.
 
     Raises:
-        TrainingError: it has no script or module, so that nothing can be run again; says what it has.
+        TrainingError: It has no script or module, so that nothing can be run again; says what it has.
     """
     options: list[str] = []
     rest = list(words[1:])

@@ -129,12 +129,12 @@ def train(
         name; with a `valid_dataset`, means over it, "valid_loss" and so on.
 
     Raises:
-        UnresolvedChoiceError: the network still has choices.
-        TrainingError: the optimizer lacks parameters of it, or an argument cannot be; `run_dir` holds a run that is not
+        UnresolvedChoiceError: The network still has choices.
+        TrainingError: The optimizer lacks parameters of it, or an argument cannot be; `run_dir` holds a run that is not
             resumed, or one of another training.
-        NonFiniteError: the loss is NaN or infinite; names epoch and step.
-        DataError: the data cannot be read, or has fewer samples than one batch of a loader that drops.
-        FileFormatError: a checkpoint is broken.
+        NonFiniteError: The loss is NaN or infinite; names epoch and step.
+        DataError: The data cannot be read, or has fewer samples than one batch of a loader that drops.
+        FileFormatError: A checkpoint is broken.
 
     >>> x, network = torch.randn(64, 1), nn.Linear(1, 1)
     >>> data, optimizer = TensorDataset(x, 3 * x), torch.optim.SGD(network.parameters(), 0.5)
@@ -180,8 +180,8 @@ def evaluate(
         Means over all samples: "loss", and the metrics by name.
 
     Raises:
-        UnresolvedChoiceError: the network still has choices.
-        DataError: the data cannot be read, or is empty.
+        UnresolvedChoiceError: The network still has choices.
+        DataError: The data cannot be read, or is empty.
 
     >>> data = TensorDataset(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
     >>> evaluate(nn.Identity(), None, accuracy, data)
@@ -229,8 +229,8 @@ def recalibrate(
         The same network.
 
     Raises:
-        UnresolvedChoiceError: the network still has choices.
-        DataError: the data cannot be read, or gives no batch.
+        UnresolvedChoiceError: The network still has choices.
+        DataError: The data cannot be read, or gives no batch.
             After any of these, and whatever the network raises, the statistics are as they were.
 
     >>> recalibrate(nn.BatchNorm1d(1), TensorDataset(torch.tensor([[1.0], [3.0]]), torch.zeros(2))).running_mean
@@ -275,12 +275,12 @@ def freeze(
             TF32 rounds). Default: nothing is run.
 
     Raises:
-        ArchitectureError: a label is unknown or missing, or a decision is not possible.
-        ReplacementError: the module in a choice's place does not hold the chosen candidate itself, so that
+        ArchitectureError: A label is unknown or missing, or a decision is not possible.
+        ReplacementError: The module in a choice's place does not hold the chosen candidate itself, so that
             what it has learnt would be lost; or the network does not give what the supernet gives for `verify`, and
             the message names where they differ.
-        SpaceError: one label means two different choices.
-        DataError: the data cannot be read, or gives no batch.
+        SpaceError: One label means two different choices.
+        DataError: The data cannot be read, or gives no batch.
 
     >>> model = nn.Sequential(LayerChoice({"conv": nn.Conv2d(8, 8, 3), "skip": nn.Identity()}, label="first"))
     >>> freeze(model, {"first": "skip"})

@@ -37,7 +37,7 @@ class Forward:
             and y then.
 
     Raises:
-        TrainingError: both are given, or one cannot be called.
+        TrainingError: Both are given, or one cannot be called.
     """
 
     def __init__(self, model: nn.Module, forward_fn: ForwardFn | None, loss_fn: LossFn | None) -> None:
@@ -70,7 +70,7 @@ class Forward:
             X: Inputs, as `split` returns them.
 
         Raises:
-            DataError: the model's `forward` takes neither X nor its parts, or may take both and fails with X.
+            DataError: The model's `forward` takes neither X nor its parts, or may take both and fails with X.
             TrainingError: `loss_fn` returned something else than it may.
         """
         if self._loss_fn is not None:
@@ -175,7 +175,7 @@ def checked_loss(loss: Any, loss_fn: LossFn | None, *, may_lack: bool = False) -
     """Return the function `(output, target) -> loss` of the two.
 
     Raises:
-        TrainingError: there are both, or neither where it may not lack.
+        TrainingError: There are both, or neither where it may not lack.
     """
     if loss_fn is not None:
         if loss is not None:

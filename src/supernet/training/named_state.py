@@ -69,7 +69,7 @@ class NamedState:
         """Look before the first step whether all that is named can be saved and brought back.
 
         Raises:
-            TrainingError: something of it cannot be; names it.
+            TrainingError: Something of it cannot be; names it.
         """
         trainer = self._trainer
         if self._before_fit is None:
@@ -85,7 +85,7 @@ class NamedState:
         """Return what a checkpoint holds.
 
         Raises:
-            TrainingError: something that was not there at the beginning cannot be brought back; names it.
+            TrainingError: Something that was not there at the beginning cannot be brought back; names it.
         """
         named = self._named()
         self._warn_of_forgotten(named)
@@ -106,7 +106,7 @@ class NamedState:
             source: The file, for messages.
 
         Raises:
-            TrainingError: the trainer cannot take it; names what.
+            TrainingError: The trainer cannot take it; names what.
         """
         trainer, named = self._trainer, self._named()
         restoration, here, wanted = self._paired(tree, own, saved, source)
@@ -127,8 +127,8 @@ class NamedState:
         """Look whether `load` can take these, as far as that can be known; the trainer stays as it is.
 
         Raises:
-            TrainingError: it cannot; names what.
-            FileFormatError: something is lacking.
+            TrainingError: It cannot; names what.
+            FileFormatError: Something is lacking.
         """
         restoration, _, wanted = self._paired(tree, own, saved, source)
         for name, value in wanted.items():

@@ -98,7 +98,7 @@ class RunDirectory:
     it.
 
     Raises:
-        TrainingError: the path leads through a file, or can be none.
+        TrainingError: The path leads through a file, or can be none.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -135,7 +135,7 @@ class RunDirectory:
         """Keep other processes out; the operating system lets go of it however this one ends.
 
         Raises:
-            TrainingError: another live process runs here, or the directory cannot be made or written to.
+            TrainingError: Another live process runs here, or the directory cannot be made or written to.
         """
         lock = FileLock(self.path / LOCK)
         try:
@@ -164,7 +164,7 @@ class RunDirectory:
         """Return the checkpoints, those of earlier steps first. Other files there are not ours.
 
         Raises:
-            TrainingError: it cannot be known now which there are.
+            TrainingError: It cannot be known now which there are.
         """
         try:
             with os.scandir(self._checkpoints) as entries:  # `Path.glob` would take what it cannot read for empty
@@ -192,9 +192,9 @@ class RunDirectory:
             device: Device of the tensors, as `read_checkpoint` takes it.
 
         Raises:
-            FileFormatError: there are checkpoints, and none is whole; names the latest. Or what is whole holds
+            FileFormatError: There are checkpoints, and none is whole; names the latest. Or what is whole holds
                 something of a class that may not be made.
-            TrainingError: one that may be whole cannot be read now, or a process does not see the file that the first
+            TrainingError: One that may be whole cannot be read now, or a process does not see the file that the first
                 one reads.
         """
         found = self._read_newest_whole(classes, device) if processes.rank == 0 else None
@@ -289,7 +289,7 @@ class RunDirectory:
         """Go on from a state: files say what it knows, and no more.
 
         Raises:
-            FileFormatError: what it knows of this directory is not what is written there.
+            FileFormatError: What it knows of this directory is not what is written there.
         """
         try:
             self._best = None if state["best"] is None else (float(state["best"][0]), str(state["best"][1]))
@@ -405,7 +405,7 @@ def read_description(directory: Path) -> dict[str, Any]:
     """Read a directory's `run.json`.
 
     Raises:
-        FileFormatError: it is missing, broken, or of another format; names the file.
+        FileFormatError: It is missing, broken, or of another format; names the file.
     """
     try:
         return read_json(directory / DESCRIPTION, FORMAT, VERSION, "does not describe a run")
@@ -419,7 +419,7 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
     A last line without its end is one that a kill has cut off, or that is being written: it is left out.
 
     Raises:
-        FileFormatError: a line of it is broken, or is not the one that followed the line before it; names the file
+        FileFormatError: A line of it is broken, or is not the one that followed the line before it; names the file
             and the line.
     """
     path = directory / "metrics.jsonl"

@@ -42,7 +42,7 @@ def check_own_state(trainer: TrainingLoop) -> None:
     """Look before the first step whether what the loop itself holds can be saved and brought back.
 
     Raises:
-        TrainingError: something of it cannot be; names it.
+        TrainingError: Something of it cannot be; names it.
     """
     state = {**_shared_state(trainer), **_own_state(trainer)}
     check_can_be_saved(state, "state", trainer.named_state.classes())
@@ -95,8 +95,8 @@ def load_state(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> 
     that it does not train from what is neither its own nor the checkpoint's.
 
     Raises:
-        TrainingError: it is the state of another search, or of another model; says what differs.
-        FileFormatError: it lacks something, or something in it cannot be.
+        TrainingError: It is the state of another search, or of another model; says what differs.
+        FileFormatError: It lacks something, or something in it cannot be.
     """
     state = checked(trainer, state, source)
     with _errors_named(source):
@@ -137,8 +137,8 @@ def checked(trainer: TrainingLoop, state: Mapping[str, Any], source: Any) -> dic
     """Return what of a state is for this process, if the trainer can be put into it, which stays as it is.
 
     Raises:
-        TrainingError: it is the state of another search, or of another model; says what differs.
-        FileFormatError: it lacks something, or something in it cannot be.
+        TrainingError: It is the state of another search, or of another model; says what differs.
+        FileFormatError: It lacks something, or something in it cannot be.
     """
     with _errors_named(source):
         _check_identity(state, trainer, source)

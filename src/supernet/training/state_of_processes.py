@@ -57,7 +57,7 @@ def state_of(
     """Return the state of one process out of what `gather_states` returned.
 
     Raises:
-        FileFormatError: it is not to be read; says what is wrong.
+        FileFormatError: It is not to be read; says what is wrong.
     """
     entry = entries[rank]
     content = entries[0]["content"] if entry["content"] is None else entry["content"]

@@ -321,7 +321,7 @@ class Steps:
         noted there and asked for at log lines, before a checkpoint, and at the end of the epoch.
 
         Raises:
-            NonFiniteError: names what it is, the epoch and the step.
+            NonFiniteError: Names what it is, the epoch and the step.
         """
         if self.device.type != "cpu":
             self._note_unless_finite(tensor)

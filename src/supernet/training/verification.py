@@ -39,7 +39,7 @@ def verify(network: nn.Module, model: nn.Module, architecture: Mapping[str, Any]
         batch: What the model is called with: the first of its arguments, or several in a tuple, or by name in a dict.
 
     Raises:
-        ReplacementError: the outputs differ; names the form, the output, and the first module that differs.
+        ReplacementError: The outputs differ; names the form, the output, and the first module that differs.
     """
     model = model_itself(model)
     architecture = SearchSpace(model).canonical(architecture)

@@ -95,7 +95,7 @@ def guards_of(candidate: nn.Module) -> tuple[Guard, ...]:
     """Return what the trace of a candidate takes for granted.
 
     Raises:
-        Unreadable: of something that it takes for granted nobody can say whether it is as it was.
+        Unreadable: Of something that it takes for granted nobody can say whether it is as it was.
     """
     own = [module for module in candidate.modules() if not is_torchs_own(module) and not follows_a_plan(module)]
     for module in own:
@@ -190,7 +190,7 @@ class _Code:
         found: Guards of what it reads outside of the modules.
 
     Raises:
-        Unreadable: it reads something that cannot be compared later, or sets a global name.
+        Unreadable: It reads something that cannot be compared later, or sets a global name.
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:

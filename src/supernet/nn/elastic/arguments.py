@@ -20,7 +20,7 @@ def of_each_dim(name: str, value: Any, num_dims: int) -> tuple[dict[str, Any], t
         num_dims: Number of dimensions.
 
     Raises:
-        ChoiceError: there are not as many as dimensions.
+        ChoiceError: There are not as many as dimensions.
 
     >>> of_each_dim("kernel_size", (3, 5), 2)
     ({'kernel_size[0]': 3, 'kernel_size[1]': 5}, ('kernel_size[0]', 'kernel_size[1]'))
@@ -39,7 +39,7 @@ def quotients(sizes: Sizes, whole: str, parts: str) -> set[int]:
     """Return all that one of the sizes may be, divided by another.
 
     Raises:
-        ChoiceError: the second does not divide the first for all values; says for which.
+        ChoiceError: The second does not divide the first for all values; says for which.
     """
     pairs = values_of(Value.compute(lambda n, k: (n, k), sizes[whole], sizes[parts]))
     for n, k in pairs:

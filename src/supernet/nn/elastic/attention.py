@@ -51,7 +51,7 @@ class Attention(Composed):
         dtype: Type of the weights. Default: torch's.
 
     Raises:
-        ChoiceError: numbers of heads do not divide what they may meet, or a size or rate cannot be.
+        ChoiceError: Numbers of heads do not divide what they may meet, or a size or rate cannot be.
 
     >>> heads = ValueChoice([3, 6], label="heads")
     >>> model = nn.Sequential(supernet.nn.Attention(192, heads, head_dim=64))

@@ -249,7 +249,7 @@ class Conv2d(_Correlation, nn.Conv2d):
             at first the identity, as in Once-for-All (arXiv 1908.09791). Default: it is the centre itself.
 
     Raises:
-        ChoiceError: a number is none that torch takes for some values; the groups do not divide the channels; or some
+        ChoiceError: A number is none that torch takes for some values; the groups do not divide the channels; or some
             kernels are even and some odd.
 
     >>> kernel, width = ValueChoice([3, 5], label="kernel"), ValueChoice([8, 16], label="width")
@@ -287,7 +287,7 @@ class ConvTranspose2d(_Convolution, nn.ConvTranspose2d):
         dtype: Type of the weights. Default: torch's.
 
     Raises:
-        ChoiceError: a number is none that torch takes for some values; the groups do not divide the channels; or some
+        ChoiceError: A number is none that torch takes for some values; the groups do not divide the channels; or some
             kernels are even and some odd.
     """
 

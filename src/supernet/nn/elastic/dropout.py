@@ -27,7 +27,7 @@ class Dropout(Mutable, nn.Dropout):
         inplace: Whether a rate that is decided works in place. Default: it does not.
 
     Raises:
-        ChoiceError: some rate is no number from 0 to 1.
+        ChoiceError: Some rate is no number from 0 to 1.
 
     >>> freeze(nn.Sequential(supernet.nn.Dropout(ValueChoice([0.1, 0.3], label="rate"))), {"rate": 0.3})[0]
     Dropout(p=0.3, inplace=False)

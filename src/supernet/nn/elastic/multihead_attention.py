@@ -44,7 +44,7 @@ class MultiheadAttention(Mutable, nn.MultiheadAttention):
         dtype: Type of the weights. Default: torch's.
 
     Raises:
-        ChoiceError: some `num_heads` does not divide an `embed_dim` that it may meet, or a size or rate cannot be.
+        ChoiceError: Some `num_heads` does not divide an `embed_dim` that it may meet, or a size or rate cannot be.
 
     >>> width = ValueChoice([8, 16], label="width")
     >>> attention = supernet.nn.MultiheadAttention(width, num_heads=width // 4, batch_first=True)

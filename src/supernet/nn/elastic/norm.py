@@ -272,7 +272,7 @@ class GroupNorm(Mutable, nn.GroupNorm):
         bias: Whether channels are shifted, where they are scaled; False needs torch 2.12. Default: they are.
 
     Raises:
-        ChoiceError: for some values the number of groups does not divide that of channels.
+        ChoiceError: For some values the number of groups does not divide that of channels.
 
     >>> width = ValueChoice([8, 16], label="width")
     >>> freeze(nn.Sequential(supernet.nn.GroupNorm(width // 4, width)), {"width": 8})[0]

@@ -43,7 +43,7 @@ def choose(
         The same model.
 
     Raises:
-        ChoiceError: nothing matches, a layer that matches is a choice already or holds another that matches, or a
+        ChoiceError: Nothing matches, a layer that matches is a choice already or holds another that matches, or a
             candidate is neither module nor makes one. After any of these the model is as it was.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())

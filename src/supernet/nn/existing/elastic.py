@@ -64,7 +64,7 @@ def elastic(
         The same model. Each choice is labelled by the path of the layer that gives the width, and its name there.
 
     Raises:
-        ChoiceError: nothing matches; layers that meet have different candidates, or what they meet must keep its
+        ChoiceError: Nothing matches; layers that meet have different candidates, or what they meet must keep its
             width; candidates are no widths of that layer; or the model does not run where it is narrower.
             After any of these the model is as it was.
 

@@ -44,7 +44,7 @@ def sort_channels(model: nn.Module, data: Iterable[Any] | None = None, *, exampl
         The same model.
 
     Raises:
-        ChoiceError: there is neither data nor an example, the model has choices between layers, or its output would
+        ChoiceError: There is neither data nor an example, the model has choices between layers, or its output would
             change. After any of these the model is as it was.
 
     >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))

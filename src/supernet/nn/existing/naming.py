@@ -17,7 +17,7 @@ def matching(model: nn.Module, selector: str | type[nn.Module]) -> list[str]:
     """Return the paths that a path, pattern or class selects.
 
     Raises:
-        ChoiceError: there is none; names near ones.
+        ChoiceError: There is none; names near ones.
     """
     modules = dict(model.named_modules())
     if isinstance(selector, type):

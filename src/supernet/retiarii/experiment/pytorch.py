@@ -25,7 +25,7 @@ class RetiariiExperiment:
     """Runs a one-shot trainer.
 
     Raises:
-        TrainingError: the trainer is not a one-shot trainer: multi-trial search is not part of this library.
+        TrainingError: The trainer is not a one-shot trainer: multi-trial search is not part of this library.
     """
 
     def __init__(self, base_model: nn.Module, trainer: Any, applied_mutators: Any = None, strategy: Any = None) -> None:

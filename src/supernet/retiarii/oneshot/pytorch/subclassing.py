@@ -133,7 +133,7 @@ class RetiariiTrainer(BaseOneShotTrainer):
         """Return why this trainer runs in Retiarii's loop, None if it runs in ours.
 
         Raises:
-            TrainingError: something is None that no subclass sets.
+            TrainingError: Something is None that no subclass sets.
         """
         missing = [name for name, value in given.items() if value is None]
         if self.why_own_loop or not missing:
