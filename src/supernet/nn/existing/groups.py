@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from supernet.nn.existing.tracing import Trace, Width
+from supernet.nn.existing.trace import Trace, Width
 
 __all__: list[str] = []
 

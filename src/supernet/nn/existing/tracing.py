@@ -9,17 +9,16 @@ their widths are not given by a layer. What no rule knows keeps the width of all
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from supernet.nn.existing.labels import along_dim, combined, compressed, is_broadcast, varying
 from supernet.nn.existing.layers import OPAQUE, LayerKind, kind_of_layer
 from supernet.nn.existing.operations import (
     JOINS,
@@ -31,130 +30,9 @@ from supernet.nn.existing.operations import (
     SAME_SHAPE,
     SPATIAL,
 )
+from supernet.nn.existing.trace import Axis, Trace
 
 __all__: list[str] = []
-
-
-class Width(NamedTuple):
-    """A width of a layer, the channels of which are atoms.
-
-    Attributes:
-        path: Path of the layer.
-        role: "in", "out", or "features".
-        first: The atom of the first channel.
-        length: How many channels.
-    """
-
-    path: str
-    role: str
-    first: int
-    length: int
-
-    @property
-    def atoms(self) -> Tensor:
-        return torch.arange(self.first, self.first + self.length)
-
-
-class Axis(NamedTuple):
-    """A dimension of a tensor that a module's own code has reshaped: a width that it may have written down.
-
-    Attributes:
-        path: Path of the module that did it.
-        labels: Label of each place along the dimension (n,).
-    """
-
-    path: str
-    labels: Tensor
-
-
-@dataclass
-class Trace:
-    """What one run has shown.
-
-    Attributes:
-        widths: All widths of layers, in the order in which these ran.
-        edges: Pairs of atoms (n, 2) that are the same channel, and where that was seen.
-        fixed: Atoms (n,) whose channel must stay, and why.
-        outputs: Atoms that the network's output has.
-        followers: Elements of given tensors, and the atom that each was combined with (n, 2), and where.
-        peers: Pairs of elements of parameters that were combined with each other (n, 2).
-        axes: Dimensions that modules wrote down as numbers.
-        splits: Labels (parts, n) of what modules take apart into equal parts.
-        tensors: Path -> parameter or buffer whose elements have numbers, first number.
-    """
-
-    widths: list[Width] = field(default_factory=list)
-    edges: list[tuple[Tensor, str]] = field(default_factory=list)
-    fixed: list[tuple[Tensor, str]] = field(default_factory=list)
-    outputs: list[Tensor] = field(default_factory=list)
-    followers: list[tuple[Tensor, str]] = field(default_factory=list)
-    peers: list[Tensor] = field(default_factory=list)
-    axes: list[Axis] = field(default_factory=list)
-    splits: list[tuple[Tensor, str]] = field(default_factory=list)
-    tensors: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
-    num_atoms: int = 0
-    num_elements: int = 0
-    num_places: int = 0  # of elements, those that belong to parameters and buffers: the numbers after it are of inputs
-
-    def width(self, path: str, role: str, length: int) -> Width:
-        """Return a width of a layer, which is made at its first run."""
-        for width in self.widths:
-            if (width.path, width.role) == (path, role):
-                return width
-        self.widths.append(Width(path, role, self.num_atoms + 1, length))
-        self.num_atoms += length
-        return self.widths[-1]
-
-    def fresh(self, shape: Sequence[int]) -> Tensor:
-        """Return numbers below 0 for elements of a tensor that is given."""
-        number = torch.Size(shape).numel()
-        first = self.num_elements + 1
-        self.num_elements += number
-        return -torch.arange(first, first + number).reshape(shape)
-
-    def unite(self, one: Tensor, other: Tensor, where: str) -> None:
-        """Note that labels are combined one to one; shapes are broadcast. 0 is of nothing."""
-        one, other = (x.reshape(-1) for x in torch.broadcast_tensors(one, other))
-        both = (one > 0) & (other > 0) & (one != other)
-        if both.any():
-            self.edges.append((_pairs(one[both], other[both]), where))
-        for atom, element in ((one, other), (other, one)):
-            met = (atom > 0) & (element < 0)
-            if met.any():
-                self.followers.append((_pairs(-element[met], atom[met]), where))
-        peers = (one < 0) & (other < 0) & (one != other)
-        if peers.any():
-            pairs = _pairs(-one[peers], -other[peers])
-            counts = [pairs[:, i].unique(return_inverse=True, return_counts=True)[1:] for i in (0, 1)]
-            is_alone = [count[inverse] == 1 for inverse, count in counts]  # else one of them is broadcast
-            pairs = pairs[is_alone[0] & is_alone[1] & (pairs <= self.num_places).all(1)]
-            if len(pairs):
-                self.peers.append(pairs)
-
-    def fix(self, labels: Tensor, why: str) -> None:
-        """Note that the channels of labels must stay."""
-        atoms = labels[labels > 0].unique()
-        if len(atoms):
-            self.fixed.append((atoms, why))
-
-    def follows(self, labels: Tensor, dim: int, width: Width, where: str) -> bool:
-        """Note that a dimension of a layer's input is one of its widths; say whether it may be one.
-
-        A layer along another dimension than the channels (time, tokens) has none of them.
-        """
-        labels = compressed(labels)
-        labels_CR = labels.movedim(dim, 0).reshape(labels.shape[dim], -1)
-        if labels_CR.shape[0] != width.length:  # expanded: all channels are of one label
-            labels_CR = labels_CR.expand(width.length, -1)
-        along = (labels_CR > 0).any(1)
-        if width.length > 1 and labels_CR.shape[1] > 1 and bool((labels_CR == labels_CR[:1]).all()) and along.any():
-            self.fix(width.atoms, f"{where} is applied along another dimension than the channels")
-            return False
-        # What is of no layer's width is of the network's inputs, or a constant.
-        is_input = -labels_CR > self.num_places
-        self.unite(width.atoms[:, None], labels_CR.masked_fill(is_input, 0), where)
-        self.fix(width.atoms[is_input.any(1) | ~(labels_CR != 0).any(1)], f"{where} takes what has a given width")
-        return True
 
 
 def trace(model: nn.Module, run: Callable[[], Any], example: Any) -> Trace:
@@ -265,7 +143,7 @@ class _Labelling(TorchDispatchMode):
         elif name == "glu":
             halves = self.labels(args[0]).chunk(2, args[1] if len(args) > 1 else -1)
             self.trace.unite(halves[0], halves[1], where)
-            self.give(outputs[0], _both(halves[0], halves[1]))
+            self.give(outputs[0], combined(halves[0], halves[1]))
         elif name in REDUCTIONS:
             self._reduce(args, kwargs, outputs, where)
         elif name in PRODUCTS:
@@ -312,18 +190,18 @@ class _Labelling(TorchDispatchMode):
             return
         if name in RESHAPES or name in ("expand", "split", "split_with_sizes", "unbind", "narrow", "slice"):
             for of_it in moved:
-                self.trace.axes.extend(Axis(self.where, along) for along in _varying(of_it))
+                self.trace.axes.extend(Axis(self.where, along) for along in varying(of_it))
         where = f"{name} in {self.where or 'the model'}"
         if name in ("split", "split_with_sizes") and len({m.shape for m in moved}) == 1 and len(moved) > 1:
             dim = (args[2:] or (kwargs.get("dim", 0),))[0]
-            self.trace.splits.append((torch.stack([_along(m, dim) for m in moved]), where))
+            self.trace.splits.append((torch.stack([along_dim(m, dim) for m in moved]), where))
         if name in RESHAPES:
             shape = outputs[0].shape
             for dim in range(len(shape) - 1):
                 # A dimension that has been taken apart into two.
                 i = next((i for i in range(labels.dim()) if labels.shape[i] == shape[dim] * shape[dim + 1]), None)
                 if i is not None and shape[dim] > 1 and shape[dim + 1] > 1 and shape[:dim] == labels.shape[:i]:
-                    along = _along(labels, i)
+                    along = along_dim(labels, i)
                     if len(along.unique()) > 1:
                         self.trace.splits.append((along.reshape(shape[dim], shape[dim + 1]), where))
 
@@ -337,9 +215,9 @@ class _Labelling(TorchDispatchMode):
                 result = labels
             else:
                 self.trace.unite(result, labels, where)
-                result = _both(result, labels)
+                result = combined(result, labels)
         for tensor in outputs:
-            if result is not None and tensor.dim() == outputs[0].dim() and _is_broadcast(result, tensor.shape):
+            if result is not None and tensor.dim() == outputs[0].dim() and is_broadcast(result, tensor.shape):
                 self.give(tensor, result)
 
     def _reduce(self, args: Any, kwargs: Any, outputs: Sequence[Tensor], where: str) -> None:
@@ -379,14 +257,14 @@ class _Labelling(TorchDispatchMode):
         a, b = compressed(a), compressed(b)
         if a.shape[-1] == 1 and b.shape[-2] == 1:
             self.trace.unite(a, b, where)
-            return _both(a, b)
+            return combined(a, b)
         varies_a, varies_b = (bool(x.shape[d] > 1 and (x > 0).any()) for x, d in ((a, -1), (b, -2)))
         if varies_a and varies_b:
             self.trace.unite(a.amax(-2), b.amax(-1), where)
             if not (a.shape[-2] == 1 and b.shape[-1] == 1):
                 self.trace.unite(a, a.amax(-2, keepdim=True), where)
                 self.trace.unite(b, b.amax(-1, keepdim=True), where)
-            return self._contracted(_both(a.amax(-2), b.amax(-1)), where)[..., None, None]
+            return self._contracted(combined(a.amax(-2), b.amax(-1)), where)[..., None, None]
         if varies_a or varies_b:  # with a matrix that no layer gives
             mine, other = (a.amax(-2), b) if varies_a else (b.amax(-1), a.transpose(-1, -2))
             self.trace.unite(mine[..., None], other, where)
@@ -397,7 +275,7 @@ class _Labelling(TorchDispatchMode):
         rows = a.amax(-1, keepdim=True) if (a > 0).any() else torch.zeros((), dtype=torch.long)
         columns = b.amax(-2, keepdim=True) if (b > 0).any() else torch.zeros((), dtype=torch.long)
         self.trace.unite(rows, columns, where)
-        return _both(rows, columns)
+        return combined(rows, columns)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, masks: Sequence[Tensor], output: Tensor, where: str) -> None:
         """Follow softmax(q k^T + mask) v of (B, heads, T, D), where each head of keys may be for several of queries."""
@@ -494,13 +372,6 @@ def _without(mode: _Labelling) -> Iterator[None]:
         mode.inside -= 1
 
 
-def _pairs(one: Tensor, other: Tensor) -> Tensor:
-    """Return the pairs (n, 2) of two sequences of numbers above 0, each pair once."""
-    base = int(other.max()) + 1
-    keys = (one * base + other).unique()
-    return torch.stack([keys // base, keys % base], 1)
-
-
 def _on_cpu(arguments: Sequence[Any]) -> list[Any]:
     """Return arguments with tensors, in lists too, where labels are."""
     return [
@@ -519,47 +390,3 @@ def tensors_in(tree: Any) -> Iterator[Tensor]:
     elif isinstance(tree, list | tuple):
         for value in tree:
             yield from tensors_in(value)
-
-
-def compressed(labels: Tensor) -> Tensor:
-    """Return labels with each dimension along which they are the same as one of size 1."""
-    for dim, (size, stride) in enumerate(zip(labels.shape, labels.stride(), strict=True)):
-        if size > 1 and stride == 0:
-            labels = labels.narrow(dim, 0, 1)
-    for dim, size in enumerate(labels.shape):
-        if size > 1 and bool((labels == labels.narrow(dim, 0, 1)).all()):
-            labels = labels.narrow(dim, 0, 1)
-    return labels
-
-
-def _both(one: Tensor, other: Tensor) -> Tensor:
-    """Return the labels of what is of two: of an atom where it is of any."""
-    one, other = torch.broadcast_tensors(one, other)
-    return torch.where((one > 0) | (other > 0), torch.maximum(one, other), torch.minimum(one, other))
-
-
-def _is_broadcast(labels: Tensor, shape: Sequence[int]) -> bool:
-    return labels.dim() <= len(shape) and all(
-        n in (1, m) for n, m in zip(reversed(labels.shape), reversed(shape), strict=False)
-    )
-
-
-def _along(labels: Tensor, dim: int) -> Tensor:
-    """Return the labels along a dimension, at the first place of all others."""
-    dim %= labels.dim()
-    return labels[tuple(slice(None) if d == dim else 0 for d in range(labels.dim()))]
-
-
-def _varying(labels: Tensor) -> Iterable[Tensor]:
-    """Yield the labels along each dimension along which they differ."""
-    small = compressed(labels)
-    for dim in range(small.dim()):
-        if small.shape[dim] > 1:
-            along = _along(small, dim)
-            if bool((along > 0).any()) and len(along.unique()) > 1:
-                yield along
-
-
-def position_of(widths: Sequence[Width], atom: int) -> Width:
-    """Return the width that an atom belongs to."""
-    return widths[bisect_right([width.first for width in widths], atom) - 1]
