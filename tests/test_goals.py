@@ -5,7 +5,6 @@ import logging
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -108,16 +107,3 @@ def test_nothing_outside_nn_asks_of_which_kind_a_choice_is():
             if {getattr(inner, "id", getattr(inner, "attr", None)) for inner in asked} & kinds:
                 sites.append(f"{path.relative_to(SOURCE)}:{node.lineno}")
     assert sites == []
-
-
-@pytest.mark.parametrize("file", ["darts.py", "enas.py", "proxyless.py", "random_search.py", "single_path.py"])
-def test_an_algorithm_is_read_in_60_lines(file):
-    """Lines of code: not those of docstrings and comments, nor blank ones."""
-    text = (SOURCE / "trainers" / file).read_text()
-    of_docstrings = set()
-    for node in ast.walk(ast.parse(text)):
-        start = node.body[0] if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) else None
-        if isinstance(start, ast.Expr) and isinstance(start.value, ast.Constant):
-            of_docstrings.update(range(start.lineno, start.end_lineno + 1))
-    lines = [line.strip() for i, line in enumerate(text.splitlines(), 1) if i not in of_docstrings]
-    assert sum(bool(line) and not line.startswith("#") for line in lines) <= 60
