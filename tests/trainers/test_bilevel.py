@@ -252,6 +252,6 @@ def code_lines(path):
     return len(lines)
 
 
-@pytest.mark.parametrize("algorithm", ["darts", "enas", "proxyless"])
+@pytest.mark.parametrize("algorithm", ["darts", "enas", "proxyless", "random_search", "single_path"])
 def test_the_file_of_an_algorithm_is_60_lines_of_code_at_most(algorithm):
     assert code_lines(Path(supernet.trainers.__file__).parent / f"{algorithm}.py") <= 60
