@@ -123,7 +123,7 @@ def test_a_card_says_what_the_network_is_and_costs_and_which_limits_it_keeps(net
     }
     assert card["limits"] == {"parameters": [None, 200], "macs": [None, 16 * 9 * 8 + 24]}
     assert card["metrics"] == {"accuracy": 0.75, "loss": 0.5}
-    assert card["versions"]["torch"] == torch.__version__
+    assert card["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]  # a build of CUDA may not say so
     assert json.loads((tmp_path / "net.safetensors.json").read_text())["format"] == "supernet/network"
 
 

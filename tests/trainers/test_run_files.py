@@ -165,7 +165,7 @@ def test_a_safetensors_file_of_another_kind_or_version_is_refused(tmp_path):
 def test_run_json_says_what_was_run_and_with_what(run_dir):
     description = read_description(run_dir)
     assert description["status"] == "finished"
-    assert description["versions"]["torch"] == torch.__version__
+    assert description["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert description["command"][0] == sys.orig_argv[0]
     assert description["device"]["kind"] == "cpu"
     assert {"directory", "git", "seed", "space", "data", "precision", "optimizer", "seconds", "result"} <= set(

@@ -20,6 +20,7 @@ import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -635,7 +636,16 @@ def _is_of_its_own(value: Any) -> bool:
     base = value._base if isinstance(value, torch.Tensor) else value.base
     if base is None:
         return not (isinstance(value, torch.Tensor) and _is_part(value))
-    return sys.getrefcount(base) <= 3  # by the view, by this function's name, and by the call
+    # By the view, by this function's name, and by the call.
+    return sys.getrefcount(base) <= (_count_of_base() if isinstance(value, torch.Tensor) else 3)
+
+
+@cache
+def _count_of_base() -> int:
+    """Return how often a tensor is held of which there is a view; torch 2.13 counts the view, 2.9 does not."""
+    view = torch.zeros(2)[:1]
+    base = view._base
+    return sys.getrefcount(base)
 
 
 def _is_part(tensor: torch.Tensor) -> bool:
