@@ -19,7 +19,7 @@ from supernet.deploy import read_card
 from supernet.errors import MissingExtraError
 
 pytest.importorskip("sklearn", reason="the demo's data comes with scikit-learn")
-from supernet.demo import BUDGETS, Network, Searched, digits, run_demo
+from supernet.demo import BUDGETS, TUNING_EPOCHS, Network, Searched, digits, run_demo
 
 
 def test_no_image_is_in_two_parts():
@@ -53,7 +53,7 @@ def test_the_demo_prints_what_it_measured_and_leaves_rows_pictures_and_networks(
     monkeypatch.setattr("supernet.demo.BUDGETS", BUDGETS[:1])
     out = io.StringIO()
     options = {"seeds": (0, 1), "num_random": 1, "search_epochs": 1, "num_evaluations": 2, "train_epochs": 1}
-    options |= {"num_finalists": 1}
+    options |= {"num_tuned": 2, "num_finalists": 1}
     comparison = run_demo(**options, runs=tmp_path, console=Console(file=out, width=160))
     text, directory = out.getvalue(), tmp_path / "demo-1"
 
@@ -75,22 +75,27 @@ def test_the_demo_prints_what_it_measured_and_leaves_rows_pictures_and_networks(
     assert card["costs"]["parameters"] == comparison.rows[0].contestants[0].costs["parameters"]
 
 
-def test_of_the_best_in_the_supernet_the_best_alone_is_found():
+def test_of_the_best_in_the_supernet_those_that_tune_best_are_trained_alone(monkeypatch):
     trained = []
 
-    def recipe(network, dataset, seed):
-        trained.append(sum(p.numel() for p in network.parameters()))
-        assert len(dataset) == 898
+    def recipe(network, dataset, seed, num_epochs):
+        trained.append((num_epochs, sum(p.numel() for p in network.parameters())))
+        assert len(dataset) == 898 and seed == 0
 
-    options = {"num_epochs": 1, "num_evaluations": 6, "num_finalists": 3, "train": recipe}
+    monkeypatch.setattr("supernet.demo.train_network", recipe)
+    options = {"num_epochs": 1, "num_evaluations": 9, "num_tuned": 5, "num_finalists": 2, "train_epochs": 7}
     searched = Searched(0, data=digits(), **options)
-    limits = Limits(Network(), {"parameters": 600})
-    best = searched.best(limits)
-    assert len(trained) == 3 and max(trained) <= 600
+    best = searched.best(Limits(Network(), {"parameters": 600}))
+    assert [num_epochs for num_epochs, _ in trained] == [TUNING_EPOCHS] * 5 + [7] * 2
+    assert max(size for _, size in trained) <= 600
     known = [(json.loads(name)[1], measured) for name, measured in searched.evaluator.evaluations.items()]
-    assert len(known) == 6
-    finalists = [one for one, _ in sorted(known, key=lambda pair: pair[1]["loss"])[:3]]
-    assert best == max(finalists, key=searched._accuracy_alone)
+    assert len(known) == 9
+    first = [one for one, _ in sorted(known, key=lambda pair: pair[1]["loss"])[:5]]
+    # By a recipe that trains nothing, what is tuned is what the supernet holds, and that is other than new weights.
+    losses = [searched._loss_when_tuned(one) for one in first]
+    assert losses != [searched._loss_alone(one) for one in first]
+    second = [one for _, one in sorted(zip(losses, first, strict=True), key=lambda pair: pair[0])[:2]]
+    assert best == min(second, key=searched._loss_alone)
     assert searched.estimate([best]) == [100 * dict(measured)["accuracy"] for one, measured in known if one == best]
 
 

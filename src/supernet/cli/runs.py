@@ -22,7 +22,7 @@ def add_to(commands: Any) -> None:
     """Add the commands."""
     demo = commands.add_parser(
         "demo",
-        help="search small networks for real handwritten digits under three budgets, and compare (about 4 minutes)",
+        help="search small networks for real handwritten digits under three budgets, and compare (about 7 minutes)",
         description="Train a supernet for scikit-learn's handwritten digits, search it under three budgets of "
         "parameters, and print how what was found compares with random networks under the same budgets and with random "
         "search in equal time. The run directory receives the rows, a picture, and the networks as ONNX files.",

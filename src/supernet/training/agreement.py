@@ -8,7 +8,6 @@ import json
 import random
 from collections import deque
 from collections.abc import Iterator, Mapping, Sized
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from supernet.data.split import DataSplit
 from supernet.execution.state import seeded
 from supernet.files.digests import bits
 from supernet.processes.fabric import keep_from_ddp
+from supernet.training.description import version_of
 from supernet.training.options import OF_EACH_PROCESS
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def what_is_given(trainer: Preparation) -> dict[str, Any]:
     space = getattr(trainer, "space", None)
     return {
         "the version of torch": torch.__version__,
-        "the version of supernet": version("supernet"),
+        "the version of supernet": version_of("supernet"),
         "the trainer": type(trainer).__qualname__,
         "the model": type(trainer.model).__qualname__,
         "the kind of device": trainer.device.type,

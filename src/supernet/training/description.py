@@ -42,7 +42,7 @@ def surroundings(device: torch.device) -> dict[str, Any]:
 def versions() -> dict[str, str | None]:
     """Return the versions of Python and of the packages that a result may depend on."""
     packages = ("supernet", "torch", "lightning-fabric", "numpy")
-    return {"python": platform.python_version(), **{package: _version(package) for package in packages}}
+    return {"python": platform.python_version(), **{package: version_of(package) for package in packages}}
 
 
 def as_json(value: Any) -> Any:
@@ -129,7 +129,8 @@ def is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Return the version of a package; None where it is on the path but not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
