@@ -18,7 +18,7 @@ DATA = ROOT.parent / "shared" / "data" / "fashion_mnist.npz"
 @pytest.mark.skipif(not DATA.exists(), reason="shared/data/fashion_mnist.npz is not here")
 def test_three_networks_within_limits_become_files_that_are_compared(tmp_path):
     pytest.importorskip("onnxruntime")
-    few = "--train 512 --valid 256 --test 256 --epochs 1 --evaluations 4 --seeds 1".split()
+    few = ["--train", "512", "--valid", "256", "--test", "256", "--epochs", "1", "--evaluations", "4", "--seeds", "1"]
     command = [sys.executable, ROOT / "examples" / "fashion_mnist.py", DATA, *few, "--run-dir", tmp_path]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, timeout=900).stdout
@@ -28,4 +28,9 @@ def test_three_networks_within_limits_become_files_that_are_compared(tmp_path):
     for number, most in enumerate((4_000, 8_000, 16_000)):
         card = read_card(tmp_path / f"network{number}.onnx")
         assert card["costs"]["parameters"] <= most and card["costs"]["latency_ms"] > 0
-    assert {path.name for path in tmp_path.iterdir()} > {"front0.json", "front0.png", "comparison.png", "latencies.json"}
+    assert {path.name for path in tmp_path.iterdir()} > {
+        "front0.json",
+        "front0.png",
+        "comparison.png",
+        "latencies.json",
+    }
