@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from supernet import LayerChoice, Supernet
+from supernet.execution.fast.weighted_sum import _index
 from supernet.hub.darts import darts_candidates
 
 aten = torch.ops.aten
@@ -54,3 +55,13 @@ def test_a_norm_with_a_bias_alone_has_the_gradients_that_it_has_outside():
         for output, module in ((found, model), (expected, plain))
     ]
     torch.testing.assert_close(*gradients)
+
+
+def test_positions_that_inference_mode_asked_for_first_can_be_saved_for_a_backward_pass():
+    with torch.inference_mode():
+        index = _index((0, 2), torch.device("meta"))
+    assert not index.is_inference()
+    weights = torch.ones(3, device="meta", requires_grad=True)
+    weights[index].sum().backward()
+    assert weights.grad.shape == (3,)
+    assert _index((0, 2), torch.device("cpu")) == [0, 2] and _index((1, 2), torch.device("cpu")) == slice(1, 3)

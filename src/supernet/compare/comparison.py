@@ -285,7 +285,7 @@ def compare_under_limits(
     compared: dict[tuple[int, int], list[Row]] = {}  # number of the budget and of the seed -> a row of each method
     for i, k, result in _run(course, seeds, processes):
         if k is None:
-            tell(f"seed {seeds[i]}: searched in {mean(plan.seconds for plan in result):.1f} s for each budget")
+            tell(f"seed {seeds[i]}: searched in {mean(plan.seconds for plan in result):.1f} s under each budget")
             continue
         compared[k, i] = result
         scores = ", ".join(f"{row.method} {row.scores[-1]:.1f}" for row in result)

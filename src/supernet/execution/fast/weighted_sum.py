@@ -171,10 +171,15 @@ class _WeightedSum(Function):
 def _index(positions: tuple[int, ...], device: torch.device) -> Any:
     """Return what picks these positions: a slice where they follow each other, which costs much less.
 
-    Else a tensor, which is made once: to bring a list to a GPU waits for all that runs there.
+    Else a list, or beside the CPU a tensor that is made once: to bring a list to a GPU waits for all that runs there.
     """
     first, last = positions[0], positions[-1]
-    return slice(first, last + 1) if last - first + 1 == len(positions) else torch.tensor(positions, device=device)
+    if last - first + 1 == len(positions):
+        return slice(first, last + 1)
+    if device.type == "cpu":
+        return list(positions)
+    with torch.inference_mode(False):  # a later pass may save it for its backward pass
+        return torch.tensor(positions, device=device)
 
 
 @lru_cache(maxsize=256)
