@@ -38,7 +38,7 @@ SEARCHERS: dict[str, Callable[..., Any]] = {
     "regularized evolution": RegularizedEvolutionSearcher,
     "evolution of SPOS": partial(EvolutionSearcher, population=20, num_parents=5),
     "TPE": TpeSearcher,
-    "NSGA-II": NsgaSearcher,
+    "NSGA-II": partial(NsgaSearcher, population=10),
 }
 
 

@@ -1,6 +1,8 @@
-"""How well supernets rank small networks, by how they were trained: `python benchmarks/ranking.py`.
+"""How well supernets rank small networks, by how they were trained.
 
-The space: small CNNs on handwritten digits, of 260 to some 14,000 parameters. Supernets are trained for the same number
+python -m benchmarks.ranking
+
+The space: small CNNs on handwritten digits, of 270 to 41,506 parameters. Supernets are trained for the same number
 of passes over a batch, by each way of sampling paths; then they rank architectures of few parameters, and of all, and
 that is compared with training each of these from new weights.
 """
@@ -16,9 +18,10 @@ import torch
 from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from torch.utils.data import Subset
+from torch.utils.data import ConcatDataset
 
 import supernet.nn
+from benchmarks import measuring
 from supernet import (
     Distillation,
     Repeat,
@@ -32,8 +35,10 @@ from supernet import (
 )
 from supernet.cost import CostBins, Parameters
 from supernet.demo import digits
+from supernet.ranking import kendall_tau
 
 PASSES_OF_A_SANDWICH = 4
+REPORTED = ("tau", "accuracy", "regret")
 WAYS = {
     "uniform paths": {},
     "bins of cost": {"cost_bins": 6},
@@ -74,12 +79,12 @@ class Network(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def trained(way: str, passes: int, seed: int, data) -> SinglePathTrainer:
+def trained(way: str, passes: int, seed: int, train_set, valid_set) -> SinglePathTrainer:
     """Return a trainer whose supernet has been trained by so many passes over a batch."""
     torch.manual_seed(seed)
-    model, half = Network(), len(data) // 2
+    model = Network()
     steps = passes // (PASSES_OF_A_SANDWICH if "sandwich" in way else 1)
-    epochs = max(1, steps // (half // 64))
+    epochs = max(1, steps // (len(train_set) // 64))
     optimizer = SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4, nesterov=True)
     trainer = SinglePathTrainer(
         model,
@@ -87,8 +92,8 @@ def trained(way: str, passes: int, seed: int, data) -> SinglePathTrainer:
         accuracy,
         optimizer,
         epochs,
-        Subset(data, range(half)),
-        valid_dataset=Subset(data, range(half, len(data))),
+        train_set,
+        valid_dataset=valid_set,
         scheduler=CosineAnnealingLR(optimizer, epochs),
         seed=seed,
         progress=False,
@@ -96,7 +101,7 @@ def trained(way: str, passes: int, seed: int, data) -> SinglePathTrainer:
         num_evaluations=1,
         population=1,
         num_parents=1,
-        recalibration_samples=half,
+        recalibration_samples=len(train_set),
         **WAYS[way],
     )
     trainer.fit()
@@ -113,13 +118,6 @@ def alone(architecture, seed: int, data, test) -> float:
     return 100 * evaluate(network, None, accuracy, test, device="cpu")["accuracy"]
 
 
-def kendall(x: list[float], y: list[float]) -> float:
-    """Return Kendall's tau-b."""
-    signs = [((a > b) - (a < b), (c > d) - (c < d)) for (a, c), (b, d) in product(zip(x, y, strict=True), repeat=2)]
-    concordant = sum(p * q for p, q in signs)
-    return concordant / (sum(p * p for p, _ in signs) * sum(q * q for _, q in signs)) ** 0.5
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--passes", type=int, default=4_000)
@@ -128,7 +126,8 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=40, help="of each of the two samples")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    data, test = digits()
+    train_set, valid_set, test = digits()
+    data = ConcatDataset([train_set, valid_set])
     space, cost = SearchSpace(Network()), Parameters(Network())
     generator, known = torch.Generator().manual_seed(0), {}
     edges = CostBins(cost, 1).edges[0]
@@ -146,28 +145,30 @@ def main() -> None:
     for name, accuracies in truth.items():
         parameters = [cost.of(one) for one in known[name]]
         spread = f"{min(parameters):,.0f} to {max(parameters):,.0f} parameters"
-        tau = kendall(parameters, accuracies)
+        tau = kendall_tau(parameters, accuracies)
         print(
             f"{name}: {spread}, {mean(accuracies):.1f} +- {stdev(accuracies):.1f} %, tau of size {tau:.2f}", flush=True
         )
     rows = []
     for way, seed in product(WAYS, range(options.seeds)):
         began = time.perf_counter()
-        trainer = trained(way, options.passes, seed, data)
+        trainer = trained(way, options.passes, seed, train_set, valid_set)
         row = {"way": way, "seed": seed, "seconds": time.perf_counter() - began}
         for name, architectures in known.items():
             measured = trainer.evaluated(architectures)
-            row[f"tau, {name}"] = kendall([-one["loss"] for one in measured], truth[name])
+            row[f"tau, {name}"] = kendall_tau([-one["loss"] for one in measured], truth[name])
             row[f"accuracy, {name}"] = 100 * mean(one["accuracy"] for one in measured)
             best = max(range(len(measured)), key=lambda i: -measured[i]["loss"])
             row[f"regret, {name}"] = max(truth[name]) - truth[name][best]
         rows.append(row)
         print(json.dumps({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()}), flush=True)
+    means = []
     for way in WAYS:
         of_way = [row for row in rows if row["way"] == way]
-        for key in [key for key in of_way[0] if key not in ("way", "seed")]:
-            values = [row[key] for row in of_way]
-            print(f"{way}: {key} {mean(values):.2f}, of seeds {min(values):.2f} to {max(values):.2f}")
+        means.append(
+            {"way": way} | {key: mean(row[key] for row in of_way) for key in of_way[0] if key.startswith(REPORTED)}
+        )
+    measuring.report("ranking", f"Means of {options.seeds} supernets, {options.passes:,} passes each", means)
 
 
 if __name__ == "__main__":

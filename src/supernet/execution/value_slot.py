@@ -34,6 +34,8 @@ class ValueSlot(Slot):
     def alternatives(self) -> list[Alternative]:
         """Return the values that stand here now; several, each with its weight, in a mixture."""
         entry = self.entry
+        if not isinstance(entry, (torch.Tensor, Selection)):
+            return [Alternative(entry)]
         weights = entry.weights if isinstance(entry, Selection) else entry
         is_weighted = isinstance(weights, torch.Tensor) and weights.requires_grad
         if is_weighted and not torch.is_grad_enabled() and not self.bears_reentrant:
@@ -41,8 +43,6 @@ class ValueSlot(Slot):
         if isinstance(entry, torch.Tensor):
             check_weights(entry, len(self.candidates), self.label)
             return [Alternative(value, weight) for value, weight in zip(self.candidates, entry.unbind(), strict=True)]
-        if not isinstance(entry, Selection):
-            return [Alternative(entry)]
         if entry.weights is None:
             return [Alternative(entry.active[0])]
         num_active = len(entry.active) - entry.detached

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -29,17 +30,36 @@ def part(weight: Tensor, sizes: Sequence[int], num_first: int) -> Tensor:
         sizes: How many are taken of each of its first dimensions; the others are taken whole.
         num_first: Number of its first dimensions of which the first are taken; of the others it is the middle.
     """
-    lengths, is_symbolic = weight.shape, is_compiling()
-    taken = [dim for dim, size in enumerate(sizes) if is_symbolic or lengths[dim] != size]
-    starts = [0 if dim < num_first else (lengths[dim] - sizes[dim]) // 2 for dim in taken]
-    if is_symbolic or len(taken) < 2 or any(sizes[dim] > lengths[dim] for dim in taken):  # which `narrow` refuses
-        for dim, start in zip(taken, starts, strict=True):
-            weight = weight.narrow(dim, start, sizes[dim])
+    if is_compiling():  # where to compare a size is to compile for it
+        for dim, (length, size) in enumerate(zip(weight.shape, sizes, strict=False)):
+            weight = weight.narrow(dim, 0 if dim < num_first else (length - size) // 2, size)
         return weight
-    # In one step: of several, each would write a gradient as large as what it was given, and copy.
-    strides = weight.stride()
-    offset = weight.storage_offset() + sum(start * strides[dim] for dim, start in zip(taken, starts, strict=True))
-    return weight.as_strided((*sizes, *lengths[len(sizes) :]), strides, offset)
+    taken, shape, offset = _taken(weight.shape, weight.stride(), tuple(sizes), num_first)
+    if not taken:
+        return weight
+    if shape is None:
+        for dim, start, size in taken:
+            weight = weight.narrow(dim, start, size)
+        return weight
+    return weight.as_strided(shape, weight.stride(), weight.storage_offset() + offset)
+
+
+@lru_cache(maxsize=4096)  # each pass asks the same of each layer: that takes longer than the views do
+def _taken(
+    lengths: tuple[int, ...], strides: tuple[int, ...], sizes: tuple[int, ...], num_first: int
+) -> tuple[tuple[tuple[int, int, int], ...], tuple[int, ...] | None, int]:
+    """Return (dimension, start, size) of what is taken; and, where that is one step, the shape and offset of the view.
+
+    In one step, for of several each would write a gradient as large as what it was given, and copy.
+    """
+    taken = tuple(
+        (dim, 0 if dim < num_first else (lengths[dim] - size) // 2, size)
+        for dim, size in enumerate(sizes)
+        if size != lengths[dim]
+    )
+    if len(taken) < 2 or any(size > lengths[dim] for dim, _, size in taken):  # which `narrow` refuses
+        return taken, None, 0
+    return taken, (*sizes, *lengths[len(sizes) :]), sum(start * strides[dim] for dim, start, _ in taken)
 
 
 def narrowed(x: Tensor, dim: int, size: int) -> Tensor:
