@@ -7,13 +7,14 @@ cores it takes less than 20 minutes; `--train 512 --valid 256 --test 256 --epoch
 
 1. A space of inverted residuals: width, kernel, expansion and depth are chosen.
 2. Latency on this machine: the layers of its networks are measured, each once, and 50 whole networks beside their sums.
-3. A supernet is trained within the largest limits, and searched under each.
+3. A supernet is trained within the largest limits, and searched under each; the best few are trained on, and one taken.
 4. What is found is trained from new weights, beside random networks under the same limits and random search in equal
    time, and measured on test images that nothing has seen.
 5. The found networks become ONNX files, which are run back and compared.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import supernet.nn as snn
-from supernet import Repeat, SearchSpace, SinglePathTrainer, ValueChoice, accuracy, evaluate, train
+from supernet import Repeat, SearchSpace, SinglePathTrainer, ValueChoice, accuracy, evaluate, freeze, train
 from supernet.compare import compare_under_limits
 from supernet.cost import Latency
 from supernet.deploy import export_network
@@ -112,36 +113,54 @@ def parts(path, sizes):
 # --- the search and the comparison -------------------------------------------------------------------------
 
 
-def searched(seed, data, latency, epochs, evaluations, run_dir):
-    """Train a supernet within the largest limits, and return the front of what it finds under each."""
-    torch.manual_seed(seed)
-    model = Network()
-    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=3e-4)
-    trainer = SinglePathTrainer(
-        model,
-        loss=nn.CrossEntropyLoss(),
-        metrics=accuracy,
-        optimizer=optimizer,
-        scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
-        num_epochs=epochs,
-        dataset=data[0],
-        valid_dataset=data[1],
-        batch_size=128,
-        limits=BUDGETS[-1],
-        costs={"latency_ms": latency},
-        cost_bins=3,
-        recalibration_samples=1_000,
-        num_evaluations=evaluations,
-        seed=seed,
-        run_dir=run_dir / f"seed{seed}",
-    )
-    trainer.fit()
-    front = search_front(
-        trainer.evaluator, {"accuracy": "max"}, evaluations, limits=BUDGETS, costs={"latency_ms": latency}
-    )
-    front.save(run_dir / f"front{seed}.json")
-    front.plot(run_dir / f"front{seed}")
-    return front
+class Searched:
+    """A supernet that is trained within the largest limits, and the front of what is found in it under each.
+
+    Which networks are good it knows after a short training, but not which of these is best, and it takes small ones,
+    which learn first, for better than they are. So the best few are trained on, each alone, before one is taken.
+    """
+
+    def __init__(self, seed, *, data, latency, epochs, evaluations, finalists, run_dir):
+        torch.manual_seed(seed)
+        self.model, self.data, self.seed, self.finalists = Network(), data, seed, finalists
+        optimizer = torch.optim.SGD(self.model.parameters(), 0.05, momentum=0.9, weight_decay=3e-4)
+        trainer = SinglePathTrainer(
+            self.model,
+            loss=nn.CrossEntropyLoss(),
+            metrics=accuracy,
+            optimizer=optimizer,
+            scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
+            num_epochs=epochs,
+            dataset=data[0],
+            valid_dataset=data[1],
+            batch_size=128,
+            limits=BUDGETS[-1],
+            costs={"latency_ms": latency},
+            cost_bins=3,
+            recalibration_samples=1_000,
+            num_evaluations=evaluations,
+            seed=seed,
+            run_dir=run_dir / f"seed{seed}",
+            progress=False,
+        )
+        trainer.fit()
+        objectives = {"accuracy": "max", "parameters": "min"}
+        costs = {"latency_ms": latency}
+        self.front = search_front(trainer.evaluator, objectives, evaluations, limits=BUDGETS, costs=costs)
+        self.front.save(run_dir / f"front{seed}.json")
+        self.front.plot(run_dir / f"front{seed}")
+
+    def best(self, limits):
+        """Return the architecture, of the best few within limits in the supernet, that is best after an epoch more."""
+        within = [entry for entry in self.front.entries if limits(entry.architecture)]
+        within.sort(key=lambda entry: entry.metrics["accuracy"], reverse=True)
+        return max((entry.architecture for entry in within[: self.finalists]), key=self.tuned)
+
+    def tuned(self, architecture):
+        """Return the validation accuracy of an architecture's network after an epoch on the supernet's weights."""
+        network = freeze(self.model, architecture)
+        train_network(network, self.data[0], self.seed, epochs=1)
+        return percent_correct(network, self.data[1])
 
 
 def train_network(network, dataset, seed, epochs):
@@ -150,6 +169,11 @@ def train_network(network, dataset, seed, epochs):
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     how = {"batch_size": 128, "scheduler": scheduler, "seed": seed, "progress": False}
     train(network, nn.CrossEntropyLoss(), None, optimizer, epochs, dataset, **how)
+
+
+def percent_correct(network, dataset):
+    """Return the accuracy of a network, in percent."""
+    return 100 * evaluate(network, None, accuracy, dataset)["accuracy"]
 
 
 def main():
@@ -161,7 +185,9 @@ def main():
     parser.add_argument("--test", type=int, default=10_000, help="images to test on")
     parser.add_argument("--epochs", type=int, default=4, help="of a network; a supernet is trained three times as long")
     parser.add_argument("--evaluations", type=int, default=30, help="in a supernet, under each budget")
+    parser.add_argument("--finalists", type=int, default=6, help="of these, that are trained on under each budget")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2, help="that share seeds and budgets, and the cores")
     parser.add_argument("--random", type=int, default=1, help="random networks under each budget, for each seed")
     parser.add_argument("--run-dir", type=Path, default=Path("runs/fashion_mnist"))
     options = parser.parse_args()
@@ -173,17 +199,22 @@ def main():
     # By one thread: as many as there are cores, for one small image, would measure what else the machine does.
     latency = Latency(Network(), image, num_threads=1, cache=options.run_dir / "latencies.json")
     print(f"latency: {latency.trust()}")
+    for _ in range(1_000):
+        latency.of(latency.space.sample())  # measures each layer now, while nothing else runs
 
+    effort = {"epochs": 3 * options.epochs, "evaluations": options.evaluations, "finalists": options.finalists}
+    torch.set_num_threads(max(1, torch.get_num_threads() // options.processes))
     comparison = compare_under_limits(
         Network,
         BUDGETS,
-        lambda seed: searched(seed, data, latency, 3 * options.epochs, options.evaluations, options.run_dir),
-        lambda network, dataset, seed: train_network(network, dataset, seed, options.epochs),
-        lambda network, dataset: 100 * evaluate(network, None, accuracy, dataset)["accuracy"],
+        partial(Searched, data=data, latency=latency, run_dir=options.run_dir, **effort),
+        partial(train_network, epochs=options.epochs),
+        percent_correct,
         data,
         seeds=range(options.seeds),
         num_random=options.random,
         costs={"latency_ms": latency},
+        processes=options.processes,
         on_progress=print,
     )
     Console(width=140).print(comparison.table())

@@ -118,6 +118,9 @@ class PartsCost(CanonicalCost):
         self._version = -1
         self._tables: list[_Table] = []
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_version": -1, "_tables": [], "_means": None}  # are made anew
+
     @abstractmethod
     def of_part(self, part: Part) -> float:
         """Return what a part costs."""

@@ -104,6 +104,10 @@ class Recorder:
         self._decided: Architecture = {}
         self._use(on_meta(model), moved(example, "meta"))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a copy begin with nothing in memory, for that is of modules by their places in this process."""
+        return _copied, (type(self), self._original, self._example, self.remembers)
+
     def _use(self, model: nn.Module, example: Any) -> None:
         """Record on a copy of the model."""
         self._model, self._given = restore(model).eval(), example
@@ -355,6 +359,12 @@ class Recorder:
                 place = tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride()
                 sizes[self._places.setdefault(place, len(self._places))] = tensor.numel(), tensor.element_size()
         return sizes
+
+
+def _copied(kind: type[Recorder], model: nn.Module, example: Any, remembers: bool) -> Recorder:
+    recorder = kind(model, example)
+    recorder.remembers = remembers
+    return recorder
 
 
 @contextmanager
