@@ -1,11 +1,13 @@
 """A front against enumeration, as a file, and what is said of limits that nothing keeps."""
 
+import io
 import json
 import math
 from functools import partial
 from itertools import pairwise
 
 import pytest
+import rich.console
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -96,6 +98,18 @@ def test_under_several_budgets_each_keeps_its_limits_and_nothing_is_measured_twi
     assert set(measured) == {json.dumps(a) for a in SPACE.enumerate() if PARAMETERS.of(a) <= 1_500}
     assert front.budgets == [{"parameters": bounds} for bounds in ((-math.inf, 700), (500, 1_500), (-math.inf, 400))]
     assert all(entry.costs["parameters"] == PARAMETERS.of(entry.architecture) for entry in front.entries)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_where_there_is_a_terminal_a_bar_counts_what_is_measured_under_each_budget(monkeypatch, shown):
+    console, written = rich.console.Console, io.StringIO()
+    monkeypatch.setattr(
+        rich.console, "Console", lambda **options: console(file=written, force_terminal=True, width=120)
+    )
+    limits = [{"parameters": 400}, {"parameters": 800}]
+    search_front(evaluate, OBJECTIVES, 10, model=MODEL, limits=limits, searcher=RandomSearcher, progress=shown)
+    assert [f"search {number}/2" in written.getvalue() for number in (1, 2)] == [shown, shown]
+    assert ("10/10" in written.getvalue()) == shown
 
 
 def test_a_space_and_costs_of_its_architectures_are_enough():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,6 +22,7 @@ from supernet.search.front import Entry, Front, checked_objectives
 from supernet.search.kept_evaluations import KeptEvaluations, checked_many, checked_metrics
 from supernet.search.searcher import AskTell, search
 from supernet.space import Architecture, SearchSpace
+from supernet.training.progress import counting
 
 __all__ = ["search_front"]
 
@@ -41,6 +43,7 @@ def search_front(
     generator: torch.Generator | None = None,
     directory: str | os.PathLike[str] | None = None,
     identity: str | None = None,
+    progress: bool = True,
 ) -> Front:
     """Search for the architectures that no other beats in all objectives, and return all that was measured.
 
@@ -66,6 +69,7 @@ def search_front(
             only what is new; each finds what it would find without. Default: nothing is kept.
         identity: What the evaluations of a function are of, such as a digest of weights and data; with `directory`,
             where an evaluator knows that itself.
+        progress: Whether to show a bar where there is a terminal. Default: it is shown.
 
     Raises:
         TrainingError: An argument cannot be, or an evaluation lacks an objective.
@@ -107,11 +111,18 @@ def search_front(
     measure = evaluate.evaluate_many if isinstance(evaluate, Evaluator) else evaluate
     if directory is not None:
         measure = KeptEvaluations(evaluate, Path(directory), space, _identity(evaluate, identity))
+    # An evaluator does as many at once as it has processes; a function does with all as it likes.
+    at_once = evaluate.processes.count if isinstance(evaluate, Evaluator) else num_evaluations
     front = Front(space, objectives, budgets=[limits.bounds for limits in constraints if limits is not None])
     known: dict[str, Entry] = {}
 
-    def scores(architectures: Sequence[Architecture]) -> list[Any]:
-        for architecture, metrics in zip(architectures, _measured(measure, architectures), strict=True):
+    def scores(architectures: Sequence[Architecture], advance: Callable[[int], None]) -> list[Any]:
+        measured: list[dict[str, float]] = []
+        for start in range(0, len(architectures), at_once):
+            some = architectures[start : start + at_once]
+            measured += _measured(measure, some)
+            advance(len(some))
+        for architecture, metrics in zip(architectures, measured, strict=True):
             canonical = space.canonical(architecture)
             if lacking := [name for name in objectives if name not in metrics and name not in all_costs]:
                 raise TrainingError(
@@ -127,13 +138,14 @@ def search_front(
         # Of one objective a number, for searchers that know but one.
         return [score if len(objectives) > 1 else score[0] for score in tuples]
 
-    for constraint in constraints:
+    for number, constraint in enumerate(constraints, 1):
         searching = searcher(space, generator=generator, constraint=constraint)
         # A new searcher, for its constraint is another, and it begins from what the budgets before have measured.
         allowed = [entry for entry in known.values() if constraint is None or constraint(entry.architecture)]
         if allowed:
             searching.tell([entry.architecture for entry in allowed], scores_of(allowed))
-        search(searching, scores, num_evaluations)
+        with counting(f"search {number}/{len(constraints)}", num_evaluations, shown=progress) as advance:
+            search(searching, partial(scores, advance=advance), num_evaluations)
     front.entries = list(known.values())
     if not front.nondominated:
         raise NonFiniteError(

@@ -160,7 +160,8 @@ class SubnetSearchTrainer(SupernetTrainer):
         directory = self._run.directory
         if directory is not None:
             options.setdefault("directory", directory.path)
-        front = search_front(self.evaluator, objectives, num_evaluations, **{"limits": self.limits, **options})
+        options = {"limits": self.limits, "progress": self.progress, **options}
+        front = search_front(self.evaluator, objectives, num_evaluations, **options)
         if directory is not None and self.fabric.is_global_zero:
             front.save(directory.path / FRONT)
         return front
