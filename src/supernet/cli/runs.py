@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def add_to(commands: Any) -> None:
 def _demo(options: argparse.Namespace) -> int:
     # Its images are so small that a second thread gains nothing, and loses much where cores are shared.
     torch.set_num_threads(1)
-    run_demo(processes=2, runs=options.runs)
+    run_demo(processes=min(max(os.cpu_count() or 1, 2), 4), runs=options.runs)
     return 0
 
 
