@@ -8,13 +8,14 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
-from evaluations_of_workers import cannot_make, evaluated, failing, killing, make
+from evaluations_of_workers import Unfound, cannot_make, evaluated, failing, killing, loading, make
 from tests.programs import forks
 from torch import nn
 
 from supernet import LayerChoice, SearchSpace
 from supernet.errors import MissingExtraError, TrainingError
 from supernet.search import ProcessWorkers, RayWorkers, process_workers, search_front
+from supernet.search.kept_evaluations import KeptEvaluations
 
 LAYERS = 3
 EVERY = [{f"layer{i}": name for i, name in enumerate(names)} for names in itertools.product("01", repeat=LAYERS)]
@@ -89,6 +90,48 @@ def test_what_an_evaluation_raises_is_told(tmp_path):
         assert workers(EVERY[:1]) == [{"loss": 0.0}]
     with ProcessWorkers(cannot_make, 1) as workers, pytest.raises(TrainingError, match="there is no model"):
         workers(EVERY)
+
+
+def test_an_evaluation_may_load_its_data_by_processes_of_its_own(tmp_path):
+    with ProcessWorkers(partial(make, loading, tmp_path), 1) as workers:
+        assert workers(EVERY[:1]) == [{"loss": 4.0}]
+
+
+def test_what_is_not_found_in_a_worker_is_told(tmp_path):
+    with ProcessWorkers(Unfound(), 1) as workers, pytest.raises(TrainingError, match="Can't get attribute 'make'"):
+        workers(EVERY[:1])
+
+
+def test_an_error_of_one_does_not_lose_what_was_evaluated_at_the_same_time(tmp_path, monkeypatch):
+    workers = ProcessWorkers(partial(make, failing, tmp_path), 2)
+    receive = workers._receive
+
+    def both(under_way):
+        answers = receive(under_way)
+        while len(answers) < len(under_way):
+            answers += receive({n: worker for n, worker in under_way.items() if n not in dict(answers)})
+        return sorted(answers, key=lambda one: one[1].error is None)  # the error first
+
+    monkeypatch.setattr(workers, "_receive", both)
+    with pytest.raises(TrainingError, match="no such thing"):
+        workers([EVERY[4], EVERY[0]])
+    assert list(workers.evaluations.values()) == [{"loss": 0.0}]
+
+
+def test_what_workers_have_evaluated_is_kept_before_the_others_are_done(tmp_path):
+    (tmp_path / "noted").mkdir()
+    made = partial(make, partial(killing, [EVERY[2]], 9), tmp_path / "noted")
+
+    def searched(workers):
+        space = SearchSpace(nn.Sequential(*(LayerChoice([nn.ReLU(), nn.Tanh()], label=f"layer{i}") for i in range(3))))
+        return KeptEvaluations(workers, tmp_path, space, "of the test")(EVERY)
+
+    with pytest.raises(TrainingError, match=r"each of 1 workers"):
+        searched(ProcessWorkers(made, 1, retries=0))
+    assert len((tmp_path / "evaluations.jsonl").read_text().splitlines()) == 2
+    with ProcessWorkers(partial(make, evaluated, tmp_path / "noted"), 1) as workers:
+        assert searched(workers) == LOSSES
+    assert {name: len(times) for name, times in noted(tmp_path / "noted").items() if len(times) > 1} == {"010": 2}
 
 
 def test_a_function_that_no_other_process_can_have_is_refused():

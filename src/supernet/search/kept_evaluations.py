@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from filelock import FileLock
 
 from supernet.errors import FileFormatError, TrainingError
 from supernet.processes.messages import Place, Processes
 from supernet.search.evaluator import Evaluator
+from supernet.search.workers import Workers
 from supernet.space import Architecture, SearchSpace
 from supernet.space.files import DIGITS, digest_of_json, flush, has_digest, parsed_json
 
@@ -19,12 +20,15 @@ __all__: list[str] = []
 
 FILE = "evaluations.jsonl"
 
+Metrics: TypeAlias = dict[str, float]
+
 
 class KeptEvaluations:
     """Evaluations of architectures that a file keeps, a line each; called with some, it evaluates those it lacks.
 
-    A line is added as soon as its architecture has been evaluated. The last line is cut off where a process died in
-    writing it; every other knows its digest. Several processes may write to one file.
+    A line is added as soon as its architecture has been evaluated; of a function, unless that is `Workers`, as soon as
+    it has returned. The last line is cut off where a process died in writing it; every other knows its digest. Several
+    processes may write to one file.
 
     Args:
         evaluate: An evaluator, or a function that returns a dict name -> number of each of some architectures.
@@ -66,11 +70,19 @@ class KeptEvaluations:
         # As many as an evaluator's processes do at once, so that each is in the file before the next ones begin.
         for start in range(0, len(lacking), count):
             some = lacking[start : start + count]
-            measured = [checked_metrics(metrics) for metrics in checked_many(self._evaluate(some), some)]
-            if self._processes.rank == 0:
-                self._append(some, measured)
-            kept |= dict(zip(map(json.dumps, some), measured, strict=True))
+            for evaluated, metrics in self._measured(some):
+                if self._processes.rank == 0:
+                    self._append(evaluated, metrics)
+                kept |= dict(zip(map(json.dumps, evaluated), metrics, strict=True))
         return [dict(kept[json.dumps(self.space.canonical(architecture))]) for architecture in architectures]
+
+    def _measured(self, architectures: list[Architecture]) -> Iterator[tuple[list[Architecture], list[Metrics]]]:
+        """Yield what is measured of some architectures: of workers as each is done, else of all at once."""
+        if isinstance(self._evaluate, Workers):
+            for architecture, metrics in self._evaluate.as_evaluated(architectures):
+                yield [architecture], [checked_metrics(metrics)]
+        else:
+            yield architectures, list(map(checked_metrics, checked_many(self._evaluate(architectures), architectures)))
 
     def _kept(self, names: list[str]) -> dict[str, dict[str, float]]:
         """Return those that the file has, in the process that has the file."""

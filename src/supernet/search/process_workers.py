@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import signal
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
@@ -13,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from supernet.errors import TrainingError
-from supernet.search.workers import Answer, Answerer, MakeEvaluation, Workers
+from supernet.search.workers import Answer, Answerer, Evaluation, MakeEvaluation, Workers
 from supernet.space import Architecture
 
 __all__ = ["ProcessWorkers"]
@@ -54,7 +56,7 @@ class ProcessWorkers(Workers[_Process]):
     def __init__(self, make: MakeEvaluation, count: int, *, retries: int = 2) -> None:
         super().__init__(make, count, retries=retries)
         try:
-            pickle.dumps(make)
+            self._pickled = pickle.dumps(make)
         except Exception as error:  # whatever its parts raise
             raise TrainingError(
                 f"make cannot be sent to another process ({error}); give a function at the top of a module"
@@ -64,7 +66,7 @@ class ProcessWorkers(Workers[_Process]):
         ours, theirs = CONTEXT.Pipe()
         threads = max(1, torch.get_num_threads() // self.count)
         process = CONTEXT.Process(
-            target=_work, args=(self.make, number, theirs, threads), name=f"supernet-worker-{number}", daemon=True
+            target=_work, args=(self._pickled, number, theirs, threads), name=f"supernet-worker-{number}", daemon=True
         )
         process.start()
         theirs.close()
@@ -99,11 +101,22 @@ class ProcessWorkers(Workers[_Process]):
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def _work(make: MakeEvaluation, number: int, connection: Connection, threads: int) -> None:
+def _work(pickled: bytes, number: int, connection: Connection, threads: int) -> None:
     """Answer one architecture after another, until nobody is there who asks."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks, which ends this one
+    multiprocessing.current_process().daemon = False  # else a loader of data could have no processes of its own
     torch.set_num_threads(threads)
+
+    def make(worker: int) -> Evaluation:
+        # Here, not by multiprocessing: a module that is not found, or lacks it, is told like what `make` raises.
+        make_evaluation: MakeEvaluation = pickle.loads(pickled)
+        return make_evaluation(worker)
+
     answerer = Answerer(make, number)
     with suppress(EOFError, OSError):
         while True:
             connection.send(answerer.answer(connection.recv()))
+    # At once, as `_end` does: Python would wait for the processes of a loader, which end by themselves when alone.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

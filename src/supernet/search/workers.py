@@ -10,7 +10,7 @@ import logging
 import traceback
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -72,12 +72,22 @@ class Workers(ABC, Generic[Worker]):
             TrainingError: An evaluation fails, or each of the workers that an architecture was given to has died: names
                 the architecture. What had been evaluated by then is remembered.
         """
-        names = [json.dumps(architecture) for architecture in architectures]
-        waiting = deque(
-            (name, dict(architecture), 0)
-            for name, architecture in dict(zip(names, architectures, strict=True)).items()
-            if name not in self.evaluations
-        )
+        for _ in self.as_evaluated(architectures):
+            pass
+        return [dict(self.evaluations[json.dumps(architecture)]) for architecture in architectures]
+
+    def as_evaluated(self, architectures: Sequence[Architecture]) -> Iterator[tuple[Architecture, dict[str, float]]]:
+        """Yield each architecture with its loss and metrics as soon as they are known, once where it is given twice.
+
+        Raises:
+            TrainingError: The same as a call.
+        """
+        waiting = deque[tuple[str, Architecture, int]]()
+        for name, architecture in {json.dumps(one): dict(one) for one in architectures}.items():
+            if name in self.evaluations:
+                yield architecture, dict(self.evaluations[name])
+            else:
+                waiting.append((name, architecture, 0))
         under_way: dict[int, tuple[str, Architecture, int]] = {}
         try:
             while waiting or under_way:
@@ -85,10 +95,13 @@ class Workers(ABC, Generic[Worker]):
                     if waiting and number not in under_way:
                         under_way[number] = waiting.popleft()
                         self._hand_out(number, under_way[number][1])
-                for number, answer in self._receive({number: self._workers[number] for number in under_way}):
+                answers = self._receive({number: self._workers[number] for number in under_way})
+                # An error of one does not lose what others have evaluated.
+                for number, answer in sorted(answers, key=lambda one: one[1].metrics is None):
                     name, architecture, num_deaths = under_way.pop(number)
                     if answer.metrics is not None:
                         self.evaluations[name] = answer.metrics
+                        yield architecture, dict(answer.metrics)
                     elif answer.error is not None:
                         raise TrainingError(f"the evaluation of {architecture} fails in a worker:\n{answer.error}")
                     else:
@@ -98,7 +111,6 @@ class Workers(ABC, Generic[Worker]):
         except BaseException:
             self.close()  # what is still under way is of no use, and would be taken for the answer to something else
             raise
-        return [dict(self.evaluations[name]) for name in names]
 
     def _hand_out(self, number: int, architecture: Architecture) -> None:
         if number not in self._workers:
@@ -110,7 +122,8 @@ class Workers(ABC, Generic[Worker]):
         if num_deaths > self.retries:
             raise TrainingError(
                 f"each of {num_deaths} workers that were to evaluate {architecture} has died, the last one by {how}; "
-                "evaluate it in this process to see why (memory, most often), or raise retries"
+                "see what it has written, or evaluate it in this process, to see why (memory, most often), or raise "
+                "retries"
             )
         logger.warning("worker %d has died by %s; what it had is evaluated again: %s", number, how, architecture)
 
