@@ -254,6 +254,7 @@ def test_a_search_under_another_budget_measures_only_what_is_new(command, direct
 @pytest.mark.parametrize("searcher", ["exhaustive", "random", "regularized-evolution"])
 def test_each_searcher_finds_all_of_a_small_space(command, searcher):
     words = ["search", "run", "--data", "clay.py:data", "--objective", "accuracy=max", "--evaluations", "60"]
+    words += ["--limits", "parameters=0:"]
     status, out, err = command(*words, "--searcher", searcher, "--json")
     assert (status, err) == (0, "")
     assert len(json.loads(out)["entries"]) == 6
@@ -325,6 +326,8 @@ def test_an_export_that_cannot_be_is_a_matter_of_usage(command, words):
         (["--architecture", "none.json"], "clay:Net", "there is no file none.json"),
         (["--limits", "parameters"], "clay:Net", "limits are NAME=MOST"),
         (["--limits", "parameters=few"], "clay:Net", "'few' is no number, nor a share"),
+        (["--limits", "parameters=3,parameters=9"], "clay:Net", "parameters is limited twice in "),
+        (["--example", "0,4"], "clay:Net", "--example is a shape of numbers from 1 on, and 0,4 has a 0"),
     ],
 )
 def test_arguments_that_cannot_be_exit_with_2(command, words, model, message):

@@ -82,7 +82,7 @@ def add_data(parser: argparse.ArgumentParser, what: str, *, required: bool = Tru
     parser.add_argument(
         "--loss", metavar="MODULE:NAME", help="a loss, such as torch.nn:CrossEntropyLoss (default: none is measured)"
     )
-    parser.add_argument("--batch-size", type=_count, default=256, metavar="N", help="samples in a batch (default: 256)")
+    parser.add_argument("--batch-size", type=count, default=256, metavar="N", help="samples in a batch (default: 256)")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +90,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda:1, ... (default: a GPU where there is one)")
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
@@ -107,6 +107,8 @@ def limits_of(text: str) -> dict[str, Any]:
             raise argparse.ArgumentTypeError(
                 f"limits are NAME=MOST, NAME=LEAST: or NAME=LEAST:MOST, with commas between, not {text!r}"
             )
+        if name.strip() in limits:
+            raise argparse.ArgumentTypeError(f"{name.strip()} is limited twice in {text!r}; a range is LEAST:MOST")
         limits[name.strip()] = (_bound(low), _bound(high)) if colon else _bound(low)
     return limits
 
@@ -221,7 +223,12 @@ class Run:
         if given is None:
             return None
         if re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)*", given):
-            return torch.randn([int(size) for size in given.split(",")], generator=torch.Generator().manual_seed(0))
+            shape = [int(size) for size in given.split(",")]
+            if 0 in shape:
+                raise UsageError(
+                    f"--example is a shape of numbers from 1 on, and {given} has a 0: it would cost nothing"
+                )
+            return torch.randn(shape, generator=torch.Generator().manual_seed(0))
         made = imported(given, "--example")
         return called(made, given) if callable(made) and not isinstance(made, torch.Tensor) else made
 
@@ -247,12 +254,22 @@ class Run:
         return Limits(self.model, limits, costs=costs)
 
     def own_limits(self, costs: Mapping[str, Cost]) -> dict[str, Any]:
-        """Return the limits that were given to the run, of costs that are known here."""
+        """Return the limits that were given to the run.
+
+        Raises:
+            UsageError: One is of a cost that is not known here, and so cannot be held.
+        """
         of_run = self._description.get("costs")
         described = of_run if isinstance(of_run, dict) else {}
-        # A cost of the user's own can be in the run and unknown here, where --costs is not given.
-        limits = {name: (one.get("least"), one.get("most")) for name, one in described.items() if name in costs}
-        return {name: bounds for name, bounds in limits.items() if bounds != (None, None)}
+        limits = {name: (one.get("least"), one.get("most")) for name, one in described.items()}
+        limits = {name: bounds for name, bounds in limits.items() if bounds != (None, None)}
+        if unknown := [name for name in limits if name not in costs]:
+            mend = "--example" if all(name in OF_A_PASS for name in unknown) else "--costs, a function that returns it"
+            raise UsageError(
+                f"the run has a limit of {' and of '.join(unknown)}, which is not known here; give {mend}, or by "
+                "--limits those that are to be kept"
+            )
+        return limits
 
 
 def data_of(options: argparse.Namespace) -> Any:

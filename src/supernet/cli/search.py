@@ -14,6 +14,7 @@ from supernet.cli.given import (
     add_data,
     add_device,
     add_run,
+    count,
     data_of,
     limits_of,
     measured_by,
@@ -71,10 +72,11 @@ def add_to(commands: Any) -> None:
         type=limits_of,
         action="append",
         metavar="NAME=MOST,...",
-        help="limits of costs: parameters=60000,macs=60%% or NAME=LEAST:MOST; given again, another budget",
+        help="limits of costs: parameters=60000,macs=60%% or NAME=LEAST:MOST; given again, another budget (default: "
+        "those of the run)",
     )
     parser.add_argument(
-        "--evaluations", type=int, default=1000, metavar="N", help="measured at most, for each budget (default: 1000)"
+        "--evaluations", type=count, default=1000, metavar="N", help="measured at most, for each budget (default: 1000)"
     )
     parser.add_argument("--searcher", choices=sorted(SEARCHERS), default="evolution", help="(default: evolution)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
@@ -88,12 +90,17 @@ def _run(options: argparse.Namespace) -> int:
         name, _, way = text.partition("=")
         if way not in ("max", "min"):
             raise UsageError(f"--objective is NAME=max or NAME=min, not {text!r}")
+        if name in objectives:
+            raise UsageError(f"--objective {name} is given twice")
         objectives[name] = way
     run, data = Run(options), data_of(options)
     loss, metrics = measured_by(options)
-    budgets = options.limits or [{}]
+    budgets = options.limits or []
     # Objectives among the names may be metrics; `costs` takes those that are costs.
     costs = run.costs([*objectives, *(name for limits in budgets for name in limits)])
+    # The supernet has been trained within the limits of its run, and knows nothing of what is beyond.
+    budgets = budgets or [run.own_limits(costs)]
+    constraints = [run.limits(limits, costs) for limits in budgets]
     evaluator = SupernetEvaluator(
         run.supernet(options.device), data, loss=loss, metrics=metrics, batch_size=options.batch_size
     )
@@ -101,7 +108,7 @@ def _run(options: argparse.Namespace) -> int:
         evaluator,
         objectives,
         options.evaluations,
-        limits=[run.limits(limits, costs) for limits in budgets],
+        limits=constraints,
         costs=costs,
         searcher=SEARCHERS[options.searcher],
         generator=torch.Generator().manual_seed(options.seed),

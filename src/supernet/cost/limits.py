@@ -56,6 +56,7 @@ class Limits:
         space: The space of the model.
         costs: The costs by name.
         bounds: Name -> (least, most) as numbers, of those that have a limit.
+        example: What was given, of which costs of what runs are.
 
     Raises:
         CostError: A name is not known, a limit is none, or nothing that was found keeps all limits: names the nearest
@@ -79,11 +80,15 @@ class Limits:
         if not isinstance(limits, Mapping):
             raise CostError(f"limits are a dict such as {{'parameters': 60_000}}, not {limits!r:.80}")
         self.space = model if isinstance(model, SearchSpace) else SearchSpace(model)
+        self.example = example
         given = checked_costs(costs, self.space)
         self.costs = {**known_costs(model, [name for name in limits if name not in given], example), **given}
         self.bounds = {name: self._bounds(name, limit) for name, limit in limits.items()}
         self._extremes: dict[str, Architecture] = {}
         self.sample(torch.Generator().manual_seed(0))  # what nothing keeps is better known now than after a training
+
+    def __repr__(self) -> str:
+        return f"Limits({', '.join(f'{name} {self.described(name)}' for name in self.bounds)})"
 
     # --- what an architecture costs ----------------------------------------------------------------------------
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import reduce
 from typing import Any
 
 from supernet.checks import check_counts, check_functions
-from supernet.cost import Cost
+from supernet.cost import Cost, Limits
 from supernet.errors import SpaceError
 from supernet.search import Front, Scored, search_front
 from supernet.search.searcher import ranked
@@ -155,12 +157,18 @@ class SubnetSearchTrainer(SupernetTrainer):
             objectives: Name of a metric, of "loss" or of a cost -> "max" or "min". The first is what `Front.best` goes
                 by.
             num_evaluations: Number of architectures that are measured at most, under each limits.
-            options: Others of `supernet.search.search_front`; the trainer's limits hold where none are given.
+            options: Others of `supernet.search.search_front`; the trainer's limits hold where none are given, and its
+                costs and example are known.
         """
         directory = self._run.directory
         if directory is not None:
             options.setdefault("directory", directory.path)
-        options = {"limits": self.limits, "progress": self.progress, **options}
+        options = {"limits": self.limits, "example": self._example, "progress": self.progress, **options}
+        limits = options["limits"]
+        # Limits that are made already have costs of their own; others mean those of the trainer, such as of a board.
+        made = [one for one in (limits if isinstance(limits, list | tuple) else [limits]) if isinstance(one, Limits)]
+        known = [one.costs for one in (self.limits, *made) if one is not None]
+        options["costs"] = reduce(operator.or_, [*known, dict(options.get("costs") or {})], {})
         front = search_front(self.evaluator, objectives, num_evaluations, **options)
         if directory is not None and self.fabric.is_global_zero:
             front.save(directory.path / FRONT)

@@ -100,7 +100,8 @@ class SupernetTrainer(FormerNames, TrainingLoop, BaseOneShotTrainer):
     ) -> None:
         super().__init__(*task, **config)
         self.limits = limits_of(self, limits, costs, example)
-        self._ours |= {"limits", "_costs_found"}
+        self._example = example if self.limits is None else self.limits.example
+        self._ours |= {"limits", "_example", "_costs_found"}
 
     def _check_model(self, model: nn.Module) -> None:
         self.space = SearchSpace(model)
