@@ -128,6 +128,8 @@ def test_empty_bins_are_left_out(caplog):
     [
         (0, TrainingError, "bins is a whole number from 1 on"),
         ([3], CostError, "two ascending numbers or more"),
+        (["small", 3], CostError, "two ascending numbers or more"),
+        (torch.tensor([1.0, 3.0]), CostError, "a list of their edges"),
         ([3, 2], CostError, "two ascending numbers or more"),
         (
             [200, 300],

@@ -321,6 +321,7 @@ def test_a_limit_that_nothing_meets_is_refused_and_the_model_is_as_it_was(kind):
         ({"limits": Limits(nn.Sequential(LayerChoice([nn.ReLU()], label="a")), {})}, CostError, "of another space"),
         ({"limits": Limits(Net(), {}), "example": 3}, TrainingError, "that are made already have costs and example"),
         ({"limits": {"parameters": 60}, "limit_penalty": "square"}, TrainingError, "'hinge' or 'log_ratio', not"),
+        ({"limit_penalty": "square"}, TrainingError, "'hinge' or 'log_ratio', not"),
         ({"limits": {"parameters": 60}, "limit_strength": -1.0}, TrainingError, "limit_strength"),
     ],
 )

@@ -198,6 +198,12 @@ def other():
     ("options", "error", "message"),
     [
         ({"sandwich": -1}, TrainingError, "sandwich is a whole number from 0 on"),
+        ({"sandwich": False}, TrainingError, "sandwich is a whole number from 0 on, not False"),
+        (
+            {"distillation": Distillation({"width": 16, "op": "relu"}), "limits": {"parameters": 100}},
+            TrainingError,
+            "the teacher .*16.* breaks the limits .* would never learn",
+        ),
         (
             {"sampling_cost": "parameters", "sandwich": 1},
             TrainingError,

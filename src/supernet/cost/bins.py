@@ -147,10 +147,13 @@ class CostBins:
 
 
 def _edges(bins: int | Sequence[float], cost: Cost, least: float, most: float) -> list[float]:
-    if isinstance(bins, Sequence) and not isinstance(bins, str):
-        edges = [float(edge) for edge in bins]
+    if hasattr(bins, "__len__"):
+        given = list(bins) if isinstance(bins, Sequence) and not isinstance(bins, str) else []
+        edges = [float(edge) for edge in given] if all(hasattr(edge, "__float__") for edge in given) else []
         if len(edges) < 2 or any(not low < high for low, high in pairwise(edges)):
-            raise CostError(f"the edges of bins are two ascending numbers or more, not {list(bins)!r:.80}")
+            raise CostError(
+                f"bins are a whole number, or a list of their edges, two ascending numbers or more, not {bins!r:.80}"
+            )
         return edges
     check_counts(bins=bins)
     if least <= 0:

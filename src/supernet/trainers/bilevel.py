@@ -30,7 +30,7 @@ from supernet.trainers.given_relaxation import (
     new_relaxation,
     what_follows_progress,
 )
-from supernet.trainers.keeping_limits import LimitsTerm, Penalty, check_relaxation, described
+from supernet.trainers.keeping_limits import LimitsTerm, Penalty, check_penalty, check_relaxation, described
 from supernet.trainers.supernet_trainer import SupernetTrainer
 from supernet.trainers.unrolled import check_looks_through, check_unrolled, take_unrolled_gradient
 
@@ -100,6 +100,7 @@ class BilevelTrainer(SupernetTrainer):
         if unrolled not in (True, False):
             raise TrainingError(f"unrolled is True or False, not {unrolled!r}")
         check_counts(0, warmup_epochs=warmup_epochs)
+        check_penalty(limit_penalty, limit_strength)  # where there are no limits, too
         terms = checked_terms(terms)
         super().__init__(*task, **config)
         if unrolled:

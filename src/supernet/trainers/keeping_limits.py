@@ -172,9 +172,7 @@ class LimitsTerm:
     """
 
     def __init__(self, limits: Limits, penalty: Penalty, strength: float) -> None:
-        if penalty not in ("hinge", "log_ratio"):
-            raise TrainingError(f"limit_penalty is 'hinge' or 'log_ratio', not {penalty!r}")
-        check_numbers(limit_strength=strength)
+        check_penalty(penalty, strength)
         self.penalty, self.strength = penalty, float(strength)
         self.space, self.bounds, self.costs = limits.space, dict(limits.bounds), limits.costs
         _check_sizes(self.space)
@@ -219,6 +217,13 @@ class LimitsTerm:
         if self.penalty == "hinge":
             return torch.relu((limit - cost) / (abs(limit) or 1.0))
         return -torch.log((cost / limit).clamp(1e-6, 1.0))  # a cost of 0 has no logarithm
+
+
+def check_penalty(penalty: Any, strength: Any) -> None:
+    """Raise `TrainingError` unless these are a penalty and its strength."""
+    if penalty not in ("hinge", "log_ratio"):
+        raise TrainingError(f"limit_penalty is 'hinge' or 'log_ratio', not {penalty!r}")
+    check_numbers(limit_strength=strength)
 
 
 def check_relaxation(relaxation: Relaxation, space: SearchSpace) -> None:

@@ -69,7 +69,8 @@ class SampledTrainer(SubnetSearchTrainer):
         sampling_cost: Cost | None = None,
         **config: Any,
     ) -> None:
-        check_counts(0, sandwich=sandwich or 0)
+        if sandwich is not None:
+            check_counts(0, sandwich=sandwich)
         if sampling_cost is not None and not isinstance(sampling_cost, Cost):
             raise TrainingError(f"sampling_cost is a supernet.cost.Cost or None, not {sampling_cost!r:.80}")
         if cost_bins is not None and type(self).sample is not SampledTrainer.sample:
@@ -118,11 +119,20 @@ class SampledTrainer(SubnetSearchTrainer):
             self.extremes = extremes(self.space, cost.of, self._sample_by_priors, self.training_constraint)
         if self.teaching is not None and self.extremes is not None and largest_teaches:
             self.teaching.architecture = self.extremes.largest  # of those that are trained
+        elif self.teaching is not None and self.teaching.architecture is not None:
+            self._check_is_trained(self.teaching.architecture)
         super().build_supernet(layer, input, plan)
         if self.teaching is not None and self.extremes is not None and self.sandwich is not None:
             self._largest_teaches = self.teaching.architecture == self.extremes.largest
             if self._largest_teaches:
                 self.train_part.taught = None  # in its step it gives its output anyway
+
+    def _check_is_trained(self, teacher: Architecture) -> None:
+        if self.training_constraint is not None and not self.training_constraint(teacher):
+            raise TrainingError(
+                f"the teacher {teacher} breaks the limits or the constraint of what is trained, so it would never "
+                "learn what it teaches; give one that keeps them, or 'largest'"
+            )
 
     def _is_rarely_allowed(self) -> bool:
         """Say whether limits are kept by so few architectures that drawing until one does takes longer than a walk."""
