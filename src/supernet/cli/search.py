@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from supernet.search import (
     EvolutionSearcher,
     ExhaustiveSearcher,
     NsgaSearcher,
+    ProcessWorkers,
     RandomSearcher,
     RegularizedEvolutionSearcher,
     SupernetEvaluator,
@@ -81,6 +84,13 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--searcher", choices=sorted(SEARCHERS), default="evolution", help="(default: evolution)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
     add_device(parser)
+    parser.add_argument(
+        "--workers",
+        type=count,
+        default=1,
+        metavar="N",
+        help="processes that measure, each with model and data of its own (default: 1, this one)",
+    )
     parser.set_defaults(run=_run)
 
 
@@ -94,27 +104,43 @@ def _run(options: argparse.Namespace) -> int:
             raise UsageError(f"--objective {name} is given twice")
         objectives[name] = way
     run, data = Run(options), data_of(options)
-    loss, metrics = measured_by(options)
     budgets = options.limits or []
     # Objectives among the names may be metrics; `costs` takes those that are costs.
     costs = run.costs([*objectives, *(name for limits in budgets for name in limits)])
     # The supernet has been trained within the limits of its run, and knows nothing of what is beyond.
     budgets = budgets or [run.own_limits(costs)]
     constraints = [run.limits(limits, costs) for limits in budgets]
-    evaluator = SupernetEvaluator(
-        run.supernet(options.device), data, loss=loss, metrics=metrics, batch_size=options.batch_size
-    )
-    front = search_front(
-        evaluator,
-        objectives,
-        options.evaluations,
-        limits=constraints,
-        costs=costs,
-        searcher=SEARCHERS[options.searcher],
-        generator=torch.Generator().manual_seed(options.seed),
-        directory=run.directory,
-        identity=f"{options.loss} {options.metrics}",
-    )
+    evaluator = _evaluator(options, run, data)
+    identity = f"{options.loss} {options.metrics}"
+    with ExitStack() as stack:
+        measure: Any = evaluator
+        if options.workers > 1:
+            measure = stack.enter_context(ProcessWorkers(partial(_in_worker, options), options.workers))
+            # As `search_front` says of an evaluator: whoever measures, what is kept is the same.
+            identity = f"{evaluator.digest()} {identity}"
+        front = search_front(
+            measure,
+            objectives,
+            options.evaluations,
+            model=run.model,
+            limits=constraints,
+            costs=costs,
+            searcher=SEARCHERS[options.searcher],
+            generator=torch.Generator().manual_seed(options.seed),
+            directory=run.directory,
+            identity=identity,
+        )
     front.save(run.directory / FRONT)
     print_found(options, front.to_json(), str(front))
     return 0
+
+
+def _evaluator(options: argparse.Namespace, run: Run, data: Any) -> SupernetEvaluator:
+    loss, metrics = measured_by(options)
+    return SupernetEvaluator(
+        run.supernet(options.device), data, loss=loss, metrics=metrics, batch_size=options.batch_size
+    )
+
+
+def _in_worker(options: argparse.Namespace, worker: int) -> SupernetEvaluator:
+    return _evaluator(options, Run(options), data_of(options))
