@@ -167,6 +167,18 @@ def test_rows_of_the_file_and_lines_of_the_table_say_what_was_measured(world, tm
     assert f"{comparison.difference({'parameters': 100}, 'random').mean:+.1f} ±" in out.getvalue()
 
 
+def test_a_narrow_terminal_cuts_no_number_and_hides_no_limit(world):
+    comparison, out = world.compare(), io.StringIO()
+    Console(file=out, width=80).print(comparison.table())
+    assert "…" not in out.getvalue()
+    for row in comparison.to_json():
+        assert f"{row['parameters']:,.0f} " in out.getvalue()
+        assert f"{mean(row['test_accuracy']):.1f} ±" in out.getvalue()
+    gap = comparison.difference({"parameters": 100}, "random")
+    assert f"{gap.mean:+.1f} ± {(gap.high - gap.low) / 2:.1f}" in out.getvalue()
+    assert " 100 " in out.getvalue()
+
+
 def test_the_picture_is_written(world, tmp_path):
     pytest.importorskip("matplotlib")
     paths = world.compare().plot(tmp_path / "front")

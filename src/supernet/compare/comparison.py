@@ -164,7 +164,7 @@ class Comparison:
             title=f"{_in_words(self.score)} after training from new weights, {num_seeds} seeds, 95 % intervals"
         )
         for heading in ("limit", "method", "parameters", _in_words(self.score), "found is better by", "p", "search, s"):
-            table.add_column(heading, justify="left" if heading in ("limit", "method") else "right", no_wrap=True)
+            table.add_column(heading, justify="left" if heading in ("limit", "method") else "right")
         for row, following in zip(self.rows, [*self.rows[1:], None], strict=True):
             cells = ["-", "-"]
             if row.method != FOUND:
@@ -180,6 +180,9 @@ class Comparison:
                 f"{mean(row.seconds):.1f}" if row.seconds else "-",
                 end_section=following is not None and following.budget != row.budget,
             )
+        for column in table.columns:
+            if column.justify == "right":  # where the terminal is narrow, words are wrapped, and no number is cut
+                column.min_width = max((len(str(cell)) for cell in column.cells), default=0)
         return table
 
     def to_json(self) -> list[dict[str, Any]]:
