@@ -197,3 +197,5 @@ def test_a_front_is_drawn(tmp_path):
     assert [path.name for path in front.plot(tmp_path / "front")] == ["front.png", "front.svg"]
     assert front.plot(str(tmp_path / "one.png")) == [tmp_path / "one.png"]
     assert all((tmp_path / name).stat().st_size > 1_000 for name in ("front.png", "front.svg", "one.png"))
+    with pytest.raises(TrainingError, match=r"front.xyz ends in '.xyz', of which there are no pictures; .* png,"):
+        front.plot(tmp_path / "front.xyz")

@@ -218,11 +218,7 @@ class Limits:
 
     def described(self, name: str) -> str:
         """Return a limit for people, such as "at most 60,000"."""
-        low, high = self.bounds[name]
-        unit = f" {self.costs[name].unit}" if self.costs[name].unit else ""
-        if low == -math.inf:
-            return f"at most {high:,.6g}{unit}"
-        return f"at least {low:,.6g}{unit}" if high == math.inf else f"{low:,.6g} to {high:,.6g}{unit}"
+        return bounds_in_words(*self.bounds[name], self.costs[name].unit)
 
     # --- limits as they are given ------------------------------------------------------------------------------
 
@@ -260,6 +256,14 @@ class Limits:
                 raise CostError(f"the cost {name!r} is NaN for {one}, so no network has the largest; give a number")
         best = max(sampled, key=cost.of)
         return cost.of(descended(self.space, best, self.space.draw(generator), lambda one: -cost.of(one)))
+
+
+def bounds_in_words(least: float, most: float, unit: str = "") -> str:
+    """Return a limit for people: -inf and inf for none."""
+    unit = f" {unit}" if unit else ""
+    if least == -math.inf:
+        return f"at most {most:,.6g}{unit}"
+    return f"at least {least:,.6g}{unit}" if most == math.inf else f"{least:,.6g} to {most:,.6g}{unit}"
 
 
 def checked_costs(costs: Mapping[str, Any] | None, space: SearchSpace) -> dict[str, Cost]:

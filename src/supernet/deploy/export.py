@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from supernet.cost import Limits, Macs, Parameters, Parts, WeightMemory
+from supernet.cost.limits import bounds_in_words
 from supernet.deploy.card import CARD, checked_numbers, read_card, write_card
 from supernet.deploy.example import Comparison, Example, described, tensors_in
 from supernet.deploy.onnx_files import OnnxNetwork, write_onnx
@@ -290,8 +291,8 @@ def _checked_limits(limits: Any, costs: Mapping[str, float]) -> dict[str, list[f
             raise CostError(
                 f"there is a limit of {name!r}, but its cost is not known; give it by costs={{{name!r}: ...}}"
             )
-        least, most = (math.inf if one is None else float(one) for one in bounds)
-        if costs[name] > most or (bounds[0] is not None and costs[name] < least):
-            raise CostError(f"the network costs {costs[name]:,g} {name}, where the limit is {limit!r}")
+        least, most = -math.inf if bounds[0] is None else bounds[0], math.inf if bounds[1] is None else bounds[1]
+        if not least <= costs[name] <= most:
+            raise CostError(f"the network costs {costs[name]:,g} {name}, not {bounds_in_words(least, most)}, the limit")
         found[name] = [None if one is None else float(one) for one in bounds]
     return found

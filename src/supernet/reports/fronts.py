@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from supernet.errors import TrainingError
 from supernet.reports.plots import _check_matplotlib, _figure, _save
 
 __all__ = ["plot_front"]
@@ -28,6 +29,7 @@ def plot_front(points: Points, front: Points, path: Path, *, x: str, y: str, mar
 
     Raises:
         MissingExtraError: Matplotlib is not installed.
+        TrainingError: Matplotlib writes no pictures of that suffix.
 
     >>> written = plot_front([(1, 0.5), (2, 0.4)], [(1, 0.5)], Path("front"), x="parameters", y="accuracy")
     >>> [path.name for path in written]
@@ -35,6 +37,11 @@ def plot_front(points: Points, front: Points, path: Path, *, x: str, y: str, mar
     """
     _check_matplotlib()
     figure = _figure(6.4, 4.2)
+    known = sorted(figure.canvas.get_supported_filetypes())
+    if path.suffix and path.suffix[1:].lower() not in known:
+        raise TrainingError(
+            f"{path} ends in {path.suffix!r}, of which there are no pictures; known are {', '.join(known)}"
+        )
     axes = figure.subplots()
     for mark in dict.fromkeys(marks):
         axes.axvline(mark, color="#999999", linestyle=":", linewidth=1, zorder=1)

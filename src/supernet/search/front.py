@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from supernet.cost import Limits
+from supernet.cost.limits import bounds_in_words
 from supernet.errors import CostError, FileFormatError, NonFiniteError, TrainingError
 from supernet.reports.fronts import plot_front
 from supernet.search.dominance import nondominated
@@ -117,7 +118,7 @@ class Front:
         allowed = [entry for entry in self.entries if not self._excess(entry, bounds)]
         if not allowed:
             nearest = min(self.entries, key=lambda entry: self._excess(entry, bounds))
-            has = ", ".join(f"{name} {nearest.value(name):,.6g} ({_in_words(bounds[name])})" for name in bounds)
+            has = ", ".join(f"{name} {nearest.value(name):,.6g} ({bounds_in_words(*bounds[name])})" for name in bounds)
             raise CostError(
                 f"none of {len(self.entries):,} architectures that were measured keeps the limits; the nearest has "
                 f"{has}, as {nearest.architecture}; search under these limits"
@@ -181,7 +182,7 @@ class Front:
 
         Raises:
             MissingExtraError: Matplotlib is not installed.
-            TrainingError: There is nothing to plot, or no second number.
+            TrainingError: There is nothing to plot, no second number, or no picture of that suffix.
         """
         first, *others = [*self.objectives, *(name for entry in self.entries[:1] for name in entry.costs)]
         others = [name for name in others if name != first]
@@ -277,13 +278,6 @@ def _range(name: str, limit: Any) -> tuple[float, float]:
             "Limits(model, ...) knows"
         )
     return -math.inf if low is None else float(low), math.inf if high is None else float(high)
-
-
-def _in_words(bounds: tuple[float, float]) -> str:
-    low, high = bounds
-    if low == -math.inf:
-        return f"at most {high:,.6g}"
-    return f"at least {low:,.6g}" if high == math.inf else f"{low:,.6g} to {high:,.6g}"
 
 
 def _short(architecture: Architecture) -> str:
