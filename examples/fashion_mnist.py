@@ -7,7 +7,7 @@ cores it takes less than 20 minutes; `--train 512 --valid 256 --test 256 --epoch
 
 1. A space of inverted residuals: width, kernel, expansion and depth are chosen.
 2. Latency on this machine: the layers of its networks are measured, each once, and 50 whole networks beside their sums.
-3. A supernet is trained within the largest limits, and searched under each; the best few are trained on, and one taken.
+3. A supernet is trained within the largest limits, and searched under each; the best few are trained alone.
 4. What is found is trained from new weights, beside random networks under the same limits and random search in equal
    time, and measured on test images that nothing has seen.
 5. The found networks become ONNX files, which are run back and compared.
@@ -116,16 +116,18 @@ def parts(path, sizes):
 class Searched:
     """A supernet that is trained within the largest limits, and the front of what is found in it under each.
 
-    Which networks are good it knows after a short training, but not which of these is best, and it takes small ones,
-    which learn first, for better than they are. So the best few are trained on, each alone, before one is taken.
+    After a training this short it knows good networks from bad ones, but not which of the good ones is best. So the
+    best few are trained alone before one is taken.
     """
 
-    def __init__(self, seed, *, data, latency, epochs, evaluations, finalists, run_dir):
+    def __init__(self, seed, *, data, latency, epochs, evaluations, finalists, train_epochs, run_dir):
+        self.seed, self.data, self.finalists, self.train_epochs = seed, data, finalists, train_epochs
+        self.alone = {}  # what is a finalist under several budgets is trained once
         torch.manual_seed(seed)
-        self.model, self.data, self.seed, self.finalists = Network(), data, seed, finalists
-        optimizer = torch.optim.SGD(self.model.parameters(), 0.05, momentum=0.9, weight_decay=3e-4)
+        model = Network()
+        optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=3e-4)
         trainer = SinglePathTrainer(
-            self.model,
+            model,
             loss=nn.CrossEntropyLoss(),
             metrics=accuracy,
             optimizer=optimizer,
@@ -136,7 +138,7 @@ class Searched:
             batch_size=128,
             limits=BUDGETS[-1],
             costs={"latency_ms": latency},
-            cost_bins=3,
+            sandwich=2,
             recalibration_samples=1_000,
             num_evaluations=evaluations,
             seed=seed,
@@ -151,16 +153,20 @@ class Searched:
         self.front.plot(run_dir / f"front{seed}")
 
     def best(self, limits):
-        """Return the architecture, of the best few within limits in the supernet, that is best after an epoch more."""
+        """Return the architecture, of the best few within limits in the supernet, that is best alone."""
         within = [entry for entry in self.front.entries if limits(entry.architecture)]
         within.sort(key=lambda entry: entry.metrics["accuracy"], reverse=True)
-        return max((entry.architecture for entry in within[: self.finalists]), key=self.tuned)
+        return max((entry.architecture for entry in within[: self.finalists]), key=self.accuracy_alone)
 
-    def tuned(self, architecture):
-        """Return the validation accuracy of an architecture's network after an epoch on the supernet's weights."""
-        network = freeze(self.model, architecture)
-        train_network(network, self.data[0], self.seed, epochs=1)
-        return percent_correct(network, self.data[1])
+    def accuracy_alone(self, architecture):
+        """Return the validation accuracy of an architecture's network, trained from new weights by the one recipe."""
+        name = str(architecture)
+        if name not in self.alone:
+            torch.manual_seed(self.seed)
+            network = freeze(Network(), architecture)
+            train_network(network, self.data[0], self.seed, self.train_epochs)
+            self.alone[name] = percent_correct(network, self.data[1])
+        return self.alone[name]
 
 
 def train_network(network, dataset, seed, epochs):
@@ -183,9 +189,9 @@ def main():
     parser.add_argument("--train", type=int, default=8_000, help="images to train on")
     parser.add_argument("--valid", type=int, default=2_000, help="images to choose by")
     parser.add_argument("--test", type=int, default=10_000, help="images to test on")
-    parser.add_argument("--epochs", type=int, default=4, help="of a network; a supernet is trained three times as long")
+    parser.add_argument("--epochs", type=int, default=4, help="of a network; a supernet has half as many more")
     parser.add_argument("--evaluations", type=int, default=30, help="in a supernet, under each budget")
-    parser.add_argument("--finalists", type=int, default=6, help="of these, that are trained on under each budget")
+    parser.add_argument("--finalists", type=int, default=4, help="of these, that are trained alone under each budget")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--processes", type=int, default=2, help="that share seeds and budgets, and the cores")
     parser.add_argument("--random", type=int, default=1, help="random networks under each budget, for each seed")
@@ -202,7 +208,8 @@ def main():
     for _ in range(1_000):
         latency.of(latency.space.sample())  # measures each layer now, while nothing else runs
 
-    effort = {"epochs": 3 * options.epochs, "evaluations": options.evaluations, "finalists": options.finalists}
+    effort = {"epochs": 3 * options.epochs // 2, "train_epochs": options.epochs}
+    effort |= {"evaluations": options.evaluations, "finalists": options.finalists}
     torch.set_num_threads(max(1, torch.get_num_threads() // options.processes))
     comparison = compare_under_limits(
         Network,

@@ -3,6 +3,11 @@
 import io
 import json
 import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 from statistics import mean
 from types import SimpleNamespace
 
@@ -241,3 +246,31 @@ def test_processes_that_share_the_seeds_give_the_same_rows():
     alone, shared = (compare_under_limits(*task, processes=n, on_progress=told.append) for n in (1, 2))
     assert [(r.method, r.scores) for r in alone.rows[:2]] == [(r.method, r.scores) for r in shared.rows[:2]]
     assert len(told) == 2 * 3 * 2
+
+
+@pytest.mark.slow
+def test_processes_end_with_the_one_that_compares(tmp_path):
+    command = [sys.executable, "-m", "tests.compare.process_that_compares", tmp_path]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], env=environment) as comparing:
+        wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+        comparing.kill()
+    wait_for(lambda: not any(is_running(path.name) for path in tmp_path.iterdir()))
+
+
+def wait_for(happens):
+    """Return when something happens, and fail where it takes too long."""
+    for _ in range(600):
+        if happens():
+            return
+        time.sleep(0.1)
+    raise AssertionError("a minute has passed")
+
+
+def is_running(number):
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{number}/stat")  # one that has ended, but that nobody has asked about, is a zombie
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"

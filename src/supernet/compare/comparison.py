@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 from statistics import mean
 from typing import Any, Protocol
@@ -314,7 +315,7 @@ def _run(course: _Course, seeds: Sequence[int], processes: int) -> Iterator[tupl
         return
     threads = torch.get_num_threads()
     # Spawned, for a fork of a process that has computed by several threads may hang.
-    pool = ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (threads,))
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), _begin_process, (threads,))
     try:
         waiting: dict[Future[Any], tuple[int, int | None]]
         waiting = {pool.submit(course.search, seed): (i, None) for i, seed in enumerate(seeds)}
@@ -327,6 +328,19 @@ def _run(course: _Course, seeds: Sequence[int], processes: int) -> Iterator[tupl
                     waiting |= {pool.submit(course.compare, plan): (i, k) for k, plan in enumerate(result)}
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin_process(threads: int) -> None:
+    """Use as many threads, and end at once when the process that compares is no more, whatever is being trained."""
+    torch.set_num_threads(threads)
+    parent = parent_process()
+    assert parent is not None, "a process that was spawned has one"
+
+    def end_with_parent() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 @dataclass
