@@ -56,3 +56,33 @@ def test_limits_sent_to_another_process_draw_what_they_would_have_drawn():
     drawn = [one.sample(torch.Generator().manual_seed(3)) for one in (limits, sent)]
     assert drawn[0] == drawn[1]
     assert sent.costs_of(drawn[0]) == limits.costs_of(drawn[0])
+
+
+class Repeated(nn.Module):
+    """A layer that runs as often as the module around it has said: by no choice of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.times = nn.Linear(4, 4), 1
+
+    def forward(self, x):
+        for _ in range(self.times):
+            x = self.linear(x)
+        return x
+
+
+class Telling(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = Repeated()
+        self.rounds, self.times = (ValueChoice(range(1, 30), label=label) for label in ("rounds", "times"))
+
+    def forward(self, x):
+        self.inner.times = self.rounds() * self.times()
+        return self.inner(x)
+
+
+def test_a_copy_knows_that_a_module_does_not_tell_by_its_own_choices_what_it_does():
+    again = pickle.loads(pickle.dumps(Macs(Telling(), torch.ones(1, 4))))
+    drawn = [again.space.sample(torch.Generator().manual_seed(seed)) for seed in range(20)]
+    assert [again.of(one) for one in drawn] == [16 * one["rounds"] * one["times"] for one in drawn]

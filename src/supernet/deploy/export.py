@@ -291,7 +291,8 @@ def _checked_limits(limits: Any, costs: Mapping[str, float]) -> dict[str, list[f
             raise CostError(
                 f"there is a limit of {name!r}, but its cost is not known; give it by costs={{{name!r}: ...}}"
             )
-        least, most = -math.inf if bounds[0] is None else bounds[0], math.inf if bounds[1] is None else bounds[1]
+        unbounded = -math.inf, math.inf
+        least, most = (end if one is None else float(one) for one, end in zip(bounds, unbounded, strict=True))
         if not least <= costs[name] <= most:
             raise CostError(f"the network costs {costs[name]:,g} {name}, not {bounds_in_words(least, most)}, the limit")
         found[name] = [None if one is None else float(one) for one in bounds]
