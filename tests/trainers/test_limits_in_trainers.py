@@ -25,7 +25,7 @@ from supernet import (
 from supernet.cost import ArchitectureCost, Limits, Macs, TableCost
 from supernet.errors import CostError, TrainingError
 from supernet.testing import check_trainer
-from supernet.trainers.keeping_limits import first_of
+from supernet.training.first_call import first_of
 
 KINDS = {
     "darts": (DartsTrainer, {}),

@@ -21,6 +21,8 @@ from supernet.execution.supernet import Supernet
 from supernet.files.digests import bits, digest_of
 from supernet.processes.messages import Processes
 from supernet.space import Architecture
+from supernet.training.first_call import called_with_first
+from supernet.training.forward import Forward
 from supernet.training.metrics import Meter
 
 __all__ = ["Evaluator"]
@@ -126,6 +128,17 @@ class Evaluator(ABC):
         result.update(json.dumps(about, sort_keys=True, default=str).encode())
         return result.hexdigest()
 
+    def example(self) -> Any:
+        """Return what the model is called with for the first sample that is measured, as costs take it.
+
+        None where there is no sample, or where it is not found what the model is called with.
+        """
+        with seeded(self.seed, self.device):
+            batch = next(iter(self.valid_batches()), None)
+            if batch is None or self.forward is None:
+                return None
+            return called_with_first(self.forward, self.supernet.model, *batch)
+
     def forget(self) -> None:
         """Forget what has been evaluated, for the weights move."""
         self.evaluations.clear()
@@ -155,6 +168,7 @@ class Evaluator(ABC):
     # --- what a subclass says --------------------------------------------------------------------------------
 
     forms: Forms  # of the model's modules
+    forward: Forward | None = None  # how batches are given to the model, where that is known
     device: torch.device
     seed: int  # of what the data draw
     recalibration_samples: int

@@ -14,7 +14,7 @@ from torch import nn
 
 from supernet.checks import check_counts
 from supernet.cost import Cost, Limits
-from supernet.cost.limits import KNOWN, Limit, checked_costs, known_costs
+from supernet.cost.limits import KNOWN, OF_A_PASS, Limit, checked_costs, known_costs
 from supernet.errors import NonFiniteError, TrainingError
 from supernet.search.evaluator import Evaluator
 from supernet.search.evolution import EvolutionSearcher
@@ -58,7 +58,8 @@ def search_front(
         limits: Limits of costs, a dict as `supernet.cost.Limits` takes it or such an object; or a list of these, for
             several budgets. What breaks them is not measured. Default: none.
         costs: Further costs by name, for objectives, limits and reports.
-        example: What the model is called with, where a cost is of what runs: see `Limits`.
+        example: What the model is called with, where a cost is of what runs: see `Limits`. Default: the first sample
+            that an evaluator measures, as a batch of one.
         model: What is searched: the model with choices, or its space where all costs are given. Default: the
             evaluator's supernet.
         searcher: Makes a searcher: is called as `searcher(space, generator=generator, constraint=constraint)`, so
@@ -105,7 +106,7 @@ def search_front(
     if not budgets:
         raise TrainingError("limits are a dict, Limits, or a list of these, and the list is empty; give None for none")
     # Made once for all budgets: what costs have recorded of the model they remember.
-    all_costs = _costs(model, space, objectives, budgets, costs or {}, example)
+    all_costs = _costs(model, space, objectives, budgets, costs or {}, example, evaluate)
     constraints = [_limits(space, budget, all_costs) for budget in budgets]
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     measure = evaluate.evaluate_many if isinstance(evaluate, Evaluator) else evaluate
@@ -166,6 +167,7 @@ def _costs(
     budgets: Sequence[Budget | None],
     given: Mapping[str, Cost],
     example: Any,
+    evaluate: Evaluator | Evaluate,
 ) -> dict[str, Cost]:
     """Return all costs that are known of, given, or asked for by a name that is known."""
     given = checked_costs(given, space)
@@ -175,6 +177,8 @@ def _costs(
     of_limits = [name for budget in budgets if not isinstance(budget, Limits) for name in budget or {}]
     of_objectives = [name for name in objectives if name in KNOWN]
     names = [name for name in dict.fromkeys([*of_objectives, *of_limits]) if name not in given]
+    if example is None and isinstance(evaluate, Evaluator) and not set(names).isdisjoint(OF_A_PASS):
+        example = evaluate.example()
     return {**known_costs(model, names, example), **given}
 
 

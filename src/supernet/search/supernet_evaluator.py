@@ -93,7 +93,7 @@ class SupernetEvaluator(Evaluator):
         self._loss, self._metrics = checked_loss(loss, loss_fn, may_lack=True), metrics
         if self._loss is None and metrics is None:
             raise TrainingError("there is nothing to measure; give loss, metrics or loss_fn")
-        self._forward = Forward(supernet.model, forward_fn, loss_fn)
+        self.forward = Forward(supernet.model, forward_fn, loss_fn)
         self.recalibration_samples, self.seed = recalibration_samples, seed
         self.forms = Forms(supernet.model)
         place = Place.in_torch()
@@ -105,7 +105,7 @@ class SupernetEvaluator(Evaluator):
 
         train, valid = (
             DataSplit(
-                loader, lambda batch: move_data_to_device(batch, self.device), of_split, self._forward.split, **among
+                loader, lambda batch: move_data_to_device(batch, self.device), of_split, self.forward.split, **among
             )
             for loader, of_split in zip(loaders, (seed, derive_seed(seed, 1)), strict=True)
         )
@@ -158,7 +158,7 @@ class SupernetEvaluator(Evaluator):
     def run(self, X: Any, path: Architecture) -> Any:
         """Run an architecture on a batch."""
         with torch.no_grad():
-            return self._forward(_Path(self.supernet, path), X)
+            return self.forward(_Path(self.supernet, path), X)
 
     def train_batches(self) -> Iterator[tuple[Any, Any]]:
         """Return the batches of the training data."""

@@ -34,6 +34,7 @@ class TrainerEvaluator(Evaluator):
         super().__init__(trainer.supernet, trainer.processes)
         self._trainer = trainer
         self.forms, self.device, self.seed = trainer._forms, trainer.device, trainer.seed
+        self.forward = trainer._forward
         self._digest: str | None = None  # of the weights that the evaluations are of, where it is known
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 from collections.abc import Mapping
@@ -14,14 +13,12 @@ from torch import Tensor, nn
 from supernet.checks import check_numbers
 from supernet.cost import Cost, Limits
 from supernet.cost.limits import Limit
-from supernet.data.batches import batch_size
 from supernet.errors import CostError, TrainingError
 from supernet.execution.state import preserve_random_numbers
-from supernet.execution.structure import parts_of, rebuilt
 from supernet.relaxations import Relaxation
 from supernet.search.searcher import Constraint, draw_allowed
 from supernet.space import Architecture, SearchSpace
-from supernet.training.forward import Forward
+from supernet.training.first_call import called_with_first
 
 if TYPE_CHECKING:
     from supernet.trainers.supernet_trainer import SupernetTrainer
@@ -60,67 +57,8 @@ def limits_of(
         )
     with preserve_random_numbers(trainer.device):
         if example is None:
-            size = batch_size(trainer._trial_y, trainer._trial_X)
-            example = called_with_first(trainer._forward, trainer.model, trainer._trial_X, size)
+            example = called_with_first(trainer._forward, trainer.model, trainer._trial_X, trainer._trial_y)
         return Limits(trainer.model, given or {}, example=example, costs=costs)
-
-
-# --- what a model is called with ------------------------------------------------------------------------------
-
-
-class _Called(BaseException):
-    """Carries what a model would have been called with; no `except Exception` of a user's catches it."""
-
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.args_given, self.kwargs_given = args, kwargs
-
-
-class _Callee:
-    """Stands in a model's place where a batch is given to it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise _Called(args, kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-
-def called_with_first(forward: Forward, model: nn.Module, X: Any, size: int) -> Any:
-    """Return what a model is called with for the first sample of a batch, as costs take it; None if that is not found.
-
-    Args:
-        forward: How batches are given to the model.
-        model: The model, which does not run.
-        X: Inputs of a batch.
-        size: Number of its samples.
-    """
-    try:
-        forward(_Callee(model), first_of(X, size))
-    except _Called as called:
-        args, kwargs = called.args_given, called.kwargs_given
-        if not kwargs:
-            return args
-        bound = inspect.signature(model.forward).bind(*args, **kwargs)
-        return dict(bound.arguments) if bound.arguments.keys() >= kwargs.keys() else None
-    except Exception:  # of a function of the user's, which does more with the model than to call it
-        return None
-    return None
-
-
-def first_of(value: Any, size: int) -> Any:
-    """Return the first sample of a batch of so many, as a batch of one."""
-    if isinstance(value, Tensor):
-        return value[:1] if value.dim() and value.size(0) == size else value
-    parts = parts_of(value)
-    if parts is None:
-        return value
-    is_of_samples = isinstance(value, list) and len(value) == size
-    if is_of_samples and not all(isinstance(item, Tensor) and item.dim() and item.size(0) == size for item in value):
-        return value[:1]
-    return rebuilt(value, {key: first_of(part, size) for key, part in parts.items()})
 
 
 # --- what is allowed ------------------------------------------------------------------------------------------
