@@ -37,14 +37,13 @@ def costs(model):
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """A directory with runs under a limit of MACs (widths up to 4) and of a cost of the user's own."""
+    """A directory with runs under a limit of MACs (widths up to 4), of a cost of the user's own, and of both."""
     directory, project = tmp_path_factory.mktemp("runs"), {}
     (directory / "widths.py").write_text(WIDTHS)
     exec(WIDTHS, project)
-    for name, options in (("macs", {"limits": {"macs": 30}}), ("energy", {"limits": {"energy": 4}})):
+    for name, limits in (("macs", {"macs": 30}), ("energy", {"energy": 4}), ("both", {"macs": 30, "energy": 4})):
         model = project["Net"]()
-        if name == "energy":
-            options["costs"] = project["costs"](model)
+        options = {"limits": limits, "costs": project["costs"](model) if "energy" in limits else None}
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
         task = model, nn.CrossEntropyLoss(), supernet.accuracy, optimizer, 1, project["data"]()[0]
         SinglePathTrainer(*task, run_dir=directory / name, num_evaluations=2, population=2, **options).fit()
@@ -80,11 +79,25 @@ def test_a_search_without_limits_keeps_those_of_the_run(command):
     assert len(json.loads(out)["entries"]) == 4
 
 
+@pytest.mark.parametrize(("run_dir", "words"), [("macs", []), ("energy", ["--limits", "macs=30"])])
+def test_a_search_takes_the_example_that_a_limit_needs_from_its_data(command, run_dir, words):
+    status, out, err = command("search", run_dir, *SEARCH, *words)
+    assert (status, err) == (0, "")
+    found = {entry["architecture"]["width"]: entry["costs"] for entry in json.loads(out)["entries"]}
+    assert {width: costs["macs"] for width, costs in found.items()} == {2: 4 * 2 + 2 * 2, 4: 4 * 4 + 4 * 2}
+    assert "peak_memory" not in found[2]  # nobody needs it
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["cost", "macs"], "the run has a limit of macs, which is not known here; give --example, or by --limits "),
-        (["search", "macs", *SEARCH], "the run has a limit of macs, which is not known here; give --example"),
+        (
+            ["cost", "both"],
+            "a limit of macs and of energy, which is not known here; give --example and --costs, a function that "
+            "returns energy, or by --limits",
+        ),
+        (["search", "both", *SEARCH], "a limit of energy, which is not known here; give --costs, a function that"),
         (
             ["cost", "energy", "--example", "1,4"],
             "a limit of energy, which is not known here; give --costs, a function",

@@ -16,6 +16,9 @@ from torch import nn
 from supernet.cli.importing import UsageError, called, imported
 from supernet.cost import Cost, Limits
 from supernet.cost.limits import KNOWN, known_costs
+from supernet.cost.limits import OF_A_PASS as NEED_AN_EXAMPLE
+from supernet.data.batches import split_batch
+from supernet.data.loaders import first_batch, loader_of
 from supernet.errors import FileFormatError, TrainingError
 from supernet.execution.supernet import Supernet
 from supernet.files.checkpoint import read_checkpoint
@@ -24,13 +27,15 @@ from supernet.printable import printable
 from supernet.space import Architecture, SearchSpace, load_architecture
 from supernet.space.files import check_fingerprint
 from supernet.training.evaluation import freeze
+from supernet.training.first_call import called_with_first
+from supernet.training.forward import Forward
 from supernet.training.run_directory import WEIGHTS, RunDirectory, read_description
 from supernet.training.state_of_processes import state_of
 
 __all__: list[str] = []
 
 COUNTED = ("parameters", "weight_memory")  # without running a network
-OF_A_PASS = ("macs", "peak_memory")
+OF_A_PASS = ("macs", "peak_memory")  # without measuring it
 
 
 # --- options -------------------------------------------------------------------------------------------------
@@ -232,11 +237,13 @@ class Run:
         made = imported(given, "--example")
         return called(made, given) if callable(made) and not isinstance(made, torch.Tensor) else made
 
-    def costs(self, names: Iterable[str] = ()) -> dict[str, Cost]:
+    def costs(self, names: Iterable[str] = (), data: Any = None) -> dict[str, Cost]:
         """Return the costs that are reported: the user's, those that take nothing to count, and those of some names.
 
         Args:
             names: Names of costs and of other things.
+            data: Data that the example is taken from, where none was given and one of these, or a limit of the run that
+                is to be kept, is of what runs.
         """
         given: Mapping[str, Cost] = {}
         if (path := self._options.costs) is not None:
@@ -244,10 +251,21 @@ class Run:
             given = called(lambda: function(self.model), path)
             if not isinstance(given, Mapping):
                 raise UsageError(f"--costs returns a dict name -> Cost, but {path} returns {type(given).__name__}")
-        example = self.example()
-        wanted = dict.fromkeys([*COUNTED, *(OF_A_PASS if example is not None else ()), *names])
+        example, names, of_a_pass = self.example(), list(names), list(OF_A_PASS)
+        if example is None:
+            of_a_pass = [] if self._options.limits else [name for name in self._bounds() if name in OF_A_PASS]
+            if data is not None and {*names, *of_a_pass} & {*NEED_AN_EXAMPLE} - {*given}:
+                example = self._first_of(data)
+            if example is None:
+                of_a_pass = []
+        wanted = dict.fromkeys([*COUNTED, *of_a_pass, *names])
         known = [name for name in wanted if name in KNOWN and name not in given]
         return {**known_costs(self.model, known, example), **given}
+
+    def _first_of(self, data: Any) -> Any:
+        """Return what the model is called with for the first sample of data; None where that is not found."""
+        loader = loader_of(data, batch_size=self._options.batch_size, workers=0, seed=0)
+        return called_with_first(Forward(self.model, None, None), self.model, *split_batch(first_batch(loader)))
 
     def limits(self, limits: Mapping[str, Any], costs: Mapping[str, Cost]) -> Limits:
         """Return limits of this model, which know the costs that are reported beside."""
@@ -259,17 +277,23 @@ class Run:
         Raises:
             UsageError: One is of a cost that is not known here, and so cannot be held.
         """
+        limits = self._bounds()
+        if unknown := [name for name in limits if name not in costs]:
+            others = [name for name in unknown if name not in OF_A_PASS]
+            mends = ["--example"] if len(others) < len(unknown) else []
+            mends += [f"--costs, a function that returns {' and '.join(others)}"] if others else []
+            raise UsageError(
+                f"the run has a limit of {' and of '.join(unknown)}, which is not known here; give "
+                f"{' and '.join(mends)}, or by --limits those that are to be kept"
+            )
+        return limits
+
+    def _bounds(self) -> dict[str, Any]:
+        """Return name -> (least, most) of what the run's files say that it was limited."""
         of_run = self._description.get("costs")
         described = of_run if isinstance(of_run, dict) else {}
         limits = {name: (one.get("least"), one.get("most")) for name, one in described.items()}
-        limits = {name: bounds for name, bounds in limits.items() if bounds != (None, None)}
-        if unknown := [name for name in limits if name not in costs]:
-            mend = "--example" if all(name in OF_A_PASS for name in unknown) else "--costs, a function that returns it"
-            raise UsageError(
-                f"the run has a limit of {' and of '.join(unknown)}, which is not known here; give {mend}, or by "
-                "--limits those that are to be kept"
-            )
-        return limits
+        return {name: bounds for name, bounds in limits.items() if bounds != (None, None)}
 
 
 def data_of(options: argparse.Namespace) -> Any:

@@ -20,6 +20,7 @@ from supernet.cli.given import (
     data_of,
     limits_of,
     measured_by,
+    parts_of,
     print_found,
 )
 from supernet.cli.importing import UsageError
@@ -106,7 +107,7 @@ def _run(options: argparse.Namespace) -> int:
     run, data = Run(options), data_of(options)
     budgets = options.limits or []
     # Objectives among the names may be metrics; `costs` takes those that are costs.
-    costs = run.costs([*objectives, *(name for limits in budgets for name in limits)])
+    costs = run.costs([*objectives, *(name for limits in budgets for name in limits)], parts_of(data)[1])
     # The supernet has been trained within the limits of its run, and knows nothing of what is beyond.
     budgets = budgets or [run.own_limits(costs)]
     constraints = [run.limits(limits, costs) for limits in budgets]

@@ -135,9 +135,7 @@ class Evaluator(ABC):
         """
         with seeded(self.seed, self.device):
             batch = next(iter(self.valid_batches()), None)
-            if batch is None or self.forward is None:
-                return None
-            return called_with_first(self.forward, self.supernet.model, *batch)
+            return None if batch is None else called_with_first(self.forward, self.supernet.model, *batch)
 
     def forget(self) -> None:
         """Forget what has been evaluated, for the weights move."""
@@ -168,7 +166,7 @@ class Evaluator(ABC):
     # --- what a subclass says --------------------------------------------------------------------------------
 
     forms: Forms  # of the model's modules
-    forward: Forward | None = None  # how batches are given to the model, where that is known
+    forward: Forward  # how batches are given to the model
     device: torch.device
     seed: int  # of what the data draw
     recalibration_samples: int
