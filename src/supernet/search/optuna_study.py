@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +19,7 @@ from supernet.checks import check_counts
 from supernet.cost import Limits
 from supernet.errors import MissingExtraError, TrainingError
 from supernet.nn.domain import Decision, Domain
+from supernet.search.front import checked_objectives
 from supernet.search.searcher import Constraint, Number, Scored, SpaceSearcher, is_nan
 from supernet.space import Architecture, SearchSpace
 
@@ -33,8 +36,10 @@ class OptunaSearcher(SpaceSearcher):
 
     The first architectures are drawn by the priors. Then the sampler proposes; a proposal that breaks the constraint
     is told to it as infeasible and by how much, is not asked for, and it proposes again. A choice is a categorical
-    parameter of the study, or an integer one where its values are numbers in rising order; one of sets a number for
-    each option where there are many sets.
+    parameter of the study, or an integer one where its values are numbers in rising order (their positions, unless they
+    are evenly spaced integers); one of sets a number for each option where there are many sets. Each trial has its
+    architecture as JSON, and what is limited of it, as attributes; one that is "Fail" was NaN, or is
+    "proposed again".
 
     A subclass says by `sampler` which sampler it is.
 
@@ -51,6 +56,15 @@ class OptunaSearcher(SpaceSearcher):
 
     Raises:
         MissingExtraError: Optuna is not installed.
+
+    >>> from optuna.samplers import RandomSampler
+    >>> class Chance(OptunaSearcher):
+    ...     def sampler(self, seed):
+    ...         return RandomSampler(seed=seed)
+    >>> space = SearchSpace(nn.Sequential(LayerChoice({"short": nn.ReLU(), "longer": nn.Tanh()}, label="act")))
+    >>> searcher = Chance(space, num_first=1, storage="sqlite:///search.db")
+    >>> search(searcher, lambda architectures: [len(a["act"]) for a in architectures], budget=2)[0]
+    Scored(architecture={'act': 'longer'}, score=6.0)
     """
 
     def __init__(
@@ -77,6 +91,7 @@ class OptunaSearcher(SpaceSearcher):
         self._journal: list[dict[str, Any]] | None = [] if storage is None else None
         self._storage: Any = storage
         self._study: Any = None
+        self._objectives: dict[str, str] = {}  # until they are named
         if storage is not None:
             self._open()
 
@@ -87,6 +102,21 @@ class OptunaSearcher(SpaceSearcher):
     def reached(self, decide: Any) -> Architecture:
         """Return the architecture that a function `label -> decision` of the sampler's describes."""
         return self.space.follow(decide)
+
+    def name_objectives(self, objectives: Mapping[str, str]) -> None:
+        """Let the study show what the numbers of a score are, as they were measured; `search_front` calls it.
+
+        What `tell` takes stays as it is: higher is better, so what is to be least with its sign changed.
+
+        Args:
+            objectives: Name -> "max" or "min", in the order of a score's numbers.
+
+        Raises:
+            TrainingError: They are no such dict, or the study in the storage is of others.
+        """
+        self._objectives = checked_objectives(objectives)
+        if self._study is not None:
+            self._check_study(len(self._objectives))
 
     # --- asking and telling ------------------------------------------------------------------------------------
 
@@ -112,7 +142,7 @@ class OptunaSearcher(SpaceSearcher):
         trial, architecture, name = self._ask_study()
         if not self._is_new(architecture, name):
             # It is not asked again: a proposal takes 10 ms and more, and on NAS-Bench-201 neighbours were better.
-            self._tell_study(trial, None if self._keeps_constraint(architecture, name) else "infeasible")
+            self._tell_study(trial, "proposed again" if self._keeps_constraint(architecture, name) else "infeasible")
             if not (found := self._neighbour(architecture) or self._draw_new()):
                 return []
             self._study.enqueue_trial(self._parameters_of(found[0]))
@@ -134,9 +164,18 @@ class OptunaSearcher(SpaceSearcher):
             if name in self._trials:
                 self._tell_study(self._trials.pop(name), score)
             elif name not in before:
-                self._study.enqueue_trial(self._parameters_of(architecture))
-                trial, *_ = self._ask_study()
+                self._add_to_study(architecture, name, score)
+
+    def _add_to_study(self, architecture: Architecture, name: str, score: Number) -> None:
+        """Add what the sampler has not proposed."""
+        while True:
+            self._study.enqueue_trial(self._parameters_of(architecture))
+            trial, _, taken = self._ask_study()
+            if taken == name:
                 self._tell_study(trial, score)
+                return
+            # What another process has put in the storage's queue, which may have died, or may take what we put there.
+            self._tell_study(trial, "proposed again")
 
     def _ask_study(self) -> tuple[Any, Architecture, str]:
         """Return a trial that is new, its architecture, and the name of that."""
@@ -148,23 +187,35 @@ class OptunaSearcher(SpaceSearcher):
             decided = self.reached(lambda label: self._suggested(trial, label))
         name = json.dumps(decided)
         trial.set_user_attr("architecture", name)
-        for cost, violation in self._violations(decided, name).items():
+        allowed = self.space.allows(decided)
+        costs = self.constraint.costs_of(decided) if allowed and isinstance(self.constraint, Limits) else {}
+        for cost, value in costs.items():
+            trial.set_user_attr(cost, value)
+        for cost, violation in self._violations(decided, name, costs).items():
             trial.set_constraint(cost, violation)
         return trial, decided, name
 
-    def _tell_study(self, trial: Any, score: Number | str | None) -> None:
-        """Tell the study a score; or that a trial is infeasible; or None, that it is none that counts."""
+    def _tell_study(self, trial: Any, score: Number | str) -> None:
+        """Tell the study a score, or that a trial is "infeasible", or is none that counts, being "proposed again"."""
         from optuna.trial import TrialState
 
         with _quiet():
-            if score is None:
-                self._study.tell(trial, state=TrialState.FAIL)
-            elif isinstance(score, str):
+            if score == "infeasible":
                 self._study.tell(trial, state=TrialState.PRUNED)
+            elif isinstance(score, str):
+                trial.set_user_attr("why", score)
+                self._study.tell(trial, state=TrialState.FAIL)
             elif is_nan(score):
                 self._study.tell(trial, state=TrialState.FAIL)
             else:
-                self._study.tell(trial, score)
+                self._study.tell(trial, self._signed(score if isinstance(score, tuple) else (score,)))
+
+    def _signed(self, numbers: Sequence[float]) -> tuple[float, ...]:
+        """Return the numbers of a score as the study has them, or the other way round."""
+        from optuna.study import StudyDirection
+
+        ways = zip(numbers, self._study.directions, strict=True)
+        return tuple(-number if way == StudyDirection.MINIMIZE else number for number, way in ways)
 
     def _suggested(self, trial: Any, label: str) -> Decision:
         parameter = self._parameters.get(label)
@@ -177,12 +228,12 @@ class OptunaSearcher(SpaceSearcher):
                 found |= self._parameters[label].of(decision)
         return found
 
-    def _violations(self, architecture: Architecture, name: str) -> dict[str, float]:
+    def _violations(self, architecture: Architecture, name: str, costs: Mapping[str, float]) -> dict[str, float]:
         """Return by how much each limit is broken; 0 where it is kept."""
         if not self.space.allows(architecture):
             return {"space": 1.0}
         if isinstance(self.constraint, Limits):
-            beyond = self.constraint.excess(architecture)
+            beyond = self.constraint.beyond(costs)
             return {cost: min(beyond.get(cost, 0.0), 1e9) for cost in self.constraint.bounds}
         return {} if self.constraint is None else {"constraint": float(not self._keeps_constraint(architecture, name))}
 
@@ -198,16 +249,35 @@ class OptunaSearcher(SpaceSearcher):
                 is_there = self.study_name in optuna.get_all_study_names(storage)
                 self._study = optuna.load_study(study_name=self.study_name, storage=storage) if is_there else None
             else:
+                ways: list[Any] = [f"{way}imize" for way in self._objectives.values()] or ["maximize"] * objectives
                 self._study = optuna.create_study(
-                    study_name=self.study_name,
-                    storage=storage,
-                    directions=["maximize"] * objectives,
-                    load_if_exists=True,
+                    study_name=self.study_name, storage=storage, directions=ways, load_if_exists=True
                 )
-        if self._study is not None and objectives not in (None, len(self._study.directions)):
+        if self._study is not None and (objectives or self._objectives):
+            self._check_study(objectives or len(self._objectives))
+
+    def _check_study(self, objectives: int) -> None:
+        """Raise `TrainingError` if the study is of other objectives; say in a new one what it has for people."""
+        study = self._study
+        if objectives != len(study.directions):
             raise TrainingError(
-                f"the study {self.study_name!r} is of {len(self._study.directions)} objectives, and scores of "
+                f"the study {self.study_name!r} is of {len(study.directions)} objectives, and scores of "
                 f"{objectives} are told; give another study_name"
+            )
+        with _quiet():
+            if not study.get_trials(deepcopy=False):
+                for parameter in self._parameters.values():
+                    if parameter.by_position:
+                        study.set_user_attr(parameter.name, ", ".join(parameter.names))
+                if self._objectives:
+                    study.set_metric_names(list(self._objectives))
+            names = study.metric_names
+        ways = ["max" if way.name == "MAXIMIZE" else "min" for way in study.directions]
+        theirs = {} if names is None else dict(zip(names, ways, strict=True))
+        if self._objectives and list(theirs.items()) != list(self._objectives.items()):  # in this order
+            raise TrainingError(
+                f"the study {self.study_name!r} in the storage is of {theirs or 'objectives without names'}, and this "
+                f"search of {self._objectives}; give another study_name"
             )
 
     def _look(self) -> None:
@@ -216,15 +286,16 @@ class OptunaSearcher(SpaceSearcher):
             return
         if self._study is None:
             self._open()
+        if self._study is None:
+            return
         from optuna.trial import TrialState
 
-        for trial in (
-            () if self._study is None else self._study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-        ):
+        # What has failed was NaN, and would be again.
+        for trial in self._study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.FAIL]):
             name = trial.user_attrs.get("architecture")
-            if name is not None and name not in self._scored:
+            if name is not None and name not in self._scored and "why" not in trial.user_attrs:
                 architecture = self.space.canonical(json.loads(name))
-                score = tuple(trial.values)
+                score = self._signed(trial.values or [math.nan] * len(self._study.directions))
                 self._known[name] = architecture
                 self._scored[name] = Scored(architecture, score if len(score) > 1 else score[0])
 
@@ -256,14 +327,21 @@ class _Parameter:
         self.names = [str(decision) for decision in self.decisions]
         if len(set(self.names)) < len(self.names):  # such as 1 and "1"
             self.names = [str(position) for position in range(len(self.names))]
+        # An integer from a first to a last by a step; by position where values are no integers, or not evenly spaced.
+        steps = {b - a for a, b in pairwise(outcomes)} if self.is_ordered else set()
+        self.by_position = self.is_ordered and not (len(steps) == 1 and all(isinstance(one, int) for one in outcomes))
+        self.first, self.step = (0, 1) if self.by_position or not self.is_ordered else (outcomes[0], *steps)
+        self.name = f"{self.label} (position)" if self.by_position else self.label
 
     def suggested(self, trial: Any) -> Decision:
         if self.is_many:
             return self.domain.decision(
                 self.domain.best([trial.suggest_float(name, -1, 1) for name in self._options()])
             )
-        if self.is_ordered:  # by position: values may be far from evenly spaced
-            return self.decisions[trial.suggest_int(self.label, 0, len(self.decisions) - 1)]
+        if self.is_ordered:
+            last = self.first + self.step * (len(self.decisions) - 1)
+            number = trial.suggest_int(self.name, self.first, last, step=self.step)
+            return self.decisions[(number - self.first) // self.step]
         return self.decisions[self.names.index(trial.suggest_categorical(self.label, self.names))]
 
     def of(self, decision: Decision) -> dict[str, Any]:
@@ -272,7 +350,7 @@ class _Parameter:
             chosen = self.domain.positions(decision)
             return {name: 1.0 if i in chosen else -1.0 for i, name in enumerate(self._options())}
         position = self.decisions.index(decision)
-        return {self.label: position if self.is_ordered else self.names[position]}
+        return {self.name: self.first + self.step * position if self.is_ordered else self.names[position]}
 
     def _options(self) -> Iterable[str]:
         return (f"{self.label}[{i}]" for i in range(len(self.domain.options)))

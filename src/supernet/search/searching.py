@@ -20,7 +20,7 @@ from supernet.search.evaluator import Evaluator
 from supernet.search.evolution import EvolutionSearcher
 from supernet.search.front import Entry, Front, checked_objectives
 from supernet.search.kept_evaluations import KeptEvaluations, checked_many, checked_metrics
-from supernet.search.searcher import AskTell, search
+from supernet.search.searcher import AskTell, Scored, search
 from supernet.space import Architecture, SearchSpace
 from supernet.training.progress import counting
 
@@ -141,12 +141,20 @@ def search_front(
 
     for number, constraint in enumerate(constraints, 1):
         searching = searcher(space, generator=generator, constraint=constraint)
+        if callable(name_objectives := getattr(searching, "name_objectives", None)):
+            name_objectives(objectives)
         # A new searcher, for its constraint is another, and it begins from what the budgets before have measured.
         allowed = [entry for entry in known.values() if constraint is None or constraint(entry.architecture)]
         if allowed:
             searching.tell([entry.architecture for entry in allowed], scores_of(allowed))
         with counting(f"search {number}/{len(constraints)}", num_evaluations, shown=progress) as advance:
-            search(searching, partial(scores, advance=advance), num_evaluations)
+            found = search(searching, partial(scores, advance=advance), num_evaluations)
+        # A searcher may know of an earlier search, as one with a storage of Optuna's does.
+        before = [one for one in found if _name(one.architecture) not in known]
+        if directory is not None:  # whose file has more than the objectives
+            scores([one.architecture for one in before], lambda count: None)
+        else:
+            known |= {_name(one.architecture): _entry_of(one, objectives, all_costs) for one in before}
     front.entries = list(known.values())
     if not front.nondominated:
         raise NonFiniteError(
@@ -154,6 +162,14 @@ def search_front(
             f"{front.entries[0].architecture}"
         )
     return front
+
+
+def _entry_of(scored: Scored, objectives: Mapping[str, str], costs: Mapping[str, Cost]) -> Entry:
+    """Return an entry of what a searcher was told of an architecture."""
+    architecture, score = scored
+    numbers = zip(objectives.items(), score if isinstance(score, tuple) else (score,), strict=True)
+    metrics = {name: number if way == "max" else -number for (name, way), number in numbers if name not in costs}
+    return Entry(architecture, metrics, {name: cost.of(architecture) for name, cost in costs.items()})
 
 
 def _name(architecture: Architecture) -> str:
