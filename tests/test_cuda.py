@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import torch
 from searches import Net as NoisyNet
-from searches import before_each_step, result, search
+from searches import result, search, stopped_after
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
@@ -222,23 +222,6 @@ def test_second_order_runs_under_autocast():
     trainer.space.validate(trainer.export())
 
 
-class Stop(Exception):
-    pass
-
-
-def stop_after(trainer, steps):
-    done = []
-
-    def count():
-        if len(done) == steps:
-            raise Stop
-        done.append(1)
-
-    before_each_step(trainer, count)
-    with pytest.raises(Stop):
-        trainer.fit(resume="auto")
-
-
 KINDS = [
     "first order",
     "second order",
@@ -257,7 +240,7 @@ def test_a_search_that_was_stopped_ends_bit_equal_to_one_that_never_was(tmp_path
     whole = search(kind, device=DEVICE)
     whole.fit()
     options = {"device": DEVICE, "checkpointing": Checkpointing(every_steps=1)}
-    stop_after(search(kind, tmp_path, **options), 8)
+    stopped_after(search(kind, tmp_path, **options), 8)
     resumed = search(kind, tmp_path, **options)
     resumed.fit(resume="auto")
     assert is_on(resumed.model)
@@ -270,7 +253,7 @@ def test_a_checkpoint_is_read_on_the_other_device(tmp_path, kind, written_on, re
     metrics = MulticlassAccuracy(3) if kind == "second order" else accuracy  # one whose state is in checkpoints
     options = {"checkpointing": Checkpointing(every_steps=1), "metrics": metrics}
     stopped = search(kind, tmp_path, device=written_on, **options)
-    stop_after(stopped, stopped.train_part.length * 2 + 1)  # with ENAS, after the first epoch of both
+    stopped_after(stopped, stopped.train_part.length * 2 + 1)  # with ENAS, after the first epoch of both
     resumed = search(kind, tmp_path, device=read_on, **options)
     resumed.fit(resume="auto")
     assert is_on(resumed.model, read_on) and len(resumed.history) == 3

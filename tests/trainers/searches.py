@@ -182,6 +182,27 @@ def before_each_step(trainer, do):
         setattr(trainer, name, preceded(getattr(trainer, name)))
 
 
+class Stop(Exception):
+    pass
+
+
+def stopped_after(trainer, steps):
+    """Let the trainer raise after that many steps: an error is as good as a kill to what is on the disk."""
+    done = []
+
+    def count():
+        if len(done) == steps:
+            raise Stop
+        done.append(1)
+
+    before_each_step(trainer, count)
+    try:
+        trainer.fit(resume="auto")
+    except Stop:
+        return
+    raise AssertionError(f"the search has ended within {steps} steps")
+
+
 def result(trainer):
     """What two runs of one search must have in common, bit for bit."""
     alphas = getattr(trainer, "alphas", {})

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchmetrics
-from searches import KINDS, Net, before_each_step, result, search
+from searches import KINDS, Net, result, search, stopped_after
 from torch.utils.data import DataLoader, IterableDataset, WeightedRandomSampler
 
 import programs
@@ -21,24 +21,6 @@ from supernet.files.checkpoint import read_checkpoint, write_checkpoint
 from supernet.trainers import Checkpointing
 
 SCRIPT = Path(__file__).with_name("searches.py")
-
-
-class Stop(Exception):
-    pass
-
-
-def stopped_after(trainer, steps):
-    """Let the trainer raise after that many steps: an error is as good as a kill to what is on the disk."""
-    done = []
-
-    def count():
-        if len(done) == steps:
-            raise Stop
-        done.append(1)
-
-    before_each_step(trainer, count)
-    with pytest.raises(Stop):
-        trainer.fit(resume="auto")
 
 
 def uninterrupted(kind, **options):
