@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from functools import partial
 from pathlib import Path
 
@@ -60,3 +61,10 @@ class Unfound:
 
 def _find():
     raise AttributeError("Can't get attribute 'make' on <module '__main__'>")
+
+
+def hanging(stuck, times, directory, worker, architecture):
+    """Never come to an end at some architectures, so many times each."""
+    if note(directory, worker, architecture) <= times and architecture in stuck:
+        time.sleep(10**6)
+    return {"loss": sum(map(int, architecture.values())) / 2}

@@ -106,10 +106,10 @@ def test_an_error_of_one_does_not_lose_what_was_evaluated_at_the_same_time(tmp_p
     workers = ProcessWorkers(partial(make, failing, tmp_path), 2)
     receive = workers._receive
 
-    def both(under_way):
-        answers = receive(under_way)
+    def both(under_way, seconds):
+        answers = receive(under_way, seconds)
         while len(answers) < len(under_way):
-            answers += receive({n: worker for n, worker in under_way.items() if n not in dict(answers)})
+            answers += receive({n: worker for n, worker in under_way.items() if n not in dict(answers)}, seconds)
         return sorted(answers, key=lambda one: one[1].error is None)  # the error first
 
     monkeypatch.setattr(workers, "_receive", both)
@@ -195,7 +195,7 @@ class FakeRay:
 
         return SimpleNamespace(options=options)
 
-    def wait(self, references, num_returns):
+    def wait(self, references, num_returns, timeout):
         return references[-num_returns:], references[:-num_returns]
 
     def get(self, reference):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -57,14 +58,28 @@ class KeptEvaluations:
             raise TrainingError(f"evaluations cannot be kept in {directory}: {error}") from error
         self._lock = FileLock(directory / f".{FILE}.lock")
 
-    def __call__(self, architectures: Sequence[Architecture]) -> list[dict[str, float]]:
+    def __call__(
+        self, architectures: Sequence[Architecture], *, progress: Callable[[int], None] | None = None
+    ) -> list[dict[str, float]]:
         """Return what was measured of each.
+
+        Args:
+            architectures: Dicts label -> decision.
+            progress: Is called as soon as something is known, with of how many of them it is.
 
         Raises:
             FileFormatError: A line of the file is broken.
         """
-        paths = {json.dumps(path): path for path in map(self.space.canonical, architectures)}
+        canonical = list(map(self.space.canonical, architectures))
+        names = list(map(json.dumps, canonical))
+        paths, times = dict(zip(names, canonical, strict=True)), Counter(names)
+
+        def note(known: Iterable[str]) -> None:
+            if progress is not None:
+                progress(sum(times[name] for name in known))
+
         kept = self._processes.first("the evaluations that are kept", self._kept(list(paths)))
+        note(kept)
         lacking = [path for name, path in paths.items() if name not in kept]
         count = self._at_once or max(len(lacking), 1)
         # As many as an evaluator's processes do at once, so that each is in the file before the next ones begin.
@@ -73,8 +88,10 @@ class KeptEvaluations:
             for evaluated, metrics in self._measured(some):
                 if self._processes.rank == 0:
                     self._append(evaluated, metrics)
-                kept |= dict(zip(map(json.dumps, evaluated), metrics, strict=True))
-        return [dict(kept[json.dumps(self.space.canonical(architecture))]) for architecture in architectures]
+                new = dict(zip(map(json.dumps, evaluated), metrics, strict=True))
+                kept |= new
+                note(new)
+        return [dict(kept[name]) for name in names]
 
     def _measured(self, architectures: list[Architecture]) -> Iterator[tuple[list[Architecture], list[Metrics]]]:
         """Yield what is measured of some architectures: of workers as each is done, else of all at once."""

@@ -44,7 +44,10 @@ class ProcessWorkers(Workers[_Process]):
             from 0, which may say the GPU. It loads model and weights, and returns what is called for each architecture
             and returns a dict name -> number, such as a `SupernetEvaluator`.
         count: Number of processes.
-        retries: Number of times that an architecture whose process has died is evaluated again. Default: 2.
+        retries: Number of times that an architecture whose process was lost is evaluated again. Default: 2.
+        timeout: Seconds from when a process is given an architecture until it must have answered, else it is killed,
+            and the architecture evaluated again as of one that has died. The start of a new process, and `make`, are
+            part of it. Default: it may take forever.
 
     Attributes:
         evaluations: What has been evaluated, by the JSON of the architecture.
@@ -53,8 +56,8 @@ class ProcessWorkers(Workers[_Process]):
         TrainingError: `make` cannot be sent to another process.
     """
 
-    def __init__(self, make: MakeEvaluation, count: int, *, retries: int = 2) -> None:
-        super().__init__(make, count, retries=retries)
+    def __init__(self, make: MakeEvaluation, count: int, *, retries: int = 2, timeout: float | None = None) -> None:
+        super().__init__(make, count, retries=retries, timeout=timeout)
         try:
             self._pickled = pickle.dumps(make)
         except Exception as error:  # whatever its parts raise
@@ -76,8 +79,8 @@ class ProcessWorkers(Workers[_Process]):
         with suppress(OSError):  # it has died, which `_receive` finds
             worker.connection.send(architecture)
 
-    def _receive(self, workers: Mapping[int, _Process]) -> list[tuple[int, Answer]]:
-        ready = wait([worker.connection for worker in workers.values()])
+    def _receive(self, workers: Mapping[int, _Process], seconds: float | None) -> list[tuple[int, Answer]]:
+        ready = wait([worker.connection for worker in workers.values()], seconds)
         answers = []
         for number, worker in workers.items():
             if worker.connection in ready:

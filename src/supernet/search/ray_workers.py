@@ -33,7 +33,10 @@ class RayWorkers(Workers[_Actor]):
             model and weights from where all machines find them, and returns what is called for each architecture and
             returns a dict name -> number, such as a `SupernetEvaluator`.
         count: Number of actors.
-        retries: Number of times that an architecture whose actor has died is evaluated again. Default: 2.
+        retries: Number of times that an architecture whose actor was lost is evaluated again. Default: 2.
+        timeout: Seconds from when an actor is given an architecture until it must have answered, else it is killed, and
+            the architecture evaluated again as of one that has died. The start of a new actor, also what it waits for
+            room in the cluster, and `make` are part of it. Default: it may take forever.
         options: What each actor needs, as Ray's `options` take it: `{"num_cpus": 4, "num_gpus": 1}`. Default: nothing.
 
     Attributes:
@@ -44,9 +47,15 @@ class RayWorkers(Workers[_Actor]):
     """
 
     def __init__(
-        self, make: MakeEvaluation, count: int, *, retries: int = 2, options: Mapping[str, Any] | None = None
+        self,
+        make: MakeEvaluation,
+        count: int,
+        *,
+        retries: int = 2,
+        timeout: float | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(make, count, retries=retries)
+        super().__init__(make, count, retries=retries, timeout=timeout)
         try:
             import ray
         except ImportError as error:
@@ -63,8 +72,11 @@ class RayWorkers(Workers[_Actor]):
     def _send(self, worker: _Actor, architecture: Architecture) -> None:
         worker.reference = worker.handle.answer.remote(architecture)
 
-    def _receive(self, workers: Mapping[int, _Actor]) -> list[tuple[int, Answer]]:
-        ready, _ = self._ray.wait([worker.reference for worker in workers.values()], num_returns=1)
+    def _receive(self, workers: Mapping[int, _Actor], seconds: float | None) -> list[tuple[int, Answer]]:
+        references = [worker.reference for worker in workers.values()]
+        ready, others = self._ray.wait(references, num_returns=1, timeout=seconds)
+        if others:  # of which some may be there, too, and are not to seem late
+            ready = [*ready, *self._ray.wait(others, num_returns=len(others), timeout=0)[0]]
         answers = []
         for number, worker in workers.items():
             if worker.reference in ready:

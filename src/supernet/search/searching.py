@@ -21,6 +21,7 @@ from supernet.search.evolution import EvolutionSearcher
 from supernet.search.front import Entry, Front, checked_objectives
 from supernet.search.kept_evaluations import KeptEvaluations, checked_many, checked_metrics
 from supernet.search.searcher import AskTell, Scored, search
+from supernet.search.workers import Workers
 from supernet.space import Architecture, SearchSpace
 from supernet.training.progress import counting
 
@@ -109,7 +110,7 @@ def search_front(
     all_costs = _costs(model, space, objectives, budgets, costs or {}, example, evaluate)
     constraints = [_limits(space, budget, all_costs) for budget in budgets]
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    measure = evaluate.evaluate_many if isinstance(evaluate, Evaluator) else evaluate
+    measure: Any = evaluate.evaluate_many if isinstance(evaluate, Evaluator) else evaluate
     if directory is not None:
         measure = KeptEvaluations(evaluate, Path(directory), space, _identity(evaluate, identity))
     # An evaluator does as many at once as it has processes; a function does with all as it likes.
@@ -119,10 +120,13 @@ def search_front(
 
     def scores(architectures: Sequence[Architecture], advance: Callable[[int], None]) -> list[Any]:
         measured: list[dict[str, float]] = []
-        for start in range(0, len(architectures), at_once):
-            some = architectures[start : start + at_once]
-            measured += _measured(measure, some)
-            advance(len(some))
+        if isinstance(measure, Workers | KeptEvaluations):  # which say themselves how far they are
+            measured = _measured(partial(measure, progress=advance), architectures)
+        else:
+            for start in range(0, len(architectures), at_once):
+                some = architectures[start : start + at_once]
+                measured += _measured(measure, some)
+                advance(len(some))
         for architecture, metrics in zip(architectures, measured, strict=True):
             canonical = space.canonical(architecture)
             if lacking := [name for name in objectives if name not in metrics and name not in all_costs]:
