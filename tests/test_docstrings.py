@@ -15,20 +15,25 @@ from torch.optim import SGD
 from torch.utils.data import TensorDataset
 
 import supernet
+import supernet.compare
 import supernet.cost
 import supernet.deploy
 import supernet.search
+import supernet.testing
 
 SOURCE = Path(supernet.__file__).parent
 
 # What an example may use without importing it.
 PUBLIC = (
+    supernet.compare,
     supernet.cost,
     supernet.deploy,
     supernet.execution,
     supernet.nn,
+    supernet.relaxations,
     supernet.search,
     supernet.space,
+    supernet.testing,
     supernet.trainers,
     supernet,
 )

@@ -102,6 +102,10 @@ def test_a_search_takes_the_example_that_a_limit_needs_from_its_data(command, ru
             ["cost", "energy", "--example", "1,4"],
             "a limit of energy, which is not known here; give --costs, a function",
         ),
+        (
+            ["export", "energy", "--to", "net.safetensors", "--example", "1,4"],
+            "a limit of energy, which is not known here; give --costs, a function",
+        ),
     ],
 )
 def test_a_limit_of_the_run_that_cannot_be_held_is_refused_not_forgotten(command, words, message):

@@ -277,6 +277,25 @@ def compare_under_limits(
         TrainingError: An argument cannot be, or a search has no `best`.
         CostError: A limit cannot be, nothing keeps it, or what was found breaks it.
         NonFiniteError: A measured number is NaN.
+
+    >>> def new_model():
+    ...     width = ValueChoice([2, 4, 8, 16], label="width")
+    ...     return nn.Sequential(supernet.nn.Linear(1, width), supernet.nn.Linear(width, 1))
+    >>> def search_by_width(seed):  # to be replaced by a search of a supernet
+    ...     def evaluate(architectures):
+    ...         return [{"width": one["width"]} for one in architectures]
+    ...     return search_front(evaluate, {"width": "max"}, 4, limits=budgets, model=new_model())
+    >>> def train(network, dataset, seed):
+    ...     pass  # to be replaced by a training
+    >>> def measure(network, dataset):
+    ...     return network[0].out_features + len(dataset)
+    >>> data = [TensorDataset(torch.zeros(n, 1)) for n in (3, 2, 1)]
+    >>> budgets = [{"parameters": 30}]  # a network has 3 * width + 1
+    >>> comparison = compare_under_limits(new_model, budgets, search_by_width, train, measure, data, num_random=8)
+    >>> comparison.row({"parameters": 30}, "found").scores
+    [9.0, 9.0, 9.0]
+    >>> comparison.difference({"parameters": 30}, "random").mean > 0
+    True
     """
     check_counts(num_random=num_random, processes=processes)
     check_functions(new_model=new_model, search=search, train=train, measure=measure)

@@ -65,6 +65,14 @@ def check_trainer(make: Make, *, processes: int = 1) -> None:
 
     Raises:
         AssertionError: A promise is not held; says which, and what was seen.
+
+    >>> def make(**options):
+    ...     torch.manual_seed(0)
+    ...     model = nn.Sequential(LayerChoice([nn.Linear(2, 2), nn.Linear(2, 2)], label="op"))
+    ...     task = model, nn.MSELoss(), None, SGD(model.parameters(), 0.1), 2, TensorDataset(x, x)
+    ...     return BilevelTrainer(*task, relaxation=Softmax, batch_size=4, **options)
+    >>> x = torch.randn(16, 2)
+    >>> check_trainer(make)
     """
     torch.manual_seed(0)
     whole = make()

@@ -26,6 +26,15 @@ class Callback:
     """Called while a search runs, in the first process only. Override what you need; each does nothing by default.
 
     A record is a dict of an epoch's figures, as in `metrics.jsonl`.
+
+    >>> class Losses(Callback):
+    ...     def epoch_ended(self, trainer, record):
+    ...         print(f"epoch {record['epoch']}: {record['train_loss']:.2f}")
+    >>> network, data = nn.Linear(1, 1), TensorDataset(torch.ones(8, 1), torch.ones(8, 1))
+    >>> task = network, nn.MSELoss(), None, SGD(network.parameters(), 0.1), 2, data
+    >>> history = train(*task, callbacks=[Losses()])  # as any trainer takes them
+    epoch 1: ...
+    epoch 2: ...
     """
 
     def fit_began(self, trainer: TrainingLoop) -> None:
@@ -77,6 +86,13 @@ class CsvFile(Callback):
 
     Args:
         path: Path of the file, which is written anew when a search begins, with the epochs that it brings along.
+
+    >>> network, data = nn.Linear(1, 1), TensorDataset(torch.ones(8, 1), torch.ones(8, 1))
+    >>> task = network, nn.MSELoss(), None, SGD(network.parameters(), 0.1), 2, data
+    >>> history = train(*task, callbacks=[CsvFile("epochs.csv")])  # as any trainer takes them
+    >>> with open("epochs.csv") as file:
+    ...     [line.split(",")[0] for line in file]
+    ['epoch', '1', '2']
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

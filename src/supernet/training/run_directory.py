@@ -77,6 +77,9 @@ class Checkpointing:
         every_minutes: Minutes between checkpoints. Default: none by time.
         keep_last: Number of checkpoints that stay, besides the one with the least loss on the validation part. Default:
             2.
+
+    >>> Checkpointing(every_epochs=10, every_minutes=30)  # whichever comes first
+    Checkpointing(every_epochs=10, every_steps=None, every_minutes=30, keep_last=2)
     """
 
     every_epochs: int | None = 1
