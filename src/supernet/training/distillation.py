@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +14,7 @@ from torch.nn.functional import kl_div, log_softmax, softmax
 from supernet.checks import check_functions, check_numbers
 from supernet.data.batches import batch_size
 from supernet.errors import TrainingError
-from supernet.execution.structure import copied, is_as_noted, mapped, noted, outline_of
+from supernet.execution.structure import copied, is_as_noted, mapped, noted, outline_of, tensors_of
 from supernet.space import SearchSpace
 from supernet.training.description import as_json, name_of
 from supernet.training.forward import Returned, judged
@@ -79,8 +79,9 @@ class Distillation:
         temperature: What logits are divided by before their Kullback-Leibler divergence is taken, see
             `kl_divergence`. Default: 1.
         weight: Share of the teacher, from 0 to 1, where targets count no more. Default: 0.5.
-        loss: `(output, teacher's output) -> tensor`, one number, instead of that divergence; a module's parameters are
-            trained where the optimizer has them. Default: `kl_divergence` of outputs (N, classes).
+        loss: `(output, teacher's output) -> tensor`, one number, instead of that divergence; one that gives the model
+            no gradient is refused by the first step. A module's parameters are trained where the optimizer has them.
+            Default: `kl_divergence` of outputs (N, classes).
 
     Raises:
         TrainingError: The teacher is none of these, a number cannot be, or there are both a loss and a temperature.
@@ -138,6 +139,7 @@ class DistilledLoss(nn.Module):
         self.loss, self._distillation = loss, distillation
         self.beside = distillation.loss if isinstance(distillation.loss, nn.Module) else None
         self.task_loss: torch.Tensor | float = math.nan
+        self._teaches = False  # known from the first batch that can show it
 
     def forward(self, output: Any, target: Any) -> torch.Tensor:
         """Return the loss."""
@@ -148,7 +150,36 @@ class DistilledLoss(nn.Module):
             of_task = self.loss(output, target.target)
         self.task_loss = of_task.detach()
         of_teacher = self._distillation.compare(judged(output, target)[0], target.output)
+        if not self._teaches and torch.is_grad_enabled():
+            self._check_teaches(output, of_teacher)
         return of_teacher if weight == 1 else (1 - weight) * of_task + weight * of_teacher
+
+    def _check_teaches(self, output: Any, of_teacher: torch.Tensor) -> None:
+        """Raise `TrainingError` if the distillation loss depends on nothing that is trained but its own parameters."""
+        if not any(tensor.requires_grad for tensor in tensors_of(output)):  # of a path without parameters
+            return
+        own = set() if self.beside is None else {id(parameter) for parameter in self.beside.parameters()}
+        if all(id(leaf) in own for leaf in _leaves_behind(of_teacher)):
+            loss = self._distillation.loss
+            raise TrainingError(
+                f"the loss of the distillation{'' if loss is None else f', {as_json(loss)},'} gives no gradient to the "
+                "model, so the teacher would teach nothing; compute it from the output as the model gives it, not "
+                "detached and not as a plain number; where a batch may have nothing to compare, add output.sum() * 0"
+            )
+        self._teaches = True
+
+
+def _leaves_behind(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the leaves that a tensor's gradient would go to; nothing is computed, so that no hook runs."""
+    waiting, seen = [tensor.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        waiting += [following for following, _ in node.next_functions]
 
 
 class TaughtMeter(Meter):
