@@ -14,7 +14,7 @@ from torch.nn.functional import kl_div, log_softmax, softmax
 from supernet.checks import check_functions, check_numbers
 from supernet.data.batches import batch_size
 from supernet.errors import TrainingError
-from supernet.execution.structure import copied, is_as_noted, mapped, noted, outline_of, tensors_of
+from supernet.execution.structure import are_finite, copied, is_as_noted, mapped, noted, outline_of, tensors_of
 from supernet.space import SearchSpace
 from supernet.training.description import as_json, name_of
 from supernet.training.forward import Returned, judged
@@ -219,6 +219,7 @@ class Teaching:
         self.architecture = trainer.teacher_in_place(self._teacher) if self.is_in_place else None
         self._copies_batches = False
         self._first: Taught | None = None  # until it teaches
+        self._last: tuple[Any, Any] | None = None  # inputs, and what a module or a dataset taught of them
         if isinstance(self._teacher, nn.Module):
             self._check_teacher(self._teacher)
             self._run = trainer._forward.of(self._teacher)
@@ -263,10 +264,10 @@ class Teaching:
     @torch.no_grad()
     def targets(self, X: Any, y: Any) -> Any:
         """Return what stands in the place of a training batch's target."""
-        if self._teacher == "stored":
-            return y
         if self.architecture is None:
-            return Taught(y, self._output(X))
+            taught = y if self._teacher == "stored" else Taught(y, self._output(X))
+            self._last = X, taught.output
+            return taught
         trainer = self._trainer
         with trainer.supernet.preserve_buffers():
             output = trainer.distributed.forward_local(X, self.architecture)
@@ -278,6 +279,20 @@ class Teaching:
         # One that is not mixed is the model's own, not the teacher's.
         with precision.forward_context() if self._trainer.precision.endswith("-mixed") else nullcontext():
             return judged(self._run(self._teacher, X), None)[0]
+
+    def why_not_finite(self) -> str | None:
+        """Return why a loss is not finite, where what was taught last is not, and the batch is; this waits for both."""
+        if self._last is None:
+            return None
+        X, output = self._last
+        if not are_finite(X) or not any(_is_broken(tensor) for tensor in tensors_of(output)):
+            return None
+        if self._teacher == "stored":
+            return (
+                "so is what the teacher gave, as it is stored: store it anew, from a teacher whose outputs are finite"
+            )
+        name = type(self._teacher).__name__
+        return f"so is what the teacher {name} gives for a batch that is finite: look at its weights first"
 
     # --- whether it fits ---------------------------------------------------------------------------------------
 
@@ -346,6 +361,11 @@ class Teaching:
                 f"the loss of a distillation is a tensor of one number, but it returned {outline_of(loss)}; reduce it, "
                 "say by .mean()"
             )
+
+
+def _is_broken(logits: torch.Tensor) -> bool:
+    """Say whether there is NaN or an infinity; -inf is what a class has that is ruled out."""
+    return bool((logits.isnan() | logits.isposinf()).any())
 
 
 def check_is_taught(y: Any) -> None:

@@ -63,8 +63,8 @@ def _check_epoch(trainer: TrainingLoop, metrics: Mapping[str, float], steps: int
         )
     if "train_loss" not in metrics and steps:
         raise NonFiniteError(
-            f"the loss of each step of epoch {trainer.epoch + 1} is NaN or infinite, so all were skipped; the "
-            "learning rate may be too high, or the data may hold such values"
+            f"the loss of each step of epoch {trainer.epoch + 1} is NaN or infinite, so all were skipped; "
+            f"{trainer._why_not_finite()}"
         )
     if "train_loss" not in metrics:
         raise TrainingError(

@@ -22,6 +22,8 @@ from supernet.training.metrics import Means, Meter
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from supernet.training.distillation import Teaching
+
 __all__: list[str] = []
 
 
@@ -172,6 +174,7 @@ class Steps:
     valid_part: DataSplit
     meters: dict[str, Meter]
     means: Means
+    teaching: Teaching | None
     accumulate: int
     on_nonfinite: str
     epoch: int
@@ -338,10 +341,14 @@ class Steps:
             raise self._non_finite("the loss, a term or an architecture parameter", int(step))
 
     def _non_finite(self, what: str, step: int) -> NonFiniteError:
-        labels = ", ".join(map(repr, self.supernet.labels_not_finite()))
-        why = "the learning rate may be too high, or the data may hold such values"
-        if labels:
-            why = f"so are the weights that the plan has for choice {labels}, which is where to look first"
         return NonFiniteError(
-            f"{what} is not finite (NaN or infinite) in epoch {self.epoch + 1}, step {step + 1}; {why}"
+            f"{what} is not finite (NaN or infinite) in epoch {self.epoch + 1}, step {step + 1}; "
+            f"{self._why_not_finite()}"
         )
+
+    def _why_not_finite(self) -> str:
+        if self.teaching is not None and (of_teacher := self.teaching.why_not_finite()) is not None:
+            return of_teacher
+        if labels := ", ".join(map(repr, self.supernet.labels_not_finite())):
+            return f"so are the weights that the plan has for choice {labels}, which is where to look first"
+        return "the learning rate may be too high, or the data may hold such values"
