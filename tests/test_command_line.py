@@ -327,6 +327,9 @@ def test_an_export_that_cannot_be_is_a_matter_of_usage(command, words):
         (["--limits", "parameters"], "clay:Net", "limits are NAME=MOST"),
         (["--limits", "parameters=few"], "clay:Net", "'few' is no number, nor a share"),
         (["--limits", "parameters=3,parameters=9"], "clay:Net", "parameters is limited twice in "),
+        (["--limits", "size=3"], "clay:Net", "there is no cost 'size'; known are parameters, macs, "),
+        (["--limits", "size=3"], "clay:Net", "latency_ms, and those that the function of --costs returns"),
+        (["--limits", "macs=3"], "clay:Net", "of a network that runs; give --example, what"),
         (["--example", "0,4"], "clay:Net", "--example is a shape of numbers from 1 on, and 0,4 has a 0"),
     ],
 )
@@ -343,8 +346,6 @@ def test_arguments_that_cannot_be_exit_with_2(command, words, model, message):
         (["nowhere"], "clay:Net", "nowhere is no run directory: it has no run.json"),
         (["run"], "clay:Other", "run is a run of another space"),
         (["run"], "clay:broken", "clay:broken raises ValueError: out of clay ("),
-        (["run", "--limits", "size=3"], "clay:Net", "there is no cost 'size'"),
-        (["run", "--limits", "macs=3"], "clay:Net", "give example="),
         (["run", "--architecture", '{"width": 3, "act": "relu"}'], "clay:Net", "choice 'width' has no value 3"),
         (["run", "--example", "1,5"], "clay:Net", "RuntimeError: "),
     ],

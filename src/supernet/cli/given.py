@@ -260,6 +260,11 @@ class Run:
                 of_a_pass = []
         wanted = dict.fromkeys([*COUNTED, *of_a_pass, *names])
         known = [name for name in wanted if name in KNOWN and name not in given]
+        if needing := [name for name in known if name in NEED_AN_EXAMPLE and example is None]:
+            raise UsageError(
+                f"the cost {needing[0]!r} is of a network that runs; give --example, what the model is called with, "
+                "such as 1,3,32,32"
+            )
         return {**known_costs(self.model, known, example), **given}
 
     def _first_of(self, data: Any) -> Any:
@@ -268,7 +273,16 @@ class Run:
         return called_with_first(Forward(self.model, None, None), self.model, *split_batch(first_batch(loader)))
 
     def limits(self, limits: Mapping[str, Any], costs: Mapping[str, Cost]) -> Limits:
-        """Return limits of this model, which know the costs that are reported beside."""
+        """Return limits of this model, which know the costs that are reported beside.
+
+        Raises:
+            UsageError: One is of a cost that is neither known nor given.
+        """
+        if unknown := [name for name in limits if name not in costs]:
+            raise UsageError(
+                f"there is no cost {unknown[0]!r}; known are {', '.join(KNOWN)}, and those that the function of "
+                "--costs returns"
+            )
         return Limits(self.model, limits, costs=costs)
 
     def own_limits(self, costs: Mapping[str, Cost]) -> dict[str, Any]:
