@@ -39,6 +39,7 @@ __all__ = ["Network", "Searched", "digits", "run_demo"]
 
 BATCH_SIZE, MOMENTUM, WEIGHT_DECAY = 64, 0.9, 3e-4
 TUNING_EPOCHS = 4
+NEAR = 0.8  # of a limit, from which on networks are searched: what is far below it is hardly ever the best
 BUDGETS = tuple({"parameters": most} for most in (600, 1_000, 2_000))
 
 Parts: TypeAlias = tuple[TensorDataset, TensorDataset, TensorDataset]
@@ -136,7 +137,7 @@ class Searched:
         train_set, valid_set, _ = data
         torch.manual_seed(seed)
         self.supernet = Supernet(Network())
-        optimizer = SGD(self.supernet.parameters(), 0.1, MOMENTUM, weight_decay=WEIGHT_DECAY)
+        optimizer = SGD(self.supernet.parameters(), 0.05, MOMENTUM, weight_decay=WEIGHT_DECAY)
         scheduler = CosineAnnealingLR(optimizer, num_epochs)
         # Most networks of the space are above all budgets, and few are under the least: each bin is trained as often.
         bins = CostBins(Parameters(self.supernet.model), [0, *(budget["parameters"] for budget in BUDGETS)])
@@ -158,14 +159,16 @@ class Searched:
         """Return the architecture that is best within limits: of the best in the supernet, the best alone.
 
         Networks this small do not share weights well: the supernet knows good ones from bad, but cannot order the good
-        ones. So the few that it takes for the best are trained on, each for itself, and the best of these from new
-        weights (both by the idea of successive halving, arXiv 1502.07943).
+        ones. So only networks near the limits are measured in it, the few that it takes for the best are trained on,
+        each for itself, and the best of these from new weights (both by the idea of successive halving, arXiv
+        1502.07943).
         """
+        near = {name: (NEAR * most, most) for name, (_, most) in limits.bounds.items()}
         found = search_front(
             self.evaluator,
             {"loss": "min"},
             self.num_evaluations,
-            limits=limits,
+            limits=Limits(limits.space, near, costs=limits.costs),
             searcher=RandomSearcher,  # what evolution breeds is alike, and the supernet errs for all of it
             generator=torch.Generator().manual_seed(self.seed),
         )
@@ -211,9 +214,9 @@ def run_demo(
     *,
     seeds: Sequence[int] = (0, 1, 2),
     num_random: int = 2,
-    search_epochs: int = 45,
-    num_evaluations: int = 150,
-    num_tuned: int = 24,
+    search_epochs: int = 20,
+    num_evaluations: int = 100,
+    num_tuned: int = 12,
     num_finalists: int = 3,
     train_epochs: int = 24,
     processes: int = 1,
