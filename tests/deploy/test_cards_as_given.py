@@ -13,6 +13,9 @@ from supernet.errors import ExportError
     ("given", "message"),
     [
         ({"metrics": 0.9}, "metrics of a card are finite numbers by name, such as .*, not 0.9"),
+        ({"architecture": 5}, "architecture is a dict or None, not 5"),
+        ({"costs": 5}, "costs is a dict or None, not 5"),
+        ({"limits": 5}, "limits are a dict such as .*, or Limits, not 5"),
         ({"metrics": {"accuracy": np.ones(2)}}, "finite numbers by name, and 'accuracy' is array"),
         (
             {"architecture": {"op": {1, 2}}},

@@ -268,6 +268,8 @@ def bounds_in_words(least: float, most: float, unit: str = "") -> str:
 
 def checked_costs(costs: Mapping[str, Any] | None, space: SearchSpace) -> dict[str, Cost]:
     """Return costs of a space by name, or raise `CostError` where one is none, or of another space."""
+    if not (costs is None or isinstance(costs, Mapping)):
+        raise CostError(f"costs are a dict name -> Cost, not {costs!r:.80}")
     for name, cost in (costs or {}).items():
         if not isinstance(cost, Cost):
             raise CostError(f"the cost {name!r} is a Cost, not {cost!r:.80}; give ArchitectureCost(space, function)")

@@ -153,9 +153,10 @@ class Recorder:
                 return self.record(architecture, afresh=afresh)
             if isinstance(error, SupernetError):
                 raise
+            why = f"{type(error).__name__}: {error}".splitlines()[0]  # torch lists signatures in the lines after
             raise CostError(
-                f"{type(self._original).__name__} does not run on the example under {self._decided}: "
-                f"{type(error).__name__}: {error}; give what it is called with, or require what its networks need"
+                f"{type(self._original).__name__} does not run on the example under {self._decided}: {why}; give what "
+                "it is called with, or require what its networks need"
             ) from error
 
     def is_sure_of(self, architecture: Mapping[str, Any]) -> bool:

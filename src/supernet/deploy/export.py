@@ -114,6 +114,11 @@ def export_network(
     kind = FORMATS[format]
     if kind.suffix and path.suffix != kind.suffix:
         raise ExportError(f"a file of format {format!r} ends in {kind.suffix}, and {path.name!r} does not")
+    for name, given in {"architecture": architecture, "costs": costs}.items():
+        if not (given is None or isinstance(given, Mapping)):
+            raise ExportError(f"{name} is a dict or None, not {given!r:.80}")
+    if not (limits is None or isinstance(limits, Limits | Mapping)):
+        raise ExportError(f"limits are a dict such as {{'parameters': 60_000}}, or Limits, not {limits!r:.80}")
     check_has_no_choices(network)
     batches = Example(example)
     network = with_what_cannot_be_copied(lambda memo: copy.deepcopy(network, memo)).cpu().eval()

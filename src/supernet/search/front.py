@@ -134,6 +134,8 @@ class Front:
     def _bounds(self, limits: Limits | Mapping[str, Any] | None) -> Bounds:
         if isinstance(limits, Limits):
             bounds = limits.bounds
+        elif not (limits is None or isinstance(limits, Mapping)):
+            raise CostError(f"limits are a dict such as {{'parameters': 60_000}}, or Limits, not {limits!r:.80}")
         else:
             bounds = {name: _range(name, limit) for name, limit in (limits or {}).items()}
         known = dict.fromkeys(name for entry in self.entries for name in (*entry.costs, *entry.metrics))

@@ -6,9 +6,10 @@ import copy
 import json
 import logging
 import math
+import re
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OptunaSearcher"]
 
+EVALUATED = "evaluations of"  # attribute of a study
 MAX_SETS = 64  # of a choice of sets, that one categorical parameter stands for
 
 
@@ -92,8 +94,17 @@ class OptunaSearcher(SpaceSearcher):
         self._storage: Any = storage
         self._study: Any = None
         self._objectives: dict[str, str] = {}  # until they are named
+        self._evaluated: str | None = None  # what scores are of, where that is known
         if storage is not None:
-            self._open()
+            try:
+                self._open()
+            except Exception as error:  # Optuna's, SQLAlchemy's and the database's own
+                why = f"{type(error).__name__}: {error}".splitlines()[0]
+                shown = re.sub("//[^/]*@", "//...@", repr(storage))  # without a password
+                raise TrainingError(
+                    f"the storage {shown:.80} cannot be opened: {why}; give a URL such as 'sqlite:///search.db', "
+                    "or a storage of Optuna"
+                ) from error
 
     @abstractmethod
     def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
@@ -117,6 +128,21 @@ class OptunaSearcher(SpaceSearcher):
         self._objectives = checked_objectives(objectives)
         if self._study is not None:
             self._check_study(len(self._objectives))
+
+    def name_evaluations(self, identity: Callable[[], str]) -> None:
+        """Let a study that is kept be of evaluations of one kind, such as of one supernet; `search_front` calls it.
+
+        Args:
+            identity: Returns what evaluations are of, such as a digest of weights and data. Is called where there is a
+                storage.
+
+        Raises:
+            TrainingError: The study in the storage is of other evaluations.
+        """
+        if self._journal is None:
+            self._evaluated = identity()
+            if self._study is not None:
+                self._check_evaluations()
 
     # --- asking and telling ------------------------------------------------------------------------------------
 
@@ -278,6 +304,21 @@ class OptunaSearcher(SpaceSearcher):
             raise TrainingError(
                 f"the study {self.study_name!r} in the storage is of {theirs or 'objectives without names'}, and this "
                 f"search of {self._objectives}; give another study_name"
+            )
+        self._check_evaluations()
+
+    def _check_evaluations(self) -> None:
+        """Raise `TrainingError` if the study's scores are of other evaluations; note in a new one what they are of."""
+        if self._evaluated is None:
+            return
+        with _quiet():
+            if not self._study.get_trials(deepcopy=False):
+                self._study.set_user_attr(EVALUATED, self._evaluated)
+            theirs = self._study.user_attrs.get(EVALUATED, self._evaluated)  # there was none in former versions
+        if theirs != self._evaluated:
+            raise TrainingError(
+                f"the study {self.study_name!r} in the storage is of evaluations of other weights or data "
+                f"({theirs[:12]}, and these are of {self._evaluated[:12]}); give another study_name"
             )
 
     def _look(self) -> None:

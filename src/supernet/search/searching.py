@@ -15,7 +15,7 @@ from torch import nn
 from supernet.checks import check_counts
 from supernet.cost import Cost, Limits
 from supernet.cost.limits import KNOWN, OF_A_PASS, Limit, checked_costs, known_costs
-from supernet.errors import NonFiniteError, TrainingError
+from supernet.errors import CostError, NonFiniteError, TrainingError
 from supernet.search.evaluator import Evaluator
 from supernet.search.evolution import EvolutionSearcher
 from supernet.search.front import Entry, Front, checked_objectives
@@ -94,6 +94,11 @@ def search_front(
             f"searcher makes a searcher, such as EvolutionSearcher or partial(EvolutionSearcher, population=20), and "
             f"is not {searcher!r:.80}"
         )
+    if isinstance(evaluate, nn.Module) or not callable(evaluate):
+        raise TrainingError(
+            f"evaluate is an evaluator, such as trainer.evaluator, or a function of architectures, and is not of type "
+            f"{type(evaluate).__name__}"
+        )
     if model is None:
         if not isinstance(evaluate, Evaluator):
             raise TrainingError("evaluate is a function, which knows no model; give model=, the model with choices")
@@ -147,6 +152,9 @@ def search_front(
         searching = searcher(space, generator=generator, constraint=constraint)
         if callable(name_objectives := getattr(searching, "name_objectives", None)):
             name_objectives(objectives)
+        is_known = identity is not None or isinstance(evaluate, Evaluator)
+        if is_known and callable(name_evaluations := getattr(searching, "name_evaluations", None)):
+            name_evaluations(partial(_identity, evaluate, identity))
         # A new searcher, for its constraint is another, and it begins from what the budgets before have measured.
         allowed = [entry for entry in known.values() if constraint is None or constraint(entry.architecture)]
         if allowed:
@@ -203,7 +211,11 @@ def _costs(
 
 
 def _limits(space: SearchSpace, budget: Budget | None, costs: Mapping[str, Cost]) -> Limits | None:
-    if budget is None or isinstance(budget, Limits):
+    if budget is None:
+        return None
+    if isinstance(budget, Limits):
+        if budget.space != space:
+            raise CostError(f"{budget!r:.80} are of another space than the model's; make them of this model")
         return budget
     return Limits(space, budget, costs=costs)
 

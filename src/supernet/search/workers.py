@@ -224,7 +224,10 @@ class Answerer:
         self._evaluation: Evaluation | None = None
         self._failure = ""
         try:
-            self._evaluation = make(number)
+            evaluation = make(number)
+            if not callable(evaluation):
+                raise TypeError(f"make returns what evaluates an architecture, a function, not {evaluation!r:.80}")
+            self._evaluation = evaluation
         except Exception:  # is told to whoever asks
             self._failure = traceback.format_exc()
 
