@@ -163,7 +163,7 @@ class Searched:
         each for itself, and the best of these from new weights (both by the idea of successive halving, arXiv
         1502.07943).
         """
-        near = {name: (NEAR * most, most) for name, (_, most) in limits.bounds.items()}
+        near = {name: (max(least, NEAR * most), most) for name, (least, most) in limits.bounds.items()}
         found = search_front(
             self.evaluator,
             {"loss": "min"},
