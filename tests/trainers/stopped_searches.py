@@ -63,7 +63,8 @@ def network(run_dir, **options):
     if callable(options.get("scheduler")):
         options["scheduler"] = options["scheduler"](optimizer)
     options = {"batch_size": 4, "valid_dataset": Augmented(16, noise=False), "run_dir": run_dir, **options}
-    trainer = NetworkTrainer(model, loss, None, optimizer, 3, Augmented(), device="cpu", **options)
+    metrics = options.pop("metrics", None)
+    trainer = NetworkTrainer(model, loss, metrics, optimizer, 3, Augmented(), device="cpu", **options)
     inner = trainer.one_step
 
     def one_step():

@@ -50,7 +50,8 @@ def check_signals(run_dir, processes, name, rng, signals):
         if number == signal.SIGTERM:
             assert (description["status"], description["signal"]) == ("interrupted", "SIGTERM")
             assert steps_saved(run_dir)[-1] >= begun_at + before  # that step was finished, and saved
-    run(processes, "search", run_dir, name)
+    else:
+        run(processes, "search", run_dir, name)
     assert [one["differing"] for one in results(run_dir, processes)] == [[]] * processes
 
 
@@ -61,6 +62,10 @@ def test_searches_of_two_processes_stopped_in_mid_epoch_end_bit_equal_in_both(tm
 
 def test_a_search_of_two_processes_goes_on_exactly_after_sigterm_and_sigkill(tmp_path):
     check_signals(tmp_path, 2, "proxyless/plain", random.Random(0), [signal.SIGTERM, signal.SIGKILL])
+
+
+def test_a_search_of_three_processes_that_accumulates_goes_on_exactly(tmp_path):
+    check_cycles(tmp_path, 3, ["first order/accumulated"], seed=1, stops=2)  # sums of three depend on their order
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ class DistributedSupernet:
         self._copies_batches = not all(
             isinstance(slot, Slot) and is_mixture(plan.get(label)) for label, slot in supernet.replaced
         )
-        self._channels_last = self._is_laid_out = False
+        self._channels_last = self._is_laid_out = self._settles = False
 
         def dry_run(X: Any) -> tuple[Any, Any]:
             X = copied(X)
@@ -168,10 +168,12 @@ class DistributedSupernet:
         arranging = [wrapper for wrapper in self._wrappers() if not wrapper.find_unused_parameters]
         if self._fabric.world_size < 3 or not arranging:
             return
+        self._settles = True  # by a pass that is averaged, also where only every second one is
         with self.supernet.preserve_buffers():
             result = loss()
             if result.requires_grad:
                 self.backward(result)
+        self._settles = False
         for weight in self.weights:
             weight.grad = None
 
@@ -211,7 +213,7 @@ class DistributedSupernet:
 
     def no_grad_sync(self, enabled: bool) -> AbstractContextManager[Any]:
         """Keep DDP from waiting for gradients of the weights that a pass does not give, or does not give yet."""
-        if self._fabric.world_size == 1 or not enabled:
+        if self._fabric.world_size == 1 or not enabled or self._settles:
             return nullcontext()
         return self._fabric.no_backward_sync(self.module)
 
