@@ -5,6 +5,8 @@ import functools
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -417,6 +419,18 @@ def test_a_signal_to_all_processes_of_a_group_is_outlived_by_the_loaders_until_t
     assert [line for line in errors.splitlines() if line.strip()] == [errors.strip()]
     assert "stopped by signal 15 after step" in errors
     assert description(tmp_path)["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("starts_python", [True, False])
+def test_a_script_whose_loaders_have_processes_ends_when_it_is_done(tmp_path, starts_python):
+    """Also in a process that was forked by another, which forgets what it should do at its end."""
+    words = [str(Path(__file__).with_name("searches.py")), "first order", str(tmp_path), "--workers", "2"]
+    if starts_python:
+        ended = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=120)
+    else:
+        ended = programs.run(*words, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "ready\n", "")
+    assert description(tmp_path)["status"] == "finished"
 
 
 class Loaded(Augmented):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from multiprocessing.util import Finalize, register_after_fork
 from types import FrameType
 from typing import Any
 
@@ -134,3 +136,20 @@ def _begin_worker(given: Callable[[int], None] | None, number: int) -> None:
 
 def _let_the_next_one_act(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)
+
+
+def _end_children() -> None:
+    """End the loaders' processes that are left when this process ends: Python sends one signal, and waits for ever."""
+    with _lost_workers_let_be():
+        for child in multiprocessing.active_children():
+            while child.daemon and child.is_alive():
+                child.terminate()
+                child.join(0.05)
+
+
+def _end_children_at_exit(end: Callable[[], None]) -> None:
+    Finalize(None, end, exitpriority=0)  # just before Python's own
+
+
+_end_children_at_exit(_end_children)
+register_after_fork(_end_children, _end_children_at_exit)  # a forked process forgets what it should do at its end
