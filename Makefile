@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-trainers test-rest test-all bench lint check format clean
+.PHONY: demo test test-trainers test-rest test-cuda test-all bench lint check format clean
 
 demo: $(VENV)/.ready
 	$(BIN)/supernet demo
@@ -17,6 +17,9 @@ test-trainers: $(VENV)/.ready
 
 test-rest: $(VENV)/.ready
 	$(BIN)/pytest tests --ignore tests/trainers
+
+test-cuda: $(VENV)/.ready
+	$(BIN)/pytest tests/test_cuda.py
 
 test-all: $(VENV)/.ready
 	$(BIN)/pytest -m "slow or not slow"

@@ -20,6 +20,14 @@ torch.set_num_threads(1)
 settings.register_profile("supernet", deadline=None, derandomize=True)
 settings.load_profile("supernet")
 
+
+
+def pytest_configure(config):
+    """Let tests that name no device run on the CPU, whatever the machine has; test_cuda.py by itself has its GPU."""
+    if {Path(word.split("::")[0]).name for word in config.args} != {"test_cuda.py"}:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 PICTURES = {name: getattr(run_directory, name) for name in ("plot_architecture", "plot_probabilities")}
 
 

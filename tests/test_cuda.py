@@ -45,6 +45,7 @@ from supernet import (
     train,
 )
 from supernet.cost import Latency, Macs, Parameters, PeakMemory
+from supernet.errors import TrainingError
 from supernet.execution import LayerSlot, Slot
 from supernet.hub.darts import darts_candidates, darts_operation
 from supernet.relaxations import Relaxation
@@ -261,6 +262,16 @@ def test_a_checkpoint_is_read_on_the_other_device(tmp_path, kind, written_on, re
     resumed.space.validate(resumed.export())
 
 
+def test_more_processes_than_gpus_are_refused_in_all_of_them(monkeypatch):
+    count = torch.cuda.device_count()
+    told = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": count + 1, "LOCAL_WORLD_SIZE": count + 1, "GROUP_RANK": 0}
+    told |= {"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(TrainingError, match=rf"{count + 1} processes .* torch sees {count} .* device='cpu'"):
+        trainer_of("darts", None)
+
+
 def test_a_run_with_all_its_files_is_written_and_says_its_gpu(tmp_path):
     trainer = trainer_of("darts", DEVICE, run_dir=tmp_path, num_epochs=2)
     trainer.fit()
@@ -400,9 +411,11 @@ def test_the_gradient_of_a_mixture_can_be_differentiated_again(way, affine, trai
 
 
 @contextmanager
-def never_waiting():
-    """Let what waits for the GPU raise in this context."""
-    torch.cuda.set_sync_debug_mode("error")
+def on_waits(what):
+    """Let what waits for the GPU warn or raise in this context."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says, once, that it does not notice everything that waits
+        torch.cuda.set_sync_debug_mode(what)
     try:
         yield
     finally:
@@ -413,7 +426,7 @@ def never_waiting():
 @AFFINE
 def test_a_pass_of_mixtures_and_its_gradients_never_wait_for_the_gpu(way, affine):
     passed(way, images(), affine=affine)  # makes what is made once
-    passed(way, images(), affine=affine, around=never_waiting)
+    passed(way, images(), affine=affine, around=partial(on_waits, "error"))
 
 
 @pytest.mark.parametrize("kind", ["darts", "lean darts", "darts of second order", "darts within limits"])
@@ -422,7 +435,7 @@ def test_a_step_of_darts_never_waits_for_the_gpu(kind):
     trainer.fit()
     X, y = images(8).to(DEVICE), (torch.arange(8) % 3).to(DEVICE)
     trainer.train_step(X, y, X, y)
-    with never_waiting():
+    with on_waits("error"):
         trainer.train_step(X, y, X, y)
 
 
@@ -431,13 +444,9 @@ def test_a_step_of_gates_waits_for_the_gpu_but_where_decisions_are_drawn():
     trainer.fit()
     X, y = images(8).to(DEVICE), (torch.arange(8) % 3).to(DEVICE)
     trainer.train_step(X, y, X, y)
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as waits:
-            warnings.simplefilter("always")
-            trainer.train_step(X, y, X, y)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    with on_waits("warn"), warnings.catch_warnings(record=True) as waits:
+        warnings.simplefilter("always")
+        trainer.train_step(X, y, X, y)
     assert len(waits) <= 3, [str(each.message) for each in waits]  # two candidates; which is active; a path of weights
 
 

@@ -43,6 +43,7 @@ def make(kind, own, is_taught, **options):
         num_epochs=2,
         dataset=TensorDataset(X, (X.prod(1) > 0).long()),
         batch_size=8,
+        device="cpu",
         progress=False,
         limits=LIMITS,
         **own,

@@ -81,6 +81,11 @@ def new_fabric(
         raise TrainingError(
             f"device {device!r} with precision {precision!r} and strategy {strategy!r} is not to be had: {error}"
         ) from error
+    if fabric.device.type == "cuda" and devices > torch.cuda.device_count():
+        raise TrainingError(
+            f"{devices} processes run on this machine, each on a CUDA device of its own, and torch sees "
+            f"{torch.cuda.device_count()} there; start no more processes than that, or pass device='cpu'"
+        )
     try:
         fabric.launch()
     except RuntimeError as error:
