@@ -21,7 +21,6 @@ settings.register_profile("supernet", deadline=None, derandomize=True)
 settings.load_profile("supernet")
 
 
-
 def pytest_configure(config):
     """Let tests that name no device run on the CPU, whatever the machine has; test_cuda.py by itself has its GPU."""
     if {Path(word.split("::")[0]).name for word in config.args} != {"test_cuda.py"}:
