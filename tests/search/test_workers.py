@@ -8,7 +8,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
-from evaluations_of_workers import Unfound, cannot_make, evaluated, failing, killing, loading, make
+from evaluations_of_workers import Unfound, cannot_make, evaluated, failing, hanging, killing, loading, make
 from tests.programs import forks
 from torch import nn
 
@@ -257,5 +257,11 @@ def test_actors_of_ray_itself_are_started_again(tmp_path):
         workers = RayWorkers(partial(make, partial(killing, [EVERY[3]], 9), tmp_path), 1, retries=1)
         with pytest.raises(TrainingError, match=r"each of 2 workers .*'layer0': '0'.*ActorDiedError"):
             workers([EVERY[3]])
+        hangs = tmp_path / "hangs"
+        hangs.mkdir()
+        with RayWorkers(partial(make, partial(hanging, [EVERY[5]], 1), hangs), 2, timeout=20) as workers:
+            assert workers(EVERY) == LOSSES
+        stuck, other = (process for _, process in noted(hangs)["101"])
+        assert stuck != other
     finally:
         ray.shutdown()
