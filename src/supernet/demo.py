@@ -10,6 +10,7 @@ measured on a test set that no search and no training has seen. What was found i
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -163,7 +164,8 @@ class Searched:
         each for itself, and the best of these from new weights (both by the idea of successive halving, arXiv
         1502.07943).
         """
-        near = {name: (max(least, NEAR * most), most) for name, (least, most) in limits.bounds.items()}
+        bounds = limits.bounds.items()
+        near = {name: (max(least, NEAR * most if most < math.inf else least), most) for name, (least, most) in bounds}
         found = search_front(
             self.evaluator,
             {"loss": "min"},

@@ -38,6 +38,13 @@ def test_a_share_is_of_what_the_largest_network_costs():
     assert limits.bounds["macs"] == (pytest.approx(0.1 * (4 * 32 + 32 * 32 * 2 + 32 * 2)), math.inf)
 
 
+@pytest.mark.parametrize("limit", [200, (200, None), (100, 200)])
+def test_limits_can_be_made_of_the_bounds_of_others(limit):
+    model = mlp()
+    limits = Limits(model, {"parameters": limit})
+    assert Limits(model, limits.bounds).bounds == limits.bounds
+
+
 def test_what_rarely_keeps_a_limit_is_found_all_the_same():
     model = mlp(widths=range(8, 72, 8), layers=6)  # 8 of 262,144 networks are that small
     limits = Limits(model, {"parameters": 440})

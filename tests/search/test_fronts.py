@@ -146,6 +146,8 @@ TEXTS = {"evaluate": lambda some: [{"accuracy": "good"}] * len(some)}
         (TrainingError, "num_evaluations", {"num_evaluations": 0}),
         (TrainingError, "give model=", {"model": None}),
         (TrainingError, "searcher makes a searcher", {"searcher": RandomSearcher(SPACE)}),
+        (TrainingError, "Linear does not take: .* 'out_features'", {"searcher": nn.Linear}),
+        (TrainingError, "generator is a torch.Generator.* not 5", {"generator": 5}),
         (TrainingError, "evaluate returns dicts name -> number", TEXTS),
         (TrainingError, "evaluate returns a list of a dict for each", {"evaluate": lambda some: []}),
         (CostError, "found that keeps the limits; the nearest has parameters", {"limits": {"parameters": 3}}),

@@ -10,7 +10,8 @@ from torch.optim import SGD
 from torch.utils.data import TensorDataset
 
 from supernet import DartsTrainer, Distillation, LayerChoice, SinglePathTrainer, WithLogits, store_logits
-from supernet.errors import NonFiniteError
+from supernet.errors import DataError, FileFormatError, NonFiniteError
+from supernet.files.safetensors_file import read_safetensors, write_safetensors
 
 OF_OLD = "the learning rate may be too high, or the data may hold such values"
 
@@ -55,10 +56,29 @@ def test_a_teacher_is_found_out_where_the_step_does_not_wait_for_the_device():
         trainer._check_noted()
 
 
-def test_stored_outputs_that_are_not_finite_are_named(tmp_path):
-    store_logits(teacher(), data(), tmp_path / "logits.safetensors")
-    with pytest.raises(NonFiniteError, match="so is what the teacher gave, as it is stored"):
-        taught(Distillation("stored"), WithLogits(data(), tmp_path / "logits.safetensors")).fit()
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_outputs_that_are_not_finite_are_neither_stored_nor_read(tmp_path, value):
+    path, X = tmp_path / "logits.safetensors", torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    store_logits(teacher(-math.inf), data(X), path)  # a class that is ruled out
+    metadata, tensors = read_safetensors(path)
+    X[3] = X[5] = value
+    with pytest.raises(DataError, match=r"the teacher Linear gives NaN or infinity for sample 3 and 1 more"):
+        store_logits(nn.Linear(4, 3), data(X), path)
+    assert torch.equal(WithLogits(data(), path)[15][1].output, tensors["logits"][15])  # the former is still there
+    tensors["logits"][7, 1] = value
+    write_safetensors(path, tensors, {"samples": metadata["samples"]})
+    with pytest.raises(FileFormatError, match=r"logits.safetensors has NaN or infinity for sample 7 and 0 more"):
+        WithLogits(data(), path)
+
+
+@pytest.mark.parametrize("trainer_class", [SinglePathTrainer, DartsTrainer])
+def test_a_distillation_loss_that_is_not_finite_is_named(trainer_class):
+    def broken(output, of_teacher):
+        return (output - of_teacher).square().mean() * math.nan
+
+    with pytest.raises(NonFiniteError, match=r"so is the loss of the distillation, .*broken") as told:
+        taught(Distillation(nn.Linear(4, 3), loss=broken), trainer_class=trainer_class).fit()
+    assert OF_OLD not in str(told.value)
 
 
 def test_a_teacher_is_not_blamed_for_the_data_the_loss_or_classes_that_it_rules_out():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -94,6 +95,10 @@ def search_front(
             f"searcher makes a searcher, such as EvolutionSearcher or partial(EvolutionSearcher, population=20), and "
             f"is not {searcher!r:.80}"
         )
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TrainingError(
+            f"generator is a torch.Generator, such as torch.Generator().manual_seed(5), and is not {generator!r:.80}"
+        )
     if isinstance(evaluate, nn.Module) or not callable(evaluate):
         raise TrainingError(
             f"evaluate is an evaluator, such as trainer.evaluator, or a function of architectures, and is not of type "
@@ -149,7 +154,7 @@ def search_front(
         return [score if len(objectives) > 1 else score[0] for score in tuples]
 
     for number, constraint in enumerate(constraints, 1):
-        searching = searcher(space, generator=generator, constraint=constraint)
+        searching = _made(searcher, space, generator=generator, constraint=constraint)
         if callable(name_objectives := getattr(searching, "name_objectives", None)):
             name_objectives(objectives)
         is_known = identity is not None or isinstance(evaluate, Evaluator)
@@ -174,6 +179,19 @@ def search_front(
             f"{front.entries[0].architecture}"
         )
     return front
+
+
+def _made(searcher: Callable[..., AskTell], *args: Any, **kwargs: Any) -> AskTell:
+    try:
+        inspect.signature(searcher).bind(*args, **kwargs)
+    except TypeError as error:
+        raise TrainingError(
+            f"searcher is called as searcher(space, generator=generator, constraint=constraint), which "
+            f"{getattr(searcher, '__name__', searcher)!s:.80} does not take: {error}"
+        ) from error
+    except ValueError:  # nobody knows what it takes
+        pass
+    return searcher(*args, **kwargs)
 
 
 def _entry_of(scored: Scored, objectives: Mapping[str, str], costs: Mapping[str, Cost]) -> Entry:

@@ -131,14 +131,14 @@ class DistilledLoss(nn.Module):
         distillation: How the teacher takes part.
 
     Attributes:
-        task_loss: What the task's loss was of the batch before.
+        last: What the losses of the task and of the distillation were of the batch before.
     """
 
     def __init__(self, loss: Callable[[Any, Any], torch.Tensor], distillation: Distillation) -> None:
         super().__init__()
         self.loss, self._distillation = loss, distillation
         self.beside = distillation.loss if isinstance(distillation.loss, nn.Module) else None
-        self.task_loss: torch.Tensor | float = math.nan
+        self.last = torch.tensor(math.nan), torch.tensor(math.nan)
         self._teaches = False  # known from the first batch that can show it
 
     def forward(self, output: Any, target: Any) -> torch.Tensor:
@@ -148,8 +148,8 @@ class DistilledLoss(nn.Module):
         weight = self._distillation.weight
         with torch.no_grad() if weight == 1 else nullcontext():  # then it is for the record only
             of_task = self.loss(output, target.target)
-        self.task_loss = of_task.detach()
         of_teacher = self._distillation.compare(judged(output, target)[0], target.output)
+        self.last = of_task.detach(), of_teacher.detach()
         if not self._teaches and torch.is_grad_enabled():
             self._check_teaches(output, of_teacher)
         return of_teacher if weight == 1 else (1 - weight) * of_task + weight * of_teacher
@@ -199,7 +199,7 @@ class TaughtMeter(Meter):
         if isinstance(target, Taught):
             target = target.target
             of_sample = output.target if isinstance(output, Returned) else target
-            self._means.update("task_loss", self._loss.task_loss, batch_size(of_sample, X) if counts else 0)
+            self._means.update("task_loss", self._loss.last[0], batch_size(of_sample, X) if counts else 0)
         super().update(loss, output, target, X, counts=counts)
 
 
@@ -282,17 +282,18 @@ class Teaching:
 
     def why_not_finite(self) -> str | None:
         """Return why a loss is not finite, where what was taught last is not, and the batch is; this waits for both."""
-        if self._last is None:
-            return None
-        X, output = self._last
-        if not are_finite(X) or not any(_is_broken(tensor) for tensor in tensors_of(output)):
-            return None
-        if self._teacher == "stored":
+        X, output = self._last or (None, None)
+        if are_finite(X) and any(is_broken(tensor) for tensor in tensors_of(output)):
+            name = type(self._teacher).__name__
+            return f"so is what the teacher {name} gives for a batch that is finite: look at its weights first"
+        of_task, of_teacher = self._trainer.loss.last
+        if of_task.isfinite() and not of_teacher.isfinite():
+            loss = self.distillation.loss
+            which = "" if loss is None else f", {as_json(loss)}"
             return (
-                "so is what the teacher gave, as it is stored: store it anew, from a teacher whose outputs are finite"
+                f"so is the loss of the distillation{which}, which is where to look first: that of the task is finite"
             )
-        name = type(self._teacher).__name__
-        return f"so is what the teacher {name} gives for a batch that is finite: look at its weights first"
+        return None
 
     # --- whether it fits ---------------------------------------------------------------------------------------
 
@@ -363,7 +364,7 @@ class Teaching:
             )
 
 
-def _is_broken(logits: torch.Tensor) -> bool:
+def is_broken(logits: torch.Tensor) -> bool:
     """Say whether there is NaN or an infinity; -inf is what a class has that is ruled out."""
     return bool((logits.isnan() | logits.isposinf()).any())
 

@@ -21,7 +21,7 @@ from supernet.execution.structure import outline_of
 from supernet.files.safetensors_file import read_safetensors, write_safetensors
 from supernet.processes.fabric import new_fabric
 from supernet.training.agreement import digest_of_samples
-from supernet.training.distillation import Taught
+from supernet.training.distillation import Taught, is_broken
 from supernet.training.forward import Forward, ForwardFn
 
 __all__ = ["WithLogits", "store_logits"]
@@ -54,7 +54,7 @@ def store_logits(
             batch size: 256.
 
     Raises:
-        DataError: The dataset has no length, or the teacher's output has not a row for each sample.
+        DataError: The dataset has no length, or the teacher's output has not a row for each sample, or NaN in one.
 
     >>> data = TensorDataset(torch.tensor([[1.0], [3.0]]), torch.tensor([0, 1]))
     >>> store_logits(nn.Identity(), data, "logits.safetensors")
@@ -79,6 +79,11 @@ def store_logits(
         raise DataError(
             f"a teacher's output has a row for each sample, but {type(teacher).__name__} gives {len(logits)} rows for "
             f"{length} samples; give forward_fn, which returns a row a sample"
+        )
+    if broken := _rows_that_are_broken(logits):
+        raise DataError(
+            f"the teacher {type(teacher).__name__} gives NaN or infinity for sample {broken[0]} and {len(broken) - 1} "
+            "more; look at its weights, and at the samples"
         )
     samples = _digest(dataset)
     if samples is None:
@@ -111,6 +116,11 @@ class WithLogits(Dataset[Any]):
                 f"{path} has no outputs of a teacher; let store_logits(teacher, dataset, path) write it"
             )
         self.dataset, self._logits = dataset, tensors["logits"]
+        if broken := _rows_that_are_broken(self._logits):
+            raise FileFormatError(
+                f"{path} has NaN or infinity for sample {broken[0]} and {len(broken) - 1} more; store the outputs of a "
+                "teacher whose are finite"
+            )
         stored, here = json.loads(metadata["samples"]), _digest(dataset)
         if len(self._logits) != _length(dataset) or (None not in (stored, here) and stored != here):
             raise DataError(
@@ -145,3 +155,7 @@ def _digest(dataset: Any) -> str | None:
     """Return a digest of some samples; None where they are others whenever they are read."""
     first, second = (digest_of_samples(dataset, seed, torch.device("cpu")) for seed in (0, 1))
     return first if first == second else None
+
+
+def _rows_that_are_broken(logits: torch.Tensor) -> list[int]:
+    return [row for row, sample in enumerate(logits) if is_broken(sample)] if is_broken(logits) else []
