@@ -38,7 +38,7 @@ def test_a_share_is_of_what_the_largest_network_costs():
     assert limits.bounds["macs"] == (pytest.approx(0.1 * (4 * 32 + 32 * 32 * 2 + 32 * 2)), math.inf)
 
 
-@pytest.mark.parametrize("limit", [200, (200, None), (100, 200)])
+@pytest.mark.parametrize("limit", [2_000, (200, None), (200, 2_000)])
 def test_limits_can_be_made_of_the_bounds_of_others(limit):
     model = mlp()
     limits = Limits(model, {"parameters": limit})
