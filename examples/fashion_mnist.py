@@ -196,7 +196,7 @@ def main():
     parser.add_argument("--test", type=int, default=10_000, help="images to test on")
     parser.add_argument("--epochs", type=int, default=4, help="of a network; a supernet has half as many more")
     parser.add_argument("--evaluations", type=int, default=30, help="in a supernet, under each budget")
-    parser.add_argument("--finalists", type=int, default=4, help="of these, that are trained alone under each budget")
+    parser.add_argument("--finalists", type=int, default=3, help="of these, that are trained alone under each budget")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--processes", type=int, default=2, help="that share seeds and budgets, and the cores")
     parser.add_argument("--random", type=int, default=1, help="random networks under each budget, for each seed")

@@ -81,6 +81,8 @@ def test_a_limit_that_nothing_meets_names_the_nearest_and_its_cost():
         ({"parameters": (None, None)}, {}, "not \\(None, None\\)"),
         ({"parameters": (9, 3)}, {}, "9 is more than 3"),
         ({"parameters": float("nan")}, {}, "not nan"),
+        ({"parameters": math.inf}, {}, "not inf"),
+        ({"parameters": (math.inf, 9)}, {}, "not \\(inf, 9\\)"),
         ({"mine": 3}, {"costs": {"mine": len}}, "the cost 'mine' is a Cost, not <built-in function len>"),
     ],
 )

@@ -224,7 +224,9 @@ class Limits:
 
     def _bounds(self, name: str, limit: Any) -> tuple[float, float]:
         low, high = limit if isinstance(limit, tuple | list) and len(limit) == 2 else (None, limit)
-        low, high = None if low == -math.inf else low, None if high == math.inf else high  # as `bounds` has open ends
+        # As `bounds` has open ends.
+        low = None if isinstance(low, float) and low == -math.inf else low
+        high = None if isinstance(high, float) and high == math.inf else high
         if low is None and high is None:
             raise CostError(
                 f"the limit of {name!r} is a number, a share such as '60%', or (least, most), not {limit!r}"
