@@ -54,7 +54,8 @@ def store_logits(
             batch size: 256.
 
     Raises:
-        DataError: The dataset has no length, or the teacher's output has not a row for each sample, or NaN in one.
+        DataError: The dataset has no length, or the teacher's output has not a row for each sample, or is NaN or infinite
+            for one.
 
     >>> data = TensorDataset(torch.tensor([[1.0], [3.0]]), torch.tensor([0, 1]))
     >>> store_logits(nn.Identity(), data, "logits.safetensors")
@@ -106,7 +107,7 @@ class WithLogits(Dataset[Any]):
 
     Raises:
         DataError: The file is of another dataset.
-        FileFormatError: It is truncated, changed, or not of `store_logits`.
+        FileFormatError: It is truncated, changed, not of `store_logits`, or has NaN or infinity.
     """
 
     def __init__(self, dataset: Dataset[Any], path: str | os.PathLike[str]) -> None:
