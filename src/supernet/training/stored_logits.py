@@ -54,8 +54,8 @@ def store_logits(
             batch size: 256.
 
     Raises:
-        DataError: The dataset has no length, or the teacher's output has not a row for each sample, or is NaN or infinite
-            for one.
+        DataError: The dataset has no length, or the teacher's output has not a row for each sample, or is NaN or
+            infinite for one.
 
     >>> data = TensorDataset(torch.tensor([[1.0], [3.0]]), torch.tensor([0, 1]))
     >>> store_logits(nn.Identity(), data, "logits.safetensors")
