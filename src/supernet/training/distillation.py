@@ -281,7 +281,7 @@ class Teaching:
             return judged(self._run(self._teacher, X), None)[0]
 
     def why_not_finite(self) -> str | None:
-        """Return why a loss is not finite, where what was taught last is not, and the batch is; this waits for both."""
+        """Return why a loss is not finite, where what was taught last shows it; this waits for the device."""
         X, output = self._last or (None, None)
         if are_finite(X) and any(is_broken(tensor) for tensor in tensors_of(output)):
             name = type(self._teacher).__name__
