@@ -55,7 +55,9 @@ from supernet.trainers import Checkpointing
 DEVICE = "cuda"
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which deterministic sums need, before the first of them
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device, or others run beside: make test-cuda")
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no CUDA device, or not asked for by make test-cuda"
+)
 
 
 @pytest.fixture(autouse=True)

@@ -45,8 +45,8 @@ class Limits:
     Args:
         model: A module with choices, as written or replaced, or a `Supernet`; or the space alone, where all costs are
             given.
-        limits: Name of a cost -> the most that a network may cost; or (least, most), either None or infinite. A text such as
-            "60%" is that share of what the largest network costs. Names that are known: "parameters", "macs",
+        limits: Name of a cost -> the most that a network may cost; or (least, most), either None or infinite. A text
+            such as "60%" is that share of what the largest network costs. Names that are known: "parameters", "macs",
             "weight_memory" (bytes), "peak_memory" (bytes), "latency_ms".
         example: What the model is called with, such as a batch of one sample: a tuple of arguments, a dict of keyword
             arguments, or one argument. Costs of what runs need it.
